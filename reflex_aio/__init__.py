@@ -1,0 +1,68 @@
+"""Events for mutable SQL tables, streamed in order to every consumer: asyncio-native, on PostgreSQL and gRPC.
+
+An event is a pointer, not a payload: *user 7 was created*. It is inserted in the transaction that changes the data, so
+there is exactly one event per change; consumers stream the events and keep a cursor each.
+
+The tables are in :mod:`reflex_aio.sql`, remote streams in :mod:`reflex_aio.rpc`. This module imports neither.
+"""
+
+from reflex_aio.backoff import Backoff
+from reflex_aio.consumer import Consumer
+from reflex_aio.cursor import CursorStore
+from reflex_aio.errors import (
+    ConnectionLost,
+    CursorAhead,
+    CursorConflict,
+    DatabaseError,
+    FilterError,
+    InvalidCursor,
+    MessageTooLarge,
+    ReflexError,
+    RemoteError,
+    SchemaError,
+    StreamClosed,
+    StreamStopped,
+    TableNotFound,
+    TableRefused,
+    TableReplaced,
+    UnknownStream,
+    is_expected,
+)
+from reflex_aio.event import Event
+from reflex_aio.hooks import Hooks
+from reflex_aio.memory import MemoryCursorStore, MemoryEvents
+from reflex_aio.spec import Spec, run, run_forever
+from reflex_aio.stream import EventStream, Source, StreamOptions
+
+__all__ = [
+    "Backoff",
+    "ConnectionLost",
+    "Consumer",
+    "CursorAhead",
+    "CursorConflict",
+    "CursorStore",
+    "DatabaseError",
+    "Event",
+    "EventStream",
+    "FilterError",
+    "Hooks",
+    "InvalidCursor",
+    "MemoryCursorStore",
+    "MemoryEvents",
+    "MessageTooLarge",
+    "ReflexError",
+    "RemoteError",
+    "SchemaError",
+    "Source",
+    "Spec",
+    "StreamClosed",
+    "StreamOptions",
+    "StreamStopped",
+    "TableNotFound",
+    "TableRefused",
+    "TableReplaced",
+    "UnknownStream",
+    "is_expected",
+    "run",
+    "run_forever",
+]

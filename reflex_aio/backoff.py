@@ -1,0 +1,40 @@
+"""How long to wait before the next try."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+__all__ = ["Backoff"]
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Exponential backoff with equal jitter: each delay is between half of its bound and the bound.
+
+    Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015. Half of the bound is kept, so that a
+    service that is down is never hammered by a run of short delays.
+
+    :param initial: the first bound, in seconds
+    :param maximum: the greatest bound, in seconds
+    :param factor: how much a bound is longer than the one before
+    :raises ValueError: if a value is out of its range
+    """
+
+    initial: float = 0.1
+    maximum: float = 30.0
+    factor: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.initial <= self.maximum:
+            raise ValueError(
+                f"accepted is 0 < initial <= maximum, not initial={self.initial}, maximum={self.maximum}"
+            )
+        if not self.factor >= 1:
+            raise ValueError(f"factor {self.factor} is less than 1")
+
+    def delays(self) -> Iterator[float]:
+        """Yield the delays before the second try, the third and so on, in seconds, without end."""
+        bound = self.initial
+        while True:
+            yield random.uniform(bound / 2, bound)
+            bound = min(bound * self.factor, self.maximum)

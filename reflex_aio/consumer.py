@@ -1,0 +1,94 @@
+"""Consumers: a name, and what is done with an event."""
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeAlias
+
+from reflex_aio.errors import FilterError
+from reflex_aio.event import Event, check_type
+
+__all__ = ["Consumer", "EventFilter", "Handler", "Recover"]
+
+Handler: TypeAlias = Callable[[Event], Awaitable[None]]
+EventFilter: TypeAlias = Callable[[Event], bool]
+Recover: TypeAlias = Callable[[Event, Exception], Awaitable[None]]
+
+
+class Consumer:
+    """Consumes events, one after the other, under a name that its cursor is kept by.
+
+    The handler gets each event at least once, and must so be fit to get one again. A subclass, or any object, that is
+    also an asynchronous context manager is entered for the time of each run.
+
+    :param name: what the cursor is kept by: unique among the consumers of a cursor store
+    :param handler: an async function of an event. What it raises ends the run, with the cursor before the event
+    :param types: the event types to consume; none means all
+    :param filter: tells whether to consume an event; asked only about events of the ``types``
+    :param recover: an async function of an event and the exception that the handler raised on it. If it returns, the
+        event counts as consumed; what it raises ends the run instead
+    :param lag_alert: how far the consumer may be behind, in seconds, before hooks and metrics call it late
+    :param activity_ttl: how long, in seconds, the consumer may see no event before hooks and metrics call it inactive
+    :raises ValueError: if the name is empty, or a number is out of its range
+    :raises TypeError: if a value has the wrong type
+    """
+
+    def __init__(
+        self,
+        name: str,
+        handler: Handler,
+        *,
+        types: Iterable[int] = (),
+        filter: EventFilter | None = None,
+        recover: Recover | None = None,
+        lag_alert: float | None = 1800.0,
+        activity_ttl: float | None = 86400.0,
+    ) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"consumer name {name!r} is a {type(name).__name__}: accepted is a str")
+        if not name.strip():
+            raise ValueError(f"consumer name {name!r} is empty: its cursor is kept by it")
+        for what, value in (("handler", handler), ("filter", filter), ("recover", recover)):
+            if not callable(value) and not (value is None and what != "handler"):
+                raise TypeError(f"{what} {value!r} is a {type(value).__name__}: accepted is a function")
+        for what, seconds in (("lag_alert", lag_alert), ("activity_ttl", activity_ttl)):
+            if seconds is not None and not seconds > 0:
+                raise ValueError(
+                    f"{what} {seconds} is out of range: accepted is a number of seconds above 0, or None"
+                )
+        self.name = name
+        self.handler = handler
+        self.types = frozenset(check_type(t) for t in types)
+        self.filter = filter
+        self.recover = recover
+        self.lag_alert = lag_alert
+        self.activity_ttl = activity_ttl
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+    @property
+    def filters(self) -> bool:
+        """Whether the consumer passes over some events."""
+        return bool(self.types) or self.filter is not None
+
+    def wants(self, event: Event) -> bool:
+        """Tell whether the consumer's filters let ``event`` through.
+
+        :raises FilterError: if the event filter raised
+        """
+        if self.types and event.type not in self.types:
+            return False
+        if self.filter is None:
+            return True
+        try:
+            return self.filter(event)
+        except Exception as exc:
+            raise FilterError(consumer=self.name, event_id=event.id) from exc
+
+    async def consume(self, event: Event) -> None:
+        """Hand ``event`` to the handler, and to ``recover`` if the handler raises."""
+        try:
+            await self.handler(event)
+        except Exception as exc:
+            if self.recover is None:
+                raise
+            await self.recover(event, exc)

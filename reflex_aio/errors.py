@@ -1,0 +1,184 @@
+"""What can go wrong, as exceptions.
+
+::
+
+    ReflexError
+    ├── StreamStopped          the source ended the stream; start it again
+    ├── StreamClosed           the stream was closed on this side
+    ├── ConnectionLost         the database or the service can't be reached; try again
+    ├── InvalidCursor          not a cursor of this source (also a ValueError)
+    ├── CursorAhead            the cursor lies beyond everything the table ever held
+    ├── CursorConflict         the cursor isn't where the caller believed it to be
+    ├── FilterError            a consumer's event filter raised
+    ├── UnknownStream          the server has no stream of that name
+    ├── MessageTooLarge        one event is larger than a gRPC message may be
+    ├── RemoteError            any other failure that a remote service reports
+    ├── DatabaseError          any other failure that the database reports
+    ├── SchemaError            a table isn't what its table object says
+    │   └── TableNotFound
+    ├── TableRefused           the table's ids can't be streamed without missing events
+    └── TableReplaced          the table or its id sequence was replaced under a stream
+
+Wrong arguments are :class:`ValueError` or :class:`TypeError`. Names without the ``Error`` suffix are signals or
+states that a healthy system meets now and then.
+"""
+
+from collections.abc import Sequence
+
+__all__ = [
+    "ConnectionLost",
+    "CursorAhead",
+    "CursorConflict",
+    "DatabaseError",
+    "FilterError",
+    "InvalidCursor",
+    "MessageTooLarge",
+    "ReflexError",
+    "RemoteError",
+    "SchemaError",
+    "StreamClosed",
+    "StreamStopped",
+    "TableNotFound",
+    "TableRefused",
+    "TableReplaced",
+    "UnknownStream",
+    "is_expected",
+]
+
+
+class ReflexError(Exception):
+    """The base of every exception that this package raises on its own account."""
+
+
+class StreamStopped(ReflexError):
+    """Raised when the source ended the stream, as a server does that shuts down. Open a new stream."""
+
+    def __init__(self, message: str = "the event stream has been stopped") -> None:
+        super().__init__(message)
+
+
+class StreamClosed(ReflexError):
+    """Raised by a read of a stream that was closed on this side."""
+
+    def __init__(self, message: str = "the event stream has been closed") -> None:
+        super().__init__(message)
+
+
+class ConnectionLost(ReflexError):
+    """Raised when the database or the remote service can't be reached, or was lost half-way."""
+
+
+class InvalidCursor(ReflexError, ValueError):
+    """Raised when a cursor isn't one that the source could have handed out."""
+
+    def __init__(self, cursor: object, accepted: str) -> None:
+        super().__init__(f"{cursor!r} is not a cursor: accepted is {accepted}")
+        self.cursor, self.accepted = cursor, accepted
+
+
+class CursorAhead(ReflexError):
+    """Raised when a cursor lies beyond the last id that the table ever gave out.
+
+    Events after it would be waited for in vain: the table was truncated or restored, or the cursor belongs to
+    another table.
+    """
+
+    def __init__(self, *, table: str, cursor: str, last: str) -> None:
+        super().__init__(
+            f"{table}: cursor {cursor} is ahead of the table, whose last id is {last or 'none'}: was the table truncated"
+            " or restored, or is this another table's cursor? Rewind the consumer to an id that the table holds"
+        )
+        self.table, self.cursor, self.last = table, cursor, last
+
+
+class CursorConflict(ReflexError):
+    """Raised when a cursor would move backwards, or isn't where the caller expected it."""
+
+    def __init__(self, *, consumer: str, stored: str, given: str, expected: str | None = None) -> None:
+        if expected is None:
+            reason = f"cursor {given!r} is not after {stored!r}, where it is: rewind() moves it backwards"
+        else:
+            reason = f"cursor is at {stored!r}, not at {expected!r}: not moved to {given!r}"
+        super().__init__(f"{consumer}: {reason}")
+        self.consumer, self.stored, self.given, self.expected = consumer, stored, given, expected
+
+
+class FilterError(ReflexError):
+    """Raised when a consumer's event filter raised; the filter's own exception is the cause."""
+
+    def __init__(self, *, consumer: str, event_id: str) -> None:
+        super().__init__(f"{consumer}: the filter failed on event {event_id}")
+        self.consumer, self.event_id = consumer, event_id
+
+
+class UnknownStream(ReflexError):
+    """Raised when a server has no stream of the name asked for."""
+
+    def __init__(self, message: str, *, name: str | None = None) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+class MessageTooLarge(ReflexError):
+    """Raised when one event is larger than a gRPC message is allowed to be."""
+
+
+class RemoteError(ReflexError):
+    """Raised for a failure that a remote service reports and that has no exception of its own.
+
+    ``code`` is the gRPC status code's name, such as ``"INTERNAL"``.
+    """
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+
+
+class DatabaseError(ReflexError):
+    """Raised for a failure that the database reports; the driver's own exception is the cause."""
+
+
+class SchemaError(ReflexError):
+    """Raised when a table isn't what its table object says. ``differences`` has a line for each difference."""
+
+    def __init__(self, *, table: str, differences: Sequence[str]) -> None:
+        super().__init__(f"{table}: " + "; ".join(differences))
+        self.table, self.differences = table, tuple(differences)
+
+
+class TableNotFound(SchemaError):
+    """Raised when a table does not exist, or not where the connection looks for it."""
+
+    def __init__(self, *, table: str) -> None:
+        super().__init__(
+            table=table,
+            differences=[
+                "the table does not exist (create() makes it, ddl() is its text; mind the search path)"
+            ],
+        )
+
+
+class TableRefused(ReflexError):
+    """Raised when a table's ids are given out in a way in which events could be missed."""
+
+    def __init__(self, *, table: str, reason: str, remedy: str) -> None:
+        super().__init__(f"{table}: {reason}: {remedy}")
+        self.table, self.reason, self.remedy = table, reason, remedy
+
+
+class TableReplaced(ReflexError):
+    """Raised when a table or its id sequence was dropped, replaced or restarted under a stream.
+
+    Ids that were handed out may now stand for other events: the cursors of the table's consumers are to be set anew.
+    """
+
+    def __init__(self, *, table: str, what: str) -> None:
+        super().__init__(
+            f"{table}: {what} under a running stream: check the consumers' cursors, then start it again"
+        )
+        self.table, self.what = table, what
+
+
+def is_expected(error: BaseException) -> bool:
+    """Tell whether ``error`` is part of normal operation, such as a server that restarts, rather than a fault."""
+    return isinstance(error, (StreamStopped, ConnectionLost))

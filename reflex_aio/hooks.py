@@ -1,0 +1,76 @@
+"""The seam for metrics and traces: what the package tells whoever wants to know.
+
+An object that takes ``hooks=`` uses those given, else the ones installed for the process when it was made.
+"""
+
+from reflex_aio.event import Event
+
+__all__ = ["Hooks", "install", "installed"]
+
+
+class Hooks:
+    """Told what happens. Every method does nothing here: override those you need.
+
+    Methods are called from the event loop, on the path of every event: they must be quick, and must not raise. This is
+    a class rather than a protocol so that a later version can tell more without breaking those who listen.
+    """
+
+    def consumer_started(self, consumer: str) -> None:
+        """A run of the consumer has begun."""
+
+    def consumer_stopped(self, consumer: str, error: BaseException | None) -> None:
+        """A run of the consumer has ended, with ``error`` or because it reached the head."""
+
+    def consumer_restarting(self, consumer: str, error: Exception, *, expected: bool, delay: float) -> None:
+        """A run ended with ``error``; the next one begins in ``delay`` seconds."""
+
+    def event_received(self, consumer: str, event: Event) -> None:
+        """The consumer's stream has handed over an event."""
+
+    def event_skipped(self, consumer: str, event: Event) -> None:
+        """The consumer's filters passed over an event."""
+
+    def event_handled(self, consumer: str, event: Event, seconds: float) -> None:
+        """The consumer's handler has returned."""
+
+    def event_failed(self, consumer: str, event: Event, error: Exception, seconds: float) -> None:
+        """The consumer's handler, or its filter, has raised."""
+
+    def cursor_set(self, table: str) -> None:
+        """A cursor was written to a cursors table."""
+
+    def page_loaded(self, table: str, rows: int, seconds: float) -> None:
+        """A query for events has returned ``rows`` rows."""
+
+    def gap_detected(self, table: str, after: int, before: int) -> None:
+        """Ids between ``after`` and ``before`` are missing and not settled yet."""
+
+    def gap_settled(self, table: str, after: int, seconds: float) -> None:
+        """The gap after ``after`` was passed, ``seconds`` after it was detected."""
+
+    def gap_filled(self, table: str, noops: int) -> None:
+        """Noops were inserted for ids that were missing."""
+
+    def listener_lost(self, error: BaseException, delay: float) -> None:
+        """The connection that listens for wake-ups was lost; the next try is in ``delay`` seconds."""
+
+    def listener_ready(self) -> None:
+        """A connection listens for wake-ups."""
+
+    def notify_failed(self, error: BaseException) -> None:
+        """Other processes could not be told of new events; they will find them by polling."""
+
+
+_installed = Hooks()
+
+
+def install(hooks: Hooks) -> Hooks:
+    """Use ``hooks`` for everything made from now on in this process, and return those used until now."""
+    global _installed
+    before, _installed = _installed, hooks
+    return before
+
+
+def installed() -> Hooks:
+    """Return the hooks in use for this process."""
+    return _installed

@@ -1,0 +1,154 @@
+"""Events and cursors in memory: the whole contract without a database, for tests and for single processes."""
+
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+
+import anyio
+import anyio.lowlevel
+
+from reflex_aio.errors import CursorAhead, CursorConflict, InvalidCursor
+from reflex_aio.event import Event, check_event
+from reflex_aio.stream import EventStream, StreamOptions
+
+__all__ = ["MemoryCursorStore", "MemoryEvents"]
+
+_PAGE = 1000
+
+
+class MemoryEvents:
+    """A list of events, and the source that streams them.
+
+    :param clock: tells the time, in seconds since 1970
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._events: list[Event] = []
+        self._inserted = anyio.Event()
+
+    async def insert(
+        self, foreign_id: str | int, type: int, *, metadata: bytes | None = None, trace: bytes | None = None
+    ) -> str:
+        """Append an event and return its id.
+
+        :raises TypeError: if a value has the wrong type
+        :raises ValueError: if a value is out of its range
+        """
+        foreign_id, type = check_event(foreign_id, type, metadata, trace)
+        event_id = str(len(self._events) + 1)
+        self._events.append(
+            Event(event_id, type, foreign_id, round(self._clock() * 1_000_000), metadata, trace)
+        )
+        inserted, self._inserted = self._inserted, anyio.Event()
+        inserted.set()
+        return event_id
+
+    def stream(
+        self, after: str = "", *, from_head: bool = False, to_head: bool = False, lag: float | None = None
+    ) -> EventStream:
+        """Return a stream of the events after the cursor ``after``. See :class:`~reflex_aio.stream.Source`."""
+        return _MemoryStream(self, _position(after), StreamOptions(from_head, to_head, lag))
+
+    async def head(self) -> str:
+        """Return the cursor of the newest event, or ``""`` if there is none."""
+        return _cursor(len(self._events))
+
+    def _old_enough(self, lag: float | None) -> int:
+        """Return how many of the first events are at least ``lag`` seconds old."""
+        if not lag:
+            return len(self._events)
+        newest = round((self._clock() - lag) * 1_000_000)
+        return bisect_right(self._events, newest, key=lambda event: event.timestamp_us)
+
+    async def _next(self, position: int, lag: float | None) -> None:
+        """Wait until there may be a further event after ``position`` that is ``lag`` seconds old."""
+        if position == len(self._events):
+            await self._inserted.wait()
+        elif lag:
+            await anyio.sleep(max(0.0, self._events[position].timestamp_us / 1_000_000 + lag - self._clock()))
+
+
+class _MemoryStream(EventStream):
+    def __init__(self, source: MemoryEvents, position: int, options: StreamOptions) -> None:
+        super().__init__(_cursor(position))
+        self._source = source
+        self._position = position
+        self._options = options
+        self._head = 0
+
+    async def _open(self) -> str:
+        self._head = self._source._old_enough(self._options.lag)
+        if self._options.from_head:
+            self._position = self._head
+        elif self._position > len(self._source._events):
+            last = await self._source.head()
+            raise CursorAhead(table="MemoryEvents", cursor=_cursor(self._position), last=last)
+        return _cursor(self._position)
+
+    async def _read(self) -> Sequence[Event]:
+        source, lag = self._source, self._options.lag
+        # Without a checkpoint, a reader of many events would never let another task run.
+        await anyio.lowlevel.checkpoint()
+        if self._options.to_head:
+            end = self._head
+        else:
+            while (end := source._old_enough(lag)) <= self._position:
+                await source._next(self._position, lag)
+        page = [event for event in source._events[self._position : min(end, self._position + _PAGE)]]
+        self._position += len(page)
+        return page
+
+    async def _close(self) -> None:
+        self._position = 0
+
+
+class MemoryCursorStore:
+    """Cursors in a dictionary.
+
+    :param cursors: the cursors to begin with, by consumer
+    """
+
+    def __init__(self, cursors: Mapping[str, str] = {}) -> None:
+        self._cursors = {name: str(cursor) for name, cursor in cursors.items()}
+
+    async def get(self, name: str) -> str:
+        """Return the cursor of the consumer ``name``, or ``""`` if it has none."""
+        return self._cursors.get(name, "")
+
+    async def set(self, name: str, cursor: str, *, expected: str | None = None) -> None:
+        """Move the cursor of the consumer ``name`` forward. See :class:`~reflex_aio.cursor.CursorStore`."""
+        stored = self._cursors.get(name, "")
+        if expected is not None and stored != expected:
+            raise CursorConflict(consumer=name, stored=stored, given=cursor, expected=expected)
+        if _order(cursor) < _order(stored):
+            raise CursorConflict(consumer=name, stored=stored, given=cursor)
+        self._cursors[name] = cursor
+
+    async def rewind(self, name: str, cursor: str) -> None:
+        """Set the cursor of the consumer ``name`` to any place, also before where it is."""
+        self._cursors[name] = cursor
+
+    async def flush(self) -> None:
+        """Return at once: every cursor that was set is in the dictionary."""
+
+    async def all(self) -> Mapping[str, str]:
+        """Return the stored cursors by consumer."""
+        return dict(self._cursors)
+
+
+def _order(cursor: str) -> tuple[int, str]:
+    # Integers by their value, other cursors as text: "10" comes after "9".
+    return (int(cursor), "") if cursor.isdecimal() else (0, cursor)
+
+
+def _cursor(position: int) -> str:
+    return str(position) if position else ""
+
+
+def _position(cursor: str) -> int:
+    if cursor == "":
+        return 0
+    if not isinstance(cursor, str) or not cursor.isascii() or not cursor.isdecimal():
+        raise InvalidCursor(cursor, 'an event id, which is a string of digits, or "" for the beginning')
+    return int(cursor)

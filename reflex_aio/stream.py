@@ -1,0 +1,220 @@
+"""Streams of events, and the sources that they come from."""
+
+import math
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self, runtime_checkable
+
+import anyio
+
+from reflex_aio.errors import StreamClosed
+from reflex_aio.event import Event
+
+__all__ = ["EventStream", "Source", "StreamOptions"]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """Where a stream starts and ends, and how old its events are.
+
+    :param from_head: start after the head, whatever cursor is given
+    :param to_head: end after the head, instead of waiting for further events
+    :param lag: deliver an event once it is this old, in seconds; the head is then the newest event already so old
+    :raises ValueError: if ``lag`` is negative, or not finite
+    :raises TypeError: if a value has the wrong type
+    """
+
+    from_head: bool = False
+    to_head: bool = False
+    lag: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.lag is None:
+            return
+        if isinstance(self.lag, bool) or not isinstance(self.lag, (int, float)):
+            raise TypeError(
+                f"lag {self.lag!r} is a {type(self.lag).__name__}: accepted is a number of seconds or None"
+            )
+        if not 0 <= self.lag < math.inf:
+            raise ValueError(
+                f"lag {self.lag} is out of range: accepted is a number of seconds from 0, or None"
+            )
+
+
+class EventStream(ABC):
+    """Events in order: an asynchronous iterator and an asynchronous context manager.
+
+    ::
+
+        async with source.stream(after) as stream:
+            async for event in stream:
+                ...
+
+    Entering the stream opens it: the head that ``from_head`` and ``to_head`` speak of is the one at that moment. A
+    stream that isn't entered is opened by its first read. One task reads at a time; any task may close the stream, and
+    a read that waits meanwhile raises :class:`~reflex_aio.errors.StreamClosed`, as every later one does. A read that is
+    cancelled loses nothing: the next one goes on after the last event that was handed out. With ``to_head`` the
+    iteration ends after the head; no other stream ends by itself.
+
+    Those who implement a source override :meth:`_open`, :meth:`_read` and :meth:`_close`.
+    """
+
+    def __init__(self, after: str) -> None:
+        self._after = after
+        self._last: Event | None = None
+        self._ready: Iterator[Event] = iter(())
+        self._opened = False
+        self._closing: anyio.Event | None = None
+        self._busy: anyio.CancelScope | None = None
+        self._idle: anyio.Event | None = None
+        self._events: AsyncGenerator[Event, None] | None = None
+        self._next: Callable[[], Awaitable[Event]] = self._start
+
+    @abstractmethod
+    async def _open(self) -> str:
+        """Make ready to read, and return the cursor to start after, with ``from_head`` resolved."""
+
+    @abstractmethod
+    async def _read(self) -> Sequence[Event]:
+        """Return the next events, at least one, or an empty sequence after the head of a ``to_head`` stream.
+
+        May be cancelled at any await, and called again: it must go on after the last page that it returned.
+        """
+
+    @abstractmethod
+    async def _close(self) -> None:
+        """Give back everything that the stream holds. Called once, with no read under way, shielded."""
+
+    @property
+    def cursor(self) -> str:
+        """The cursor after the last event handed out one by one; before that, the one that the stream starts after."""
+        return self._after if self._last is None else self._last.id
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._guarded(self._ensure_open)
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def __anext__(self) -> Awaitable[Event]:
+        # Not a coroutine function: at a million events a second, one more frame per event is what costs most.
+        return self._next()
+
+    async def read_page(self) -> Sequence[Event]:
+        """Return all events that are ready, waiting for the first; an empty sequence at the end of the stream.
+
+        :raises StreamClosed: if the stream was closed
+        """
+        ready = list(self._ready)
+        if not ready:
+            ready = list(await self._guarded(self._read_opened))
+        if ready:
+            self._last = ready[-1]
+        return ready
+
+    async def aclose(self) -> None:
+        """Close the stream and wait until it holds nothing any more. May be called twice, and from any task."""
+        with anyio.CancelScope(shield=True):
+            if self._closing is not None:
+                await self._closing.wait()
+                return
+            self._closing = anyio.Event()
+            self._ready = iter(())
+            self._next = self._refuse
+            if self._busy is not None:
+                self._idle = anyio.Event()
+                self._busy.cancel()
+                await self._idle.wait()
+            elif self._events is not None:
+                await self._events.aclose()
+            try:
+                await self._close()
+            finally:
+                self._closing.set()
+
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        if getattr(self, "_opened", False) and self._closing is None:
+            _warn(
+                f"{self!r} was never closed: use it in an 'async with'",
+                ResourceWarning,
+                source=self,
+                stacklevel=2,
+            )
+
+    def _start(self) -> Awaitable[Event]:
+        self._events = self._flow()
+        # Set before the first step, so that a second reader meets the running generator rather than one of its own.
+        self._next = self._events.__anext__
+        return self._next()
+
+    async def _refuse(self) -> Event:
+        raise StreamClosed
+
+    async def _flow(self) -> AsyncGenerator[Event, None]:
+        try:
+            while True:
+                for event in self._ready:
+                    self._last = event
+                    yield event
+                page = await self._guarded(self._read_opened)
+                if not page:
+                    return
+                self._ready = iter(page)
+        finally:
+            # A generator that ended, by a cancelled read say, would end the iteration in silence.
+            if self._closing is None:
+                self._next = self._start
+
+    async def _read_opened(self) -> Sequence[Event]:
+        await self._ensure_open()
+        return await self._read()
+
+    async def _ensure_open(self) -> None:
+        if not self._opened:
+            self._after = await self._open()
+            self._opened = True
+
+    async def _guarded(self, work: Callable[[], Any]) -> Any:
+        if self._closing is not None:
+            raise StreamClosed
+        if self._busy is not None:
+            raise RuntimeError("the stream is being read by another task: one task reads a stream at a time")
+        try:
+            with anyio.CancelScope() as self._busy:
+                return await work()
+        finally:
+            self._busy = None
+            if self._idle is not None:
+                self._idle.set()
+        raise StreamClosed
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Anything that events can be streamed from: a table and a pool, a remote service, a test's list."""
+
+    def stream(
+        self, after: str = "", *, from_head: bool = False, to_head: bool = False, lag: float | None = None
+    ) -> EventStream:
+        """Return a stream of the events after the cursor ``after``, ``""`` being the beginning.
+
+        For the options see :class:`StreamOptions`.
+        """
+        ...
+
+    async def head(self) -> str:
+        """Return the cursor of the newest event, or ``""`` if there is none."""
+        ...
