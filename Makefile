@@ -1,0 +1,66 @@
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+# What mypy and ruff read: all the Python there is in this checkout.
+CODE := $(wildcard reflex_aio tests examples benchmarks)
+# What is handed on to pytest: make test ARGS="tests/sql -k gap -x"
+ARGS ?=
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}'
+
+.PHONY: venv
+venv: $(STAMP) ## create .venv with the package, its extras and the development tools
+
+# Debian packs ensurepip apart from python3: without it, the system's pip installs one into the environment.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "$$($(PYTHON) --version) is too old: reflex_aio needs 3.11, try make PYTHON=python3.12" >&2; exit 1; }
+	[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV) \
+	  || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/pip install --quiet --editable '.[embedded,health,reflection]' --group dev
+	@touch $@
+
+.PHONY: format
+format: $(STAMP) ## format the code, and mend what ruff can mend
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+.PHONY: lint
+lint: $(STAMP) ## check format, style and the directions of imports
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/lint-imports --no-logo
+
+.PHONY: types
+types: $(STAMP) ## check the types
+	$(BIN)/mypy $(CODE)
+
+# Further checks add themselves here as prerequisites.
+.PHONY: check
+check: lint types ## everything that can be checked without running the code
+
+.PHONY: test
+test: $(STAMP) ## run the tests; ARGS go to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: demo
+demo: $(STAMP) ## see the whole story in under a minute
+	@$(BIN)/python -m examples.demo $(ARGS)
+
+.PHONY: bench
+bench: $(STAMP) ## measure, as ratios to the raw driver
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: clean
+clean: ## remove everything that was made here
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

