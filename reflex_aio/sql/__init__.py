@@ -1,0 +1,1 @@
+"""Events and cursors in SQL tables."""

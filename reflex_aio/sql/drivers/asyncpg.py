@@ -1,0 +1,100 @@
+"""asyncpg: its connections, its pools and its errors."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from typing import Any, ClassVar
+
+import anyio
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from reflex_aio.errors import ConnectionLost, DatabaseError, SchemaError, TableNotFound
+from reflex_aio.sql.drivers.base import Driver, Row
+
+__all__ = ["AsyncpgDriver"]
+
+# How long the clean-up of a connection may take before it is cut, in seconds.
+_RELEASE_TIMEOUT = 5.0
+
+_LOST = (
+    OSError,
+    EOFError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+)
+
+
+class AsyncpgDriver(Driver):
+    """Connections, pooled connections and pools of asyncpg."""
+
+    name: ClassVar[str] = "asyncpg"
+    dialect: ClassVar[str] = "postgres"
+
+    def is_connection(self, candidate: object) -> bool:
+        return isinstance(candidate, (asyncpg.Connection, PoolConnectionProxy))
+
+    def is_pool(self, candidate: object) -> bool:
+        return isinstance(candidate, asyncpg.Pool)
+
+    async def fetch(self, connection: Any, sql: str, *args: Any) -> Sequence[Row]:
+        rows: Sequence[Row] = await connection.fetch(sql, *args)
+        return rows
+
+    def errors(self, table: str, *, schema_only: bool = False) -> AbstractContextManager[None]:
+        return _errors(table, schema_only)
+
+    def acquire(self, pool: Any) -> AbstractAsyncContextManager[Any]:
+        return _acquire(pool)
+
+    def can_spare(self, pool: Any) -> bool:
+        if pool.is_closing():
+            return False
+        return bool(pool.get_idle_size() > 0 or pool.get_size() < pool.get_max_size())
+
+
+@contextmanager
+def _errors(table: str, schema_only: bool) -> Iterator[None]:
+    try:
+        yield
+    except asyncpg.UndefinedTableError as exc:
+        raise TableNotFound(table=table) from exc
+    except asyncpg.UndefinedColumnError as exc:
+        raise SchemaError(table=table, differences=[f"{exc} (validate() compares the whole table)"]) from exc
+    except Exception as exc:
+        if schema_only:
+            raise
+        if isinstance(exc, _LOST) or (isinstance(exc, asyncpg.InterfaceError) and _is_closed(exc)):
+            raise ConnectionLost(f"{table}: the database can't be reached: {exc or type(exc).__name__}") from exc
+        if isinstance(exc, (asyncpg.PostgresError, asyncpg.InterfaceError)):
+            raise DatabaseError(f"{table}: {exc}") from exc
+        raise
+
+
+def _is_closed(exc: asyncpg.InterfaceError) -> bool:
+    # asyncpg has no class of its own for a connection that was lost before or under a statement.
+    text = str(exc)
+    return "connection is closed" in text or "connection was closed" in text
+
+
+@asynccontextmanager
+async def _acquire(pool: Any) -> AsyncIterator[Any]:
+    connection = await pool.acquire()
+    try:
+        yield connection
+    except BaseException:
+        # A statement may be under way still: to wait until the server has cancelled it would hold the slot.
+        with anyio.CancelScope(shield=True):
+            connection.terminate()
+            await pool.release(connection)
+        raise
+    with anyio.CancelScope(shield=True):
+        try:
+            await pool.release(connection, timeout=_RELEASE_TIMEOUT)
+        except (asyncio.TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            # asyncpg has closed the connection, and the pool makes a new one.
+            pass

@@ -1,0 +1,111 @@
+"""What a driver has to do: run statements, lend connections, and tell when a transaction has ended.
+
+A driver never holds SQL of its own for events or cursors: that is the dialect's.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Any, ClassVar
+
+__all__ = ["Driver", "Link", "Row"]
+
+Row = Sequence[Any]
+
+
+class Link(ABC):
+    """A connection of the library's own, over which processes wake each other."""
+
+    @abstractmethod
+    async def listen(self, channel: str, heard: Callable[[str], None]) -> None:
+        """Call ``heard`` with the payload of each notification on ``channel``, until the link is closed."""
+
+    @abstractmethod
+    async def notify(self, channel: str, payloads: Sequence[str]) -> None:
+        """Send the payloads to everyone who listens on ``channel``, this link included.
+
+        :raises ConnectionLost: if the link is lost
+        """
+
+    @abstractmethod
+    def on_lost(self, lost: Callable[[], None]) -> None:
+        """Call ``lost`` once, from the event loop, when the link has ended and wasn't closed."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """End the link, within bounds; a link that is lost already too."""
+
+
+class Driver(ABC):
+    """How statements are executed on the connections and pools of one client library. Has no state."""
+
+    name: ClassVar[str]
+    """The client library, as people call it."""
+
+    dialect: ClassVar[str]
+    """The database's dialect: ``"postgres"`` or ``"mysql"``."""
+
+    # What this driver's objects are.
+
+    @abstractmethod
+    def is_connection(self, candidate: object) -> bool:
+        """Tell whether ``candidate`` is a connection of this driver, or stands for one."""
+
+    @abstractmethod
+    def is_pool(self, candidate: object) -> bool:
+        """Tell whether ``candidate`` is a pool of this driver."""
+
+    # Statements.
+
+    @abstractmethod
+    async def fetch(self, connection: Any, sql: str, *args: Any) -> Sequence[Row]:
+        """Run one statement on the caller's connection, in its transaction if there is one, and return its rows.
+
+        What the client library raises passes through as it is: the caller's code for serialization failures,
+        deadlocks and constraints looks for it.
+        """
+
+    @abstractmethod
+    def errors(self, table: str, *, schema_only: bool = False) -> AbstractContextManager[None]:
+        """Return a context that turns the client library's exceptions into ours, for statements on ``table``.
+
+        :param schema_only: leave all but the first two as they are, for statements on a caller's connection
+        :raises TableNotFound: for a table that doesn't exist
+        :raises SchemaError: for a column that doesn't exist
+        :raises ConnectionLost: if the server can't be reached or ended the connection
+        :raises DatabaseError: for every other failure that the database reports
+        """
+
+    # Pools.
+
+    @abstractmethod
+    def acquire(self, pool: Any) -> AbstractAsyncContextManager[Any]:
+        """Lend a connection of ``pool``, with no transaction open.
+
+        It is given back in every case, shielded from cancellation; after an error or a cancellation it is closed
+        rather than given back, unless it is certain that no statement is under way on it.
+        """
+
+    @abstractmethod
+    def can_spare(self, pool: Any) -> bool:
+        """Tell whether a connection of ``pool`` may be kept a little longer: nobody waits, and it isn't closing."""
+
+    # Wake-ups.
+
+    @abstractmethod
+    def after_transaction(self, connection: Any, key: Hashable, call: Callable[[], None]) -> bool:
+        """Call ``call`` once, soon after the transaction that ``connection`` is in has ended, or soon if there is none.
+
+        Several calls under the same ``key`` in one transaction count as one. It is called after a rollback too, where
+        the client library can't tell; the connection may by then be back in its pool.
+
+        :return: whether the client library can tell at all; if not, nothing will be called
+        """
+
+    @abstractmethod
+    async def server(self, connection: Any) -> Hashable:
+        """Return what names the server, database and user that ``connection`` is connected to and as."""
+
+    @abstractmethod
+    async def link(self, connection: Any) -> Callable[[], Any]:
+        """Return an async function that opens a new :class:`Link` to where ``connection`` is connected."""
