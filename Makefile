@@ -7,7 +7,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
-# What mypy and ruff read: all the Python there is in this checkout.
+PROTO_VENV := .venv-proto
+PROTO_STAMP := $(PROTO_VENV)/.stamp
+# What mypy and ruff read: all the Python there is in this checkout. mypy can't read the generator of protos, whose
+# imports are in an environment of their own.
 CODE := $(wildcard reflex_aio tests examples benchmarks)
 # What is handed on to pytest: make test ARGS="tests/sql -k gap -x"
 ARGS ?=
@@ -31,22 +34,36 @@ $(STAMP): pyproject.toml
 
 .PHONY: format
 format: $(STAMP) ## format the code, and mend what ruff can mend
-	$(BIN)/ruff format $(CODE)
-	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE) protos
+	$(BIN)/ruff check --fix $(CODE) protos
 
 .PHONY: lint
 lint: $(STAMP) ## check format, style and the directions of imports
-	$(BIN)/ruff format --check $(CODE)
-	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE) protos
+	$(BIN)/ruff check $(CODE) protos
 	$(BIN)/lint-imports --no-logo
 
 .PHONY: types
 types: $(STAMP) ## check the types
 	$(BIN)/mypy $(CODE)
 
+# The generator's own environment: it asks for a newer protobuf than the package does.
+$(PROTO_STAMP): protos/requirements.txt | $(STAMP)
+	$(BIN)/python -m venv --clear --without-pip $(PROTO_VENV)
+	$(BIN)/pip --python $(PROTO_VENV)/bin/python install --quiet -r protos/requirements.txt
+	@touch $@
+
+.PHONY: proto
+proto: $(PROTO_STAMP) ## generate reflex_aio/pb from protos/
+	$(PROTO_VENV)/bin/python protos/generate.py
+
+.PHONY: proto-check
+proto-check: $(PROTO_STAMP) ## check that reflex_aio/pb is what protos/ generates
+	$(PROTO_VENV)/bin/python protos/generate.py --check
+
 # Further checks add themselves here as prerequisites.
 .PHONY: check
-check: lint types ## everything that can be checked without running the code
+check: lint types proto-check ## everything that can be checked without running the code
 
 .PHONY: test
 test: $(STAMP) ## run the tests; ARGS go to pytest
@@ -62,5 +79,5 @@ bench: $(STAMP) ## measure, as ratios to the raw driver
 
 .PHONY: clean
 clean: ## remove everything that was made here
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
+	rm -rf $(VENV) $(PROTO_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,7 +4,7 @@ Built as generated code builds itself, in protobuf's default pool. This reflex.p
 option, as copies do: the two in one pool are an error.
 """
 
-# The last two are imported for what they add to the default pool.
+# duration_pb2 and timestamp_pb2 are imported for what they add to the default pool.
 from google.protobuf import descriptor_pool, duration_pb2, message_factory, timestamp_pb2  # noqa: F401
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
