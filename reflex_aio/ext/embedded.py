@@ -20,6 +20,10 @@ from types import TracebackType
 from typing import Literal, Self
 from urllib.parse import quote, urlencode
 
+from reflex_aio.errors import ReflexError
+
+__all__ = ["EmbeddedPostgres", "EmbeddedPostgresError", "StopMode"]
+
 StopMode = Literal["smart", "fast", "immediate"]
 
 _STOP_SIGNALS: Mapping[StopMode, signal.Signals] = {
@@ -29,6 +33,9 @@ _STOP_SIGNALS: Mapping[StopMode, signal.Signals] = {
 }
 _SUPERUSER = "postgres"
 _DEFAULT_PORT = 5432
+# Seconds between two looks at a server that starts, and that it may take to stop when its owner leaves.
+_POLL = 0.01
+_STOP_TIMEOUT = 30.0
 # Of sun_path's 108 bytes (104 on macOS) the last is a zero; the socket is named .s.PGSQL.<port>.
 _SOCKET_DIRECTORY_MAX = 103 - len("/.s.PGSQL.65535")
 
@@ -45,8 +52,24 @@ rm -rf "$@"
 """
 
 
-class EmbeddedPostgresError(RuntimeError):
-    """Raised when a server can't be made, started or stopped; its message ends with what the server said."""
+class EmbeddedPostgresError(ReflexError):
+    """Raised when a server can't be made or started; the message ends with what PostgreSQL said."""
+
+
+class _Log:
+    """What a server writes to its log from now on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.skip()
+
+    def skip(self) -> None:
+        self._start = self.path.stat().st_size if self.path.exists() else 0
+
+    def written(self) -> str:
+        with self.path.open("rb") as file:
+            file.seek(self._start)
+            return file.read().decode(errors="replace")
 
 
 class EmbeddedPostgres:
@@ -78,6 +101,7 @@ class EmbeddedPostgres:
         self._tcp = port is not None
         self._port = _free_port() if port == 0 else port or _DEFAULT_PORT
         self._settings = dict(settings or {})
+        self._bundled = programs is None
         self._programs = _bundled_programs() if programs is None else Path(programs).absolute()
         self._start_timeout = start_timeout
         self._account = _Account()
@@ -164,18 +188,15 @@ class EmbeddedPostgres:
             **self._settings,
         }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={_setting(value)}")]
-        with self.log.open("ab") as log:
-            self._account.own(self.log)
-            self._server = await self._spawn(
-                "postgres", "-D", str(self.directory), *options, output=log.fileno()
-            )
+        log = _Log(self.log)
         try:
             async with asyncio.timeout(self._start_timeout):
-                await self._until_ready(self._server)
+                while not await self._launched(options, log):
+                    pass
         except TimeoutError:
             await self.stop("immediate")
             raise EmbeddedPostgresError(
-                f"PostgreSQL was not ready after {self._start_timeout:g} s\n{self._log_tail()}"
+                f"PostgreSQL was not ready after {self._start_timeout:g} s\n{log.written()}"
             ) from None
 
     async def stop(self, mode: StopMode = "fast") -> None:
@@ -204,8 +225,9 @@ class EmbeddedPostgres:
         try:
             output, _ = await process.communicate()
         except BaseException:
-            process.kill()
-            await process.wait()
+            # Not killed: initdb removes what it has made so far.
+            process.terminate()
+            await process.communicate()
             raise
         if process.returncode != 0:
             raise EmbeddedPostgresError(
@@ -217,6 +239,10 @@ class EmbeddedPostgres:
         self._home = _make_home()
         self._account.own(self._home)
         if not await self._account.can_run(self._programs / "postgres"):
+            if not self._bundled:
+                raise EmbeddedPostgresError(
+                    f"{self._programs} can't be run by the account {self._account.name}"
+                )
             self._programs = await asyncio.to_thread(_copy_installation, self._programs, self._home / "pgsql")
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not any(self.directory.iterdir()):
@@ -232,11 +258,20 @@ class EmbeddedPostgres:
         )  # fmt: skip
 
     async def _leave(self) -> None:
-        # Shielded: a server left behind outlives the test run.
-        await asyncio.shield(asyncio.ensure_future(self._leave_now()))
+        # Goes on if the caller is cancelled, and is waited for: a server left behind outlives everything.
+        leaving = asyncio.ensure_future(self._leave_now())
+        try:
+            await asyncio.shield(leaving)
+        except asyncio.CancelledError:
+            await leaving
+            raise
 
     async def _leave_now(self) -> None:
-        await self.stop()
+        try:
+            async with asyncio.timeout(_STOP_TIMEOUT):
+                await self.stop()
+        except TimeoutError:
+            await self.stop("immediate")
         if self._guard is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._guard.kill()
@@ -256,19 +291,34 @@ class EmbeddedPostgres:
             user=self._account.user, group=self._account.group, extra_groups=self._account.extra_groups,
         )  # fmt: skip
 
-    async def _until_ready(self, server: asyncio.subprocess.Process) -> None:
-        pid_file = self.directory / "postmaster.pid"
-        while True:
-            if server.returncode is not None:
-                raise EmbeddedPostgresError(
-                    f"PostgreSQL ended with status {server.returncode} while starting\n{self._log_tail()}"
-                )
-            # The eighth line is the status that pg_ctl waits for; a stale file has another pid in its first.
-            with contextlib.suppress(FileNotFoundError):
-                lines = pid_file.read_text().splitlines()
-                if len(lines) >= 8 and lines[0] == str(server.pid) and lines[7].strip() == "ready":
-                    return
-            await asyncio.sleep(0.01)
+    async def _launched(self, options: list[str], log: _Log) -> bool:
+        """Start the server once. False if another attempt may succeed."""
+        with log.path.open("ab") as file:
+            self._account.own(log.path)
+            self._server = await self._spawn(
+                "postgres", "-D", str(self.directory), *options, output=file.fileno()
+            )
+        while self._server.returncode is None:
+            if self._is_ready(self._server.pid):
+                return True
+            await asyncio.sleep(_POLL)
+        said = log.written()
+        # The backends of a killed server take a moment to notice.
+        if "shared memory block" in said and "still in use" in said:
+            log.skip()
+            await asyncio.sleep(_POLL)
+            return False
+        raise EmbeddedPostgresError(
+            f"PostgreSQL ended with status {self._server.returncode} while starting\n{said}"
+        )
+
+    def _is_ready(self, pid: int) -> bool:
+        try:
+            lines = (self.directory / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            return False
+        # The eighth line is the status that pg_ctl waits for; a stale file has another pid in its first.
+        return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
 
     async def _end(self, how: signal.Signals) -> None:
         if self._server is None:
@@ -278,11 +328,6 @@ class EmbeddedPostgres:
         await self._server.wait()
         self._server = None
 
-    def _log_tail(self) -> str:
-        with contextlib.suppress(FileNotFoundError):
-            return "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
-        return "(it wrote no log)"
-
 
 class _Account:
     """The system account that the server runs as: ours, or an unprivileged one if we are root.
@@ -291,12 +336,18 @@ class _Account:
     """
 
     def __init__(self) -> None:
+        self.name: str | None = None
         self.user: int | None = None
         self.group: int | None = None
         self.extra_groups: tuple[int, ...] | None = None
         if os.geteuid() == 0:
             entry = _unprivileged_account()
-            self.user, self.group, self.extra_groups = entry.pw_uid, entry.pw_gid, ()
+            self.name, self.user, self.group, self.extra_groups = (
+                entry.pw_name,
+                entry.pw_uid,
+                entry.pw_gid,
+                (),
+            )
 
     def own(self, path: Path) -> None:
         """Give ``path`` to the account."""
