@@ -1,0 +1,59 @@
+"""Virtual environments that hold the built wheel and what a test names, and nothing else."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def project() -> dict[str, Any]:
+    """The [project] table of pyproject.toml, and its dependency groups."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        return tomllib.load(file)
+
+
+def run(*command: str | Path, cwd: Path | None = None) -> str:
+    """Run a program away from this checkout's own package and return its output.
+
+    :raises AssertionError: if it fails, with what it said
+    """
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PYTHON"))
+    }
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    told = " ".join(map(str, command))
+    assert done.returncode == 0, f"{told}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+class Environment:
+    """A virtual environment."""
+
+    def __init__(self, directory: Path, interpreter: str = sys.executable) -> None:
+        run(interpreter, "-m", "venv", "--without-pip", directory)
+        self.python = directory / "bin" / "python"
+        self.directory = directory
+
+    def install(self, *requirements: str) -> None:
+        # The pip that runs the tests, as each environment's own would have to be installed first.
+        run(sys.executable, "-m", "pip", "--python", self.python, "install", "--quiet", *requirements)
+
+    def run(self, *arguments: str | Path, cwd: Path | None = None) -> str:
+        """Run ``python *arguments``, by default in a directory without the checkout's package."""
+        return run(self.python, *arguments, cwd=cwd or self.directory)
+
+
+def interpreter_of(version: str) -> str | None:
+    """A Python of that version (``"3.12"``) on PATH or among pyenv's, or None."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    candidates = [shutil.which(f"python{version}"), *sorted(pyenv.glob(f"versions/{version}.*/bin/python"))]
+    for candidate in filter(None, candidates):
+        # On PATH may be a shim of pyenv that fails.
+        if subprocess.run([candidate, "--version"], capture_output=True).returncode == 0:
+            return str(candidate)
+    return None

@@ -1,0 +1,71 @@
+"""What is released is what is tested: the built wheel, without extras and with each of them alone."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.packaging.environments import ROOT, Environment, project
+
+EXTRAS: dict[str, list[str]] = project()["project"]["optional-dependencies"]
+
+# Imports every module of the package; prints name -> what the import said, or null.
+IMPORT_ALL = """
+import importlib, json, pkgutil
+import reflex_aio
+outcome = {}
+for module in pkgutil.walk_packages(reflex_aio.__path__, "reflex_aio.", onerror=lambda name: None):
+    try:
+        importlib.import_module(module.name)
+        outcome[module.name] = None
+    except ImportError as exc:
+        outcome[module.name] = str(exc)
+print(json.dumps(outcome))
+"""
+
+
+def test_the_wheel_holds_the_package_its_types_and_its_protos(wheel: Path) -> None:
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    package = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "reflex_aio").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    protos = {"reflex_aio/protos/reflex.proto", "reflex_aio/protos/reflexaio/v1/pages.proto"}
+    assert held == package | protos
+    assert "reflex_aio/py.typed" in held
+
+
+def test_importing_the_core_imports_no_driver(plain: Environment) -> None:
+    loaded = plain.run("-c", "import sys, reflex_aio; print(*sys.modules)").split()
+    assert "reflex_aio.event" in loaded
+    assert not {"asyncpg", "grpc", "google.protobuf"} & set(loaded)
+
+
+def test_the_patterns_import_no_driver(plain: Environment) -> None:
+    if not (ROOT / "reflex_aio" / "patterns").exists():
+        pytest.skip("there are no patterns yet")
+    loaded = plain.run("-c", "import sys, reflex_aio.patterns; print(*sys.modules)").split()
+    assert not {"asyncpg", "grpc", "google.protobuf"} & set(loaded)
+
+
+def test_each_module_can_be_imported_alone(plain: Environment) -> None:
+    for name, failure in json.loads(plain.run("-c", IMPORT_ALL)).items():
+        if failure is None:
+            plain.run("-W", "error", "-c", f"import {name}")
+
+
+@pytest.mark.parametrize("extra", [None, *sorted(EXTRAS)])
+def test_with_each_extra_alone_all_but_the_others_homes_can_be_imported(
+    extra: str | None, plain: Environment, scratch: Path, wheel: Path
+) -> None:
+    if extra is None:
+        environment = plain
+    else:
+        environment = Environment(scratch / extra)
+        environment.install(f"{wheel}[{extra}]")
+    others = [f"reflex-aio[{other}]" for other in EXTRAS if other != extra]
+    for name, failure in json.loads(environment.run("-c", IMPORT_ALL)).items():
+        told = f"{name} says {failure!r}, not which extra it needs, of {others}"
+        assert failure is None or any(other in failure for other in others), told
