@@ -11,8 +11,8 @@ from typing import Any
 ROOT = Path(__file__).parent.parent.parent
 
 
-def project() -> dict[str, Any]:
-    """The [project] table of pyproject.toml, and its dependency groups."""
+def pyproject() -> dict[str, Any]:
+    """What pyproject.toml says."""
     with (ROOT / "pyproject.toml").open("rb") as file:
         return tomllib.load(file)
 
@@ -22,10 +22,8 @@ def run(*command: str | Path, cwd: Path | None = None) -> str:
 
     :raises AssertionError: if it fails, with what it said
     """
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PYTHON"))
-    }
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    inherited = {name: os.environ[name] for name in os.environ if not name.startswith(("PYTEST_", "PYTHON"))}
+    done = subprocess.run(command, cwd=cwd, env=inherited, capture_output=True, text=True)
     told = " ".join(map(str, command))
     assert done.returncode == 0, f"{told}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -51,9 +49,9 @@ class Environment:
 def interpreter_of(version: str) -> str | None:
     """A Python of that version (``"3.12"``) on PATH or among pyenv's, or None."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    candidates = [shutil.which(f"python{version}"), *sorted(pyenv.glob(f"versions/{version}.*/bin/python"))]
-    for candidate in filter(None, candidates):
-        # On PATH may be a shim of pyenv that fails.
-        if subprocess.run([candidate, "--version"], capture_output=True).returncode == 0:
+    others = sorted(pyenv.glob(f"versions/{version}.*/bin/python"))
+    for candidate in shutil.which(f"python{version}"), *others:
+        # What is on PATH may be a shim of pyenv's that fails.
+        if candidate and subprocess.run([candidate, "--version"], capture_output=True).returncode == 0:
             return str(candidate)
     return None

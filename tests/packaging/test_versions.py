@@ -5,47 +5,38 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.environments import Environment, interpreter_of, project
+from tests.packaging.environments import Environment, interpreter_of, pyproject
 
-# What shows within seconds whether a version fits: a part of each floor.
+PROJECT = pyproject()["project"]
+TEST_TOOLS: list[str] = pyproject()["dependency-groups"]["test"]
+# The package's own requirements and those of each of its extras.
+REQUIREMENTS: list[str] = sum(PROJECT["optional-dependencies"].values(), PROJECT["dependencies"])
+
+# The whole suite runs on one Python; these do on each, as they show within seconds whether a version fits.
 SMOKE = ["tests/pb", "tests/test_infrastructure.py"]
-
-
-def requirements() -> list[str]:
-    """All that the package asks for, with its extras."""
-    told = project()["project"]
-    return [
-        *told["dependencies"],
-        *(name for extra in told["optional-dependencies"].values() for name in extra),
-    ]
-
-
-def passes_smoke_tests(environment: Environment, checkout: Path) -> None:
-    where = environment.run("-c", "import reflex_aio; print(reflex_aio.__file__)", cwd=checkout)
-    assert Path(where).is_relative_to(environment.directory)
-    environment.run("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *SMOKE, cwd=checkout)
+OTHER_PYTHONS = [version for version in ("3.11", "3.12", "3.13") if version != f"3.{sys.version_info.minor}"]
 
 
 @pytest.mark.timeout(300)
 def test_with_the_oldest_dependencies(scratch: Path, wheel: Path, checkout: Path) -> None:
     environment = Environment(scratch / "oldest")
-    oldest = [name.replace(">=", "==") for name in requirements()]
-    environment.install(str(wheel), *oldest, *project()["dependency-groups"]["test"])
-    installed = environment.run(
-        "-c", "import importlib.metadata as m; print(*(f'{d.name}=={d.version}' for d in m.distributions()))"
-    )
-    passes_smoke_tests(environment, checkout)
+    oldest = [requirement.replace(">=", "==") for requirement in REQUIREMENTS]
+    environment.install(str(wheel), *oldest, *TEST_TOOLS)
+    pass_the_smoke_tests(environment, checkout)
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("version", OTHER_PYTHONS)
 def test_on_each_python(version: str, scratch: Path, wheel: Path, checkout: Path) -> None:
-    if version == f"{sys.version_info.major}.{sys.version_info.minor}":
-        interpreter: str | None = sys.executable
-    else:
-        interpreter = interpreter_of(version)
+    interpreter = interpreter_of(version)
     if interpreter is None:
-        pytest.skip(f"there is no Python {version} on PATH or among pyenv's")
+        pytest.skip(f"no Python {version}, neither on PATH nor among pyenv's")
     environment = Environment(scratch / version, interpreter)
-    environment.install(str(wheel), *requirements(), *project()["dependency-groups"]["test"])
-    passes_smoke_tests(environment, checkout)
+    environment.install(str(wheel), *REQUIREMENTS, *TEST_TOOLS)
+    pass_the_smoke_tests(environment, checkout)
+
+
+def pass_the_smoke_tests(environment: Environment, checkout: Path) -> None:
+    tested = environment.run("-c", "import reflex_aio; print(reflex_aio.__file__)", cwd=checkout)
+    assert Path(tested).is_relative_to(environment.directory)
+    environment.run("-m", "pytest", "-q", *SMOKE, cwd=checkout)
