@@ -1,8 +1,12 @@
 """asyncpg: its connections, its pools and its errors."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+)
 from typing import Any, ClassVar
 
 import anyio
@@ -10,7 +14,9 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from reflex_aio.errors import ConnectionLost, DatabaseError, SchemaError, TableNotFound
-from reflex_aio.sql.drivers.base import Driver, Row
+from reflex_aio.sql.drivers.asyncpg_link import AsyncpgLink, address_of
+from reflex_aio.sql.drivers.asyncpg_transactions import after_transaction
+from reflex_aio.sql.drivers.base import Driver, Link, Row
 
 __all__ = ["AsyncpgDriver"]
 
@@ -56,6 +62,30 @@ class AsyncpgDriver(Driver):
             return False
         return bool(pool.get_idle_size() > 0 or pool.get_size() < pool.get_max_size())
 
+    def after_transaction(self, connection: Any, key: Hashable, call: Callable[[], None]) -> bool:
+        after_transaction(_underlying(connection), key, call)
+        return True
+
+    async def server(self, connection: Any) -> Hashable:
+        return (await address_of(_underlying(connection))).server
+
+    async def connector(self, connection: Any) -> Callable[[], Awaitable[Any]]:
+        return (await address_of(_underlying(connection))).connect
+
+    async def link(self, connection: Any) -> Link:
+        return await AsyncpgLink.take(connection)
+
+
+def _underlying(connection: Any) -> Any:
+    """Return the connection that a pool's proxy stands for, or the connection itself.
+
+    A proxy is a new object at each acquire and is cut off at release; what is known of a connection has to
+    outlive it. asyncpg has no public name for this: ``_con`` is the only private one that we use.
+    """
+    if isinstance(connection, PoolConnectionProxy):
+        return connection._con  # type: ignore[attr-defined]
+    return connection
+
 
 @contextmanager
 def _errors(table: str, schema_only: bool) -> Iterator[None]:
@@ -69,7 +99,8 @@ def _errors(table: str, schema_only: bool) -> Iterator[None]:
         if schema_only:
             raise
         if isinstance(exc, _LOST) or (isinstance(exc, asyncpg.InterfaceError) and _is_closed(exc)):
-            raise ConnectionLost(f"{table}: the database can't be reached: {exc or type(exc).__name__}") from exc
+            reason = str(exc) or type(exc).__name__
+            raise ConnectionLost(f"{table}: the database can't be reached: {reason}") from exc
         if isinstance(exc, (asyncpg.PostgresError, asyncpg.InterfaceError)):
             raise DatabaseError(f"{table}: {exc}") from exc
         raise
@@ -95,6 +126,6 @@ async def _acquire(pool: Any) -> AsyncIterator[Any]:
     with anyio.CancelScope(shield=True):
         try:
             await pool.release(connection, timeout=_RELEASE_TIMEOUT)
-        except (asyncio.TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             # asyncpg has closed the connection, and the pool makes a new one.
             pass

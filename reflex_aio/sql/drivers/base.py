@@ -4,28 +4,38 @@ A driver never holds SQL of its own for events or cursors: that is the dialect's
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, ClassVar
 
-__all__ = ["Driver", "Link", "Row"]
+__all__ = ["CannotNotify", "Driver", "Link", "Row"]
 
 Row = Sequence[Any]
 
 
+class CannotNotify(Exception):
+    """Raised by a :class:`Link` to a server that neither sends nor hears notifications, such as a standby."""
+
+
 class Link(ABC):
-    """A connection of the library's own, over which processes wake each other."""
+    """A connection of the library's own, over which processes wake each other.
+
+    What the client library raises passes through as it is, but for :class:`CannotNotify`. One call at a time.
+    """
+
+    direct: bool
+    """Whether it ends in the server itself. Through a pooler, LISTEN may succeed and nothing be heard."""
 
     @abstractmethod
-    async def listen(self, channel: str, heard: Callable[[str], None]) -> None:
-        """Call ``heard`` with the payload of each notification on ``channel``, until the link is closed."""
+    async def listen(self, channel: str, heard: Callable[[str, bool], None]) -> None:
+        """Call ``heard`` with each notification on ``channel`` from now on, until the link is closed.
+
+        It is given the payload, and whether this link sent it.
+        """
 
     @abstractmethod
     async def notify(self, channel: str, payloads: Sequence[str]) -> None:
-        """Send the payloads to everyone who listens on ``channel``, this link included.
-
-        :raises ConnectionLost: if the link is lost
-        """
+        """Send the payloads, in one statement, to everyone who listens on ``channel``, this link included."""
 
     @abstractmethod
     def on_lost(self, lost: Callable[[], None]) -> None:
@@ -33,7 +43,7 @@ class Link(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """End the link, within bounds; a link that is lost already too."""
+        """End the link, lost already or not, within about a second. Raises nothing but cancellation."""
 
 
 class Driver(ABC):
@@ -59,7 +69,7 @@ class Driver(ABC):
 
     @abstractmethod
     async def fetch(self, connection: Any, sql: str, *args: Any) -> Sequence[Row]:
-        """Run one statement on the caller's connection, in its transaction if there is one, and return its rows.
+        """Run one statement on the caller's connection, in its transaction if it has one; return its rows.
 
         What the client library raises passes through as it is: the caller's code for serialization failures,
         deadlocks and constraints looks for it.
@@ -82,30 +92,45 @@ class Driver(ABC):
     def acquire(self, pool: Any) -> AbstractAsyncContextManager[Any]:
         """Lend a connection of ``pool``, with no transaction open.
 
-        It is given back in every case, shielded from cancellation; after an error or a cancellation it is closed
-        rather than given back, unless it is certain that no statement is under way on it.
+        It is given back in every case, shielded from cancellation; after an error or a cancellation it is
+        closed rather than given back, unless it is certain that no statement is under way on it.
         """
 
     @abstractmethod
     def can_spare(self, pool: Any) -> bool:
-        """Tell whether a connection of ``pool`` may be kept a little longer: nobody waits, and it isn't closing."""
+        """Tell whether a connection of ``pool`` may be kept a little longer, as nobody waits for one."""
 
     # Wake-ups.
 
     @abstractmethod
     def after_transaction(self, connection: Any, key: Hashable, call: Callable[[], None]) -> bool:
-        """Call ``call`` once, soon after the transaction that ``connection`` is in has ended, or soon if there is none.
+        """Call ``call`` once, soon after the transaction that ``connection`` is in has ended.
 
-        Several calls under the same ``key`` in one transaction count as one. It is called after a rollback too, where
-        the client library can't tell; the connection may by then be back in its pool.
+        If it is in none, ``call`` is called at once. Several calls under the same ``key`` in one transaction
+        count as one. After a rollback too, where the client library can't tell; the connection may
+        by then be back in its pool.
 
         :return: whether the client library can tell at all; if not, nothing will be called
         """
 
     @abstractmethod
     async def server(self, connection: Any) -> Hashable:
-        """Return what names the server, database and user that ``connection`` is connected to and as."""
+        """Return what names the server, database and user that ``connection`` is connected to and as.
+
+        May run an empty statement on it, once in the connection's life; in an aborted transaction too.
+        """
 
     @abstractmethod
-    async def link(self, connection: Any) -> Callable[[], Any]:
-        """Return an async function that opens a new :class:`Link` to where ``connection`` is connected."""
+    async def connector(self, connection: Any) -> Callable[[], Awaitable[Any]]:
+        """Return an async function that opens a new connection like ``connection``.
+
+        It goes to the same server and database, as the same user, and may be called after ``connection`` was
+        closed. May run an empty statement on it, as :meth:`server`.
+        """
+
+    @abstractmethod
+    async def link(self, connection: Any) -> Link:
+        """Take over ``connection``, which must belong to no pool; it is closed in case of an error.
+
+        :raises TypeError: if it isn't a connection of its own
+        """
