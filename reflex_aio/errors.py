@@ -150,12 +150,10 @@ class TableNotFound(SchemaError):
     """Raised when a table does not exist, or not where the connection looks for it."""
 
     def __init__(self, *, table: str) -> None:
-        super().__init__(
-            table=table,
-            differences=[
-                "the table does not exist (create() makes it, ddl() is its text; mind the search path)"
-            ],
-        )
+        reason = "the table does not exist (create() makes it, ddl() is its text; mind the search path)"
+        if table != table.lower():
+            reason += "; names are quoted, so case counts"
+        super().__init__(table=table, differences=[reason])
 
 
 class TableRefused(ReflexError):

@@ -1,0 +1,157 @@
+"""PostgreSQL: making tables, and looking at those there are."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from reflex_aio.sql.dialects.schema import SchemaDialect
+from reflex_aio.sql.drivers.base import Driver
+from reflex_aio.sql.schema import (
+    CursorsSchema,
+    EventsSchema,
+    ExpectedColumn,
+    FoundColumn,
+    FoundTable,
+    Name,
+)
+
+__all__ = ["PostgresSchema"]
+
+_KINDS = {"r": "table", "p": "table", "v": "view", "m": "materialized view", "f": "foreign table"}
+
+# A partitioned table's unique index can't be on the id alone, unless it is partitioned by the id: it
+# counts if it begins with the id. A domain counts as the type that it is made of.
+_COLUMNS = """
+SELECT c.relkind::text, a.attname::text, format_type(coalesce(nullif(t.typbasetype, 0), t.oid), NULL),
+       NOT (a.attnotnull OR t.typnotnull),
+       a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL,
+       EXISTS (SELECT FROM pg_index i
+               WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate
+                 AND i.indpred IS NULL AND i.indkey[0] = a.attnum
+                 AND (i.indnkeyatts = 1 OR c.relkind = 'p'))
+FROM pg_class c
+LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+LEFT JOIN pg_type t ON t.oid = a.atttypid
+WHERE c.oid = to_regclass($1)
+ORDER BY a.attnum
+"""
+
+_INTEGERS = ("integer", "bigint")
+_TEXTS = ("text", "character varying")
+_CURSOR_TYPES = {"int": "bigint", "str": "text"}
+
+# The trigger and its function share this name; one function serves all tables of a schema.
+_WAKE = "reflex_aio_wake"
+
+# The payload is the one of reflex_aio.sql.hub, byte for byte.
+_WAKE_BODY = """
+DECLARE
+    payload text := TG_TABLE_SCHEMA || '.' || TG_TABLE_NAME;
+BEGIN
+    IF octet_length(convert_to(payload, 'UTF8')) > 200 THEN
+        payload := 'md5:' || md5(convert_to(payload, 'UTF8'));
+    END IF;
+    PERFORM pg_notify('reflex_aio', payload);
+    RETURN NULL;
+END
+""".strip()
+
+
+class PostgresSchema(SchemaDialect):
+    """Tables of PostgreSQL 14 or later."""
+
+    quote: ClassVar[str] = '"'
+
+    def ddl(self, schema: EventsSchema | CursorsSchema) -> str:
+        statements = [self._table(schema, "CREATE TABLE")]
+        if isinstance(schema, EventsSchema) and schema.trigger:
+            statements += [self._function(schema.table), self._trigger(schema.table)]
+        return "".join(f"{statement};\n" for statement in statements)
+
+    def create(self, schema: EventsSchema | CursorsSchema) -> str:
+        statements = f"{self._table(schema, 'CREATE TABLE IF NOT EXISTS')};\n"
+        if isinstance(schema, EventsSchema) and schema.trigger:
+            # Not OR REPLACE: that would lock out the writers of a table in use, whenever a service starts.
+            statements += (
+                f"IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgname = '{_WAKE}'"
+                f" AND tgrelid = '{schema.table.quoted(self.quote)}'::regclass) THEN\n"
+                f"{self._function(schema.table)};\n{self._trigger(schema.table)};\nEND IF;\n"
+            )
+        # IF NOT EXISTS alone fails when two services start at once: both find nothing, and one is refused.
+        lock = "PERFORM pg_advisory_xact_lock(hashtext('reflex_aio create'));\n"
+        return f"DO $create$ BEGIN\n{lock}{statements}END $create$"
+
+    def expected(self, schema: EventsSchema | CursorsSchema) -> Sequence[ExpectedColumn]:
+        if isinstance(schema, CursorsSchema):
+            cursors = schema.columns
+            return [
+                ExpectedColumn(cursors.id, _TEXTS, unique=True),
+                ExpectedColumn(cursors.last_event_id, _INTEGERS if schema.cursor_type == "int" else _TEXTS),
+                ExpectedColumn(cursors.updated_at, ("timestamp with time zone",), nullable=True),
+            ]
+        events = schema.columns
+        columns = [
+            ExpectedColumn(events.id, _INTEGERS, needs_default=True, unique=True),
+            ExpectedColumn(events.type, ("smallint", *_INTEGERS)),
+            ExpectedColumn(events.timestamp, ("timestamp with time zone",), needs_default=True),
+            ExpectedColumn(events.foreign_id, (*_TEXTS, "smallint", *_INTEGERS, "uuid")),
+        ]
+        if schema.metadata:
+            columns.append(ExpectedColumn(events.metadata, ("bytea",), nullable=True))
+        if schema.trace:
+            columns.append(ExpectedColumn(events.trace, ("bytea",), nullable=True))
+        return columns
+
+    async def found(self, driver: Driver, connection: Any, table: Name) -> FoundTable | None:
+        rows = await driver.fetch(connection, _COLUMNS, table.quoted(self.quote))
+        if not rows:
+            return None
+        kind: str = rows[0][0]
+        columns = [FoundColumn(*row[1:]) for row in rows if row[1] is not None]
+        return FoundTable(
+            _KINDS.get(kind, f"relation of kind {kind!r}"), {column.name: column for column in columns}
+        )
+
+    def _table(self, schema: EventsSchema | CursorsSchema, create: str) -> str:
+        columns = ",\n".join(
+            f"    {self.quote}{name}{self.quote} {kind}" for name, kind in self._columns(schema)
+        )
+        return f"{create} {schema.table.quoted(self.quote)} (\n{columns}\n)"
+
+    def _columns(self, schema: EventsSchema | CursorsSchema) -> list[tuple[str, str]]:
+        if isinstance(schema, CursorsSchema):
+            cursors = schema.columns
+            return [
+                (cursors.id, "text PRIMARY KEY"),
+                (cursors.last_event_id, f"{_CURSOR_TYPES[schema.cursor_type]} NOT NULL"),
+                (cursors.updated_at, "timestamptz NOT NULL DEFAULT now()"),
+            ]
+        events = schema.columns
+        columns = [
+            # ALWAYS: an id chosen by hand, below the head while its transaction is open, could be missed.
+            (events.id, "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY"),
+            (events.type, "integer NOT NULL"),
+            # Not now(), the beginning of the transaction: times are to follow ids, and the event of a long
+            # transaction isn't old when it is inserted.
+            (events.timestamp, "timestamptz NOT NULL DEFAULT clock_timestamp()"),
+            (events.foreign_id, f"{schema.foreign_id} NOT NULL"),
+        ]
+        if schema.metadata:
+            columns.append((events.metadata, "bytea"))
+        if schema.trace:
+            columns.append((events.trace, "bytea"))
+        return columns
+
+    def _function(self, table: Name) -> str:
+        return (
+            f"CREATE OR REPLACE FUNCTION {self._wake(table)}() RETURNS trigger LANGUAGE plpgsql AS $wake$\n"
+            f"{_WAKE_BODY}\n$wake$"
+        )
+
+    def _trigger(self, table: Name) -> str:
+        return (
+            f"CREATE TRIGGER {_WAKE} AFTER INSERT ON {table.quoted(self.quote)}\n"
+            f"    FOR EACH STATEMENT EXECUTE FUNCTION {self._wake(table)}()"
+        )
+
+    def _wake(self, table: Name) -> str:
+        return Name(_WAKE, table.schema).quoted(self.quote)

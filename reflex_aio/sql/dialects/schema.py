@@ -1,0 +1,64 @@
+"""What a dialect has to do to make tables, and to look at those there are."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+from typing import Any, ClassVar
+
+from reflex_aio.errors import TableNotFound
+from reflex_aio.sql.drivers.base import Driver
+from reflex_aio.sql.schema import CursorsSchema, EventsSchema, ExpectedColumn, FoundTable, Name, differences
+
+__all__ = ["SchemaDialect", "schema_dialect"]
+
+_DIALECTS = {"postgres": "PostgresSchema"}
+
+
+class SchemaDialect(ABC):
+    """The tables of one dialect. Has no state."""
+
+    quote: ClassVar[str]
+    """What stands around a quoted identifier."""
+
+    @abstractmethod
+    def ddl(self, schema: EventsSchema | CursorsSchema) -> str:
+        """Return the statements that make the table, for a migration."""
+
+    @abstractmethod
+    def create(self, schema: EventsSchema | CursorsSchema) -> str:
+        """Return one statement that makes the table if there is none. Several may run it at once."""
+
+    @abstractmethod
+    def expected(self, schema: EventsSchema | CursorsSchema) -> Sequence[ExpectedColumn]:
+        """Return the columns that are read and written."""
+
+    @abstractmethod
+    async def found(self, driver: Driver, connection: Any, table: Name) -> FoundTable | None:
+        """Return what the database has under the name ``table``, or ``None``."""
+
+    async def compare(
+        self, driver: Driver, connection: Any, schema: EventsSchema | CursorsSchema
+    ) -> list[str]:
+        """Return a line for each way in which the table isn't what ``schema`` says.
+
+        :raises TableNotFound: if there is no such table
+        """
+        found = await self.found(driver, connection, schema.table)
+        if found is None:
+            raise TableNotFound(table=str(schema.table))
+        return differences(found, self.expected(schema))
+
+
+@cache
+def schema_dialect(name: str) -> SchemaDialect:
+    """Return the tables of the dialect ``name``, which is a driver's ``dialect``.
+
+    :raises ValueError: if there is no such dialect
+    """
+    if name not in _DIALECTS:
+        raise ValueError(f"dialect {name!r} is not known: accepted is {' or '.join(map(repr, _DIALECTS))}")
+    dialect: SchemaDialect = getattr(
+        import_module(f"reflex_aio.sql.dialects.{name}_schema"), _DIALECTS[name]
+    )()
+    return dialect

@@ -1,0 +1,238 @@
+"""Names of tables and columns, and which of them a table has. The SQL made of them is the dialects'."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from typing import Literal
+
+__all__ = [
+    "CursorColumns",
+    "CursorType",
+    "CursorsSchema",
+    "EventColumns",
+    "EventsSchema",
+    "ExpectedColumn",
+    "ForeignIdType",
+    "FoundColumn",
+    "FoundTable",
+    "Name",
+    "differences",
+]
+
+CursorType = Literal["int", "str"]
+ForeignIdType = Literal["text", "bigint"]
+
+# PostgreSQL cuts longer names in silence; MySQL takes 64 characters.
+_LONGEST = 63
+
+
+def _check_identifier(text: str, what: str) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"{what} {text!r} is a {type(text).__name__}: accepted is a str")
+    # No dollars either: they could end a function's body. A leading digit is fine between quotes.
+    if not text or not f"_{text.replace('-', '_')}".isidentifier():
+        raise ValueError(f"{what} {text!r} is not accepted: a name has letters, digits, _ and - only")
+    if len(text.encode()) > _LONGEST:
+        raise ValueError(f"{what} {text!r} has {len(text.encode())} bytes: accepted are at most {_LONGEST}")
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """The name of a table, within a schema or wherever the connection's search path finds it.
+
+    Names are always quoted, so case counts: ``Users`` is not the table that ``CREATE TABLE Users`` makes,
+    which is ``users``.
+
+    :raises TypeError: if a part is no string
+    :raises ValueError: if a part has other characters than letters, digits, ``_`` and ``-``, or is longer
+        than 63 bytes
+    """
+
+    table: str
+    schema: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_identifier(self.table, "table name")
+        if self.schema is not None:
+            _check_identifier(self.schema, "schema name")
+
+    @classmethod
+    def parse(cls, text: str) -> "Name":
+        """Return the name that people write as ``table`` or ``schema.table``, without quotes.
+
+        :raises TypeError: if it is no string
+        :raises ValueError: if it isn't such a name
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"table name {text!r} is a {type(text).__name__}: accepted is a str")
+        schema, dot, table = text.rpartition(".")
+        if "." in schema:
+            raise ValueError(
+                f"table name {text!r} has more than one dot: accepted is 'table' or 'schema.table'"
+            )
+        return cls(table, schema if dot else None)
+
+    def quoted(self, quote: str) -> str:
+        """Return the name as SQL, each part between two of the dialect's ``quote`` characters."""
+        parts = (self.table,) if self.schema is None else (self.schema, self.table)
+        return ".".join(f"{quote}{part}{quote}" for part in parts)
+
+    def __str__(self) -> str:
+        return self.table if self.schema is None else f"{self.schema}.{self.table}"
+
+
+def _check_columns(columns: "EventColumns | CursorColumns") -> None:
+    names: tuple[str, ...] = astuple(columns)
+    for field, name in zip(fields(columns), names, strict=True):
+        _check_identifier(name, f"column name {field.name}=")
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"column name {name!r} is given to two columns: {columns}")
+
+
+@dataclass(frozen=True, slots=True)
+class EventColumns:
+    """The column names of an events table.
+
+    :raises TypeError: if a name is no string
+    :raises ValueError: if a name has characters that :class:`Name` refuses, or is given twice
+    """
+
+    id: str = "id"
+    type: str = "type"
+    timestamp: str = "timestamp"
+    foreign_id: str = "foreign_id"
+    metadata: str = "metadata"
+    trace: str = "trace"
+
+    def __post_init__(self) -> None:
+        _check_columns(self)
+
+
+@dataclass(frozen=True, slots=True)
+class CursorColumns:
+    """The column names of a cursors table.
+
+    :raises TypeError: if a name is no string
+    :raises ValueError: if a name has characters that :class:`Name` refuses, or is given twice
+    """
+
+    id: str = "id"
+    last_event_id: str = "last_event_id"
+    updated_at: str = "updated_at"
+
+    def __post_init__(self) -> None:
+        _check_columns(self)
+
+
+@dataclass(frozen=True, slots=True)
+class EventsSchema:
+    """What an events table looks like.
+
+    :param foreign_id: the type of foreign ids
+    :param metadata: whether there is a column for metadata
+    :param trace: whether there is a column for traces
+    :param trigger: whether a trigger wakes the streams, for writers that aren't Python
+    :raises ValueError: if ``foreign_id`` is none of the types accepted
+    """
+
+    table: Name
+    columns: EventColumns = EventColumns()
+    foreign_id: ForeignIdType = "text"
+    metadata: bool = False
+    trace: bool = False
+    trigger: bool = False
+
+    def __post_init__(self) -> None:
+        if self.foreign_id not in ("text", "bigint"):
+            raise ValueError(f"foreign_id {self.foreign_id!r} is not accepted: 'text' or 'bigint' is")
+
+
+@dataclass(frozen=True, slots=True)
+class CursorsSchema:
+    """What a cursors table looks like.
+
+    :param cursor_type: the type of cursors: integers, as of an events table, or opaque strings
+    :raises ValueError: if ``cursor_type`` is none of the types accepted
+    """
+
+    table: Name
+    columns: CursorColumns = CursorColumns()
+    cursor_type: CursorType = "int"
+
+    def __post_init__(self) -> None:
+        if self.cursor_type not in ("int", "str"):
+            raise ValueError(f"cursor_type {self.cursor_type!r} is not accepted: 'int' or 'str' is")
+
+
+@dataclass(frozen=True, slots=True)
+class FoundColumn:
+    """A column that a table has. ``type`` is named as the database names it."""
+
+    name: str
+    type: str
+    nullable: bool
+    has_default: bool
+    """Whether an insert may leave it out: it is an identity, generated, or has a default."""
+    unique: bool
+    """Whether an index keeps its values unique."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundTable:
+    """What the database has under a table's name. ``kind`` is ``"table"``, or what it is instead."""
+
+    kind: str
+    columns: Mapping[str, FoundColumn]
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedColumn:
+    """A column that a table should have, NOT NULL unless ``nullable``."""
+
+    name: str
+    types: Sequence[str]
+    nullable: bool = False
+    needs_default: bool = False
+    unique: bool = False
+
+
+def differences(found: FoundTable, expected: Sequence[ExpectedColumn]) -> list[str]:
+    """Return a line for each way in which a table isn't what is expected."""
+    if found.kind != "table":
+        return [f"it is a {found.kind}: accepted is a table"]
+    lines: list[str] = []
+    for wanted in expected:
+        column = found.columns.get(wanted.name)
+        lines += _missing(wanted, found) if column is None else _differing(column, wanted)
+    names = {wanted.name for wanted in expected}
+    for column in found.columns.values():
+        if column.name not in names and not column.nullable and not column.has_default:
+            lines.append(
+                f'column "{column.name}" is NOT NULL and has no default: inserts leave it out, and would fail'
+            )
+    return lines
+
+
+def _missing(wanted: ExpectedColumn, found: FoundTable) -> list[str]:
+    line = f'column "{wanted.name}" is missing: expected is {_either(wanted.types)}'
+    for name in found.columns:
+        if name.lower() == wanted.name.lower():
+            line += f' (there is "{name}": names are quoted, so case counts)'
+    return [line]
+
+
+def _differing(column: FoundColumn, wanted: ExpectedColumn) -> list[str]:
+    lines: list[str] = []
+    if column.type not in wanted.types:
+        lines.append(f'column "{column.name}" is {column.type}: accepted is {_either(wanted.types)}')
+    if column.nullable and not wanted.nullable:
+        lines.append(f'column "{column.name}" may be NULL: it should be NOT NULL')
+    if wanted.needs_default and not column.has_default:
+        lines.append(f'column "{column.name}" has no default, nor is it an identity: inserts leave it out')
+    if wanted.unique and not column.unique:
+        lines.append(f'column "{column.name}" is neither the primary key nor has a unique index')
+    return lines
+
+
+def _either(types: Sequence[str]) -> str:
+    return " or ".join([", ".join(types[:-1]), types[-1]] if len(types) > 1 else types)
