@@ -1,6 +1,7 @@
 """What every test shares: one plugin for each concern."""
 
 pytest_plugins = [
+    "pytester",
     "tests.fix_leaks",
     "tests.fix_servers",
     "tests.fix_databases",

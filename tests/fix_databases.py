@@ -70,7 +70,7 @@ async def _assert_nothing_left(admin: asyncpg.Connection, name: str) -> None:
         )
         return not left
 
-    await eventually(none_left, lambda: f"connections that the test left open: {left} have gone", within=3.0)
+    await eventually(none_left, lambda: f"the test closed its connections, but for {left}", within=3.0)
     prepared = await admin.fetch("SELECT gid, prepared FROM pg_prepared_xacts WHERE database = $1", name)
     assert not prepared, f"transactions that the test left prepared: {prepared}"
 

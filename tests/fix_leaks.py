@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -25,4 +26,15 @@ async def no_task_left() -> AsyncIterator[None]:
     left = asyncio.all_tasks() - before - {asyncio.current_task()}
     if left:
         _, left = await asyncio.wait(left, timeout=_GRACE)
-    assert not left, "tasks that the test left running:\n" + "\n".join(map(repr, left))
+    told = "\n".join(f"{task!r}, which waits at\n{_where(task)}" for task in left)
+    assert not left, f"tasks that the test left running:\n{told}"
+
+
+def _where(task: asyncio.Task[Any]) -> str:
+    """Each await that the task is in, the innermost last. (``Task.get_stack`` has the outermost alone.)"""
+    lines = []
+    coroutine: Any = task.get_coro()
+    while (frame := getattr(coroutine, "cr_frame", None)) is not None:
+        lines.append(f"  {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}")
+        coroutine = coroutine.cr_await
+    return "\n".join(lines)
