@@ -1,0 +1,108 @@
+"""The receiving end of one streaming call."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import grpc
+
+from reflex_aio.errors import StreamStopped
+from reflex_aio.event import Event
+from reflex_aio.rpc import names
+from reflex_aio.tasks import Tasks, asked_to_cancel
+
+# How many bytes of messages wait for their reader before no more are taken from the network. HTTP/2 holds as
+# many again.
+_READ_AHEAD = 64 * 1024
+
+
+class Receiver:
+    """Takes the messages of a call as they come, ahead of their reader by a bounded amount.
+
+    It has a task of its own, so that a read that is cancelled leaves the call as it is: grpc would cancel the
+    call too.
+
+    :param call: a call as the methods of a :class:`grpc.aio.Channel` return it
+    :param decode: returns the events in one message
+    :param tasks: those of the owner, who closes them after :meth:`cancel`
+    """
+
+    def __init__(
+        self,
+        call: grpc.aio.UnaryStreamCall[Any, Any],
+        decode: Callable[[Any], Iterable[Event]],
+        tasks: Tasks,
+    ) -> None:
+        self._call = call
+        self._decode = decode
+        self._messages: list[Any] = []
+        self._size = 0
+        self._end: Exception | None = None
+        self._opened = asyncio.Event()
+        self._arrived = asyncio.Event()
+        self._taken = asyncio.Event()
+        self._cursor: str | None = None
+        tasks.start(self._receive(), name="reflex_aio remote stream")
+
+    async def opened(self) -> str | None:
+        """Wait for the server to begin. Return the cursor that the stream starts after, if the server tells.
+
+        :raises grpc.aio.AioRpcError: if the call failed instead
+        :raises StreamStopped: if the channel was closed
+        """
+        await self._opened.wait()
+        if self._cursor is None and not self._messages and self._end is not None:
+            raise self._end
+        return self._cursor
+
+    async def read(self) -> list[Event]:
+        """Return the events that are there, waiting for the first.
+
+        :raises grpc.aio.AioRpcError: if the call has ended and all its events were returned
+        :raises MalformedMessage: if a message isn't what the protocol says
+        :raises StreamStopped: if the channel was closed, or the server ended the call without a reason
+        """
+        while not self._messages:
+            if self._end is not None:
+                raise self._end
+            self._arrived.clear()
+            await self._arrived.wait()
+        messages, self._messages, self._size = self._messages, [], 0
+        self._taken.set()
+        return [event for message in messages for event in self._decode(message)]
+
+    def cancel(self) -> None:
+        """End the call. The task ends with it."""
+        self._call.cancel()
+
+    async def _receive(self) -> None:
+        try:
+            self._end = await self._receive_all()
+        except asyncio.CancelledError:
+            # Also raised by a read under which the channel is closed, where nobody asked for it.
+            self._end = StreamStopped("the channel of the event stream was closed")
+            if asked_to_cancel():
+                raise
+        except Exception as exc:
+            self._end = exc
+        finally:
+            self._opened.set()
+            self._arrived.set()
+
+    async def _receive_all(self) -> Exception:
+        metadata = await self._call.initial_metadata()
+        if (cursor := dict(metadata).get(names.CURSOR_KEY)) is not None:
+            assert isinstance(cursor, bytes)  # by the key's suffix
+            self._cursor = cursor.decode()
+            self._opened.set()
+        while True:
+            message: Any = await self._call.read()
+            if message is grpc.aio.EOF:
+                return StreamStopped("the server has ended the event stream without a reason")
+            self._messages.append(message)
+            self._size += len(message) if isinstance(message, bytes) else message.ByteSize()
+            self._opened.set()
+            self._arrived.set()
+            while self._size >= _READ_AHEAD:
+                self._taken.clear()
+                await self._taken.wait()

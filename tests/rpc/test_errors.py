@@ -1,0 +1,278 @@
+"""Whatever goes wrong at one end is the right error at the other, and says no more than it should."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+
+from reflex_aio import (
+    ConnectionLost,
+    CursorAhead,
+    MemoryEvents,
+    MessageTooLarge,
+    RemoteError,
+    StreamStopped,
+    UnknownStream,
+    is_expected,
+    pb,
+)
+from reflex_aio.rpc import RemoteSource, StreamServer, channel_options, server_options
+from reflex_aio.rpc.names import STREAM_METHOD
+from tests.fix_processes import Spawn
+from tests.rpc.serving import Watched, ids, serving, some_events, started, take
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.fixture(params=[True, False], ids=["pages", "single"])
+def pages(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+async def test_an_unknown_stream_is_refused(pages: bool) -> None:
+    async with serving(StreamServer({"users": MemoryEvents(), "payments": MemoryEvents()})) as channel:
+        for name, message in (("user", "no stream named 'user'"), (None, "has several streams")):
+            source = RemoteSource(channel, name, pages=pages)
+            with pytest.raises(UnknownStream, match=message) as refused:
+                async with source.stream() as stream:
+                    await anext(stream)
+            assert refused.value.name == name
+            with pytest.raises(UnknownStream, match=message):
+                await source.head()
+
+
+async def test_a_negative_lag_is_refused_by_the_server() -> None:
+    request = pb.StreamRequest(options=pb.StreamOptions(lag=pb.Duration(seconds=-5)))
+    async with serving(StreamServer(MemoryEvents())) as channel:
+        method: grpc.aio.UnaryStreamMultiCallable[pb.StreamRequest, bytes] = channel.unary_stream(
+            STREAM_METHOD, pb.StreamRequest.SerializeToString
+        )
+        call = method(request)
+        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert await call.details() == "lag -5.0 is out of range: accepted is a number of seconds from 0"
+
+
+async def test_an_unexpected_error_is_logged_in_the_server_and_kept_there(
+    pages: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    failure = ZeroDivisionError("password=hunter2")
+    async with serving(StreamServer(Watched(await some_events(2), failure))) as channel:
+        source = RemoteSource(channel, pages=pages)
+        async with source.stream() as stream:
+            assert ids(await take(stream, 2)) == [1, 2]
+            with pytest.raises(RemoteError) as failed:
+                await anext(stream)
+        assert failed.value.code == "INTERNAL"
+        assert "hunter2" not in repr(failed.value) + repr(failed.value.__cause__)
+        assert not is_expected(failed.value)
+        with pytest.raises(RemoteError):
+            await source.head()
+    logged = [record for record in caplog.records if record.name == "reflex_aio.rpc.server"]
+    assert [record.exc_info[1] for record in logged if record.exc_info] == [failure, failure]
+    caplog.clear()
+
+
+async def test_a_cancellation_that_nobody_asked_for_ends_the_call_with_an_error(
+    pages: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched = Watched(MemoryEvents(), asyncio.CancelledError())
+    async with (
+        serving(StreamServer(watched)) as channel,
+        RemoteSource(channel, pages=pages).stream() as stream,
+    ):
+        with pytest.raises(RemoteError):
+            await anext(stream)
+    caplog.clear()
+
+
+@pytest.mark.parametrize(
+    ("failure", "raised", "message"),
+    [
+        (StreamStopped(), StreamStopped, "has been stopped"),
+        (ConnectionLost("host=db1 password=hunter2"), ConnectionLost, "lost the source"),
+        (
+            CursorAhead(table="users", cursor="9", last="7"),
+            RemoteError,
+            "FAILED_PRECONDITION: users: cursor 9",
+        ),
+        (MessageTooLarge("too large"), RemoteError, "RESOURCE_EXHAUSTED: too large"),
+    ],
+)
+async def test_an_error_of_the_source_is_that_of_the_client(
+    pages: bool, failure: Exception, raised: type[Exception], message: str
+) -> None:
+    async with (
+        serving(StreamServer(Watched(MemoryEvents(), failure))) as channel,
+        RemoteSource(channel, pages=pages).stream() as stream,
+    ):
+        with pytest.raises(raised, match=message) as failed:
+            await anext(stream)
+    assert "hunter2" not in str(failed.value)
+
+
+async def test_a_stream_that_failed_goes_on_after_its_last_event_when_read_again(pages: bool) -> None:
+    events = await some_events(2)
+    watched = Watched(events, StreamStopped())
+    async with (
+        serving(StreamServer(watched)) as channel,
+        RemoteSource(channel, pages=pages).stream() as stream,
+    ):
+        await take(stream, 2)
+        with pytest.raises(StreamStopped):
+            await anext(stream)
+        watched.failure = None
+        await events.insert(3, 1)
+        assert ids(await take(stream, 1)) == [3]
+
+
+async def test_a_server_that_is_not_there_is_an_expected_error(pages: bool, unused_tcp_port: int) -> None:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{unused_tcp_port}") as channel:
+        source = RemoteSource(channel, pages=pages)
+        with pytest.raises(ConnectionLost) as lost:
+            async with source.stream() as stream:
+                await anext(stream)
+        assert is_expected(lost.value)
+        with pytest.raises(ConnectionLost):
+            await source.head()
+
+
+async def test_a_server_that_is_killed_under_a_read_is_an_expected_error(pages: bool, spawn: Spawn) -> None:
+    child = await spawn(serve_three_events)
+    port = await child.line()
+    async with (
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+        RemoteSource(channel, pages=pages).stream() as stream,
+    ):
+        await take(stream, 3)
+        read = asyncio.create_task(take(stream, 1))
+        await child.kill()
+        with pytest.raises(ConnectionLost) as lost:
+            await read
+        assert is_expected(lost.value)
+
+
+async def serve_three_events() -> None:
+    server = grpc.aio.server(options=server_options())
+    StreamServer(await some_events(3)).add_to(server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(port, flush=True)
+    await server.wait_for_termination()
+
+
+async def test_a_channel_that_is_closed_under_a_read_stops_the_stream(pages: bool) -> None:
+    async with (
+        serving(StreamServer(MemoryEvents())) as channel,
+        RemoteSource(channel, pages=pages).stream(from_head=True) as stream,
+    ):
+        read = asyncio.create_task(take(stream, 1))
+        await asyncio.sleep(0)
+        await channel.close()
+        with pytest.raises(StreamStopped, match="channel of the event stream was closed"):
+            await read
+
+
+async def test_a_channel_closed_under_one_reader_does_not_cancel_its_siblings(pages: bool) -> None:
+    watched = Watched(MemoryEvents())
+    async with serving(StreamServer(watched)) as channel:
+
+        async def read() -> str:
+            async with RemoteSource(channel, pages=pages).stream(from_head=True) as stream:
+                with pytest.raises(StreamStopped):
+                    await anext(stream)
+            return "stopped"
+
+        async with asyncio.TaskGroup() as group:
+            reads = [group.create_task(read()) for _ in range(2)]
+            await eventually(lambda: watched.open == 2, "both streams to be open")
+            await channel.close()
+        assert [read.result() for read in reads] == ["stopped", "stopped"]
+
+
+async def test_an_event_larger_than_a_message_may_be_names_the_option(pages: bool) -> None:
+    events = MemoryEvents()
+    await events.insert(1, 1)
+    await events.insert(2, 1, metadata=bytes(5 << 20))
+    async with (
+        serving(StreamServer(events)) as channel,
+        RemoteSource(channel, pages=pages).stream("1") as stream,
+    ):
+        with pytest.raises(MessageTooLarge, match=r"grpc\.max_receive_message_length"):
+            await anext(stream)
+
+
+async def test_the_option_that_it_names_lets_the_event_pass(pages: bool) -> None:
+    events = MemoryEvents()
+    await events.insert(1, 1, metadata=bytes(5 << 20))
+    server = grpc.aio.server()
+    streams = StreamServer(events)
+    streams.add_to(server)
+    async with (
+        started(server) as target,
+        grpc.aio.insecure_channel(target, channel_options(max_message=6 << 20)) as channel,
+        RemoteSource(channel, pages=pages).stream() as stream,
+    ):
+        assert len((await anext(stream)).metadata or b"") == 5 << 20
+
+
+async def test_a_message_larger_than_the_server_may_send_names_the_option(pages: bool) -> None:
+    events = MemoryEvents()
+    await events.insert(1, 1, metadata=bytes(2000))
+    server = grpc.aio.server(options=server_options(max_message=1000))
+    streams = StreamServer(events)
+    streams.add_to(server)
+    async with (
+        started(server) as target,
+        grpc.aio.insecure_channel(target) as channel,
+        RemoteSource(channel, pages=pages).stream() as stream,
+    ):
+        with pytest.raises(MessageTooLarge, match=r"grpc\.max_send_message_length"):
+            await anext(stream)
+
+
+@asynccontextmanager
+async def raw_server(*messages: bytes) -> AsyncIterator[grpc.aio.Channel]:
+    """A server that answers with ``messages`` to whatever is asked of it, and ends the call with OK."""
+
+    async def stream(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        await context.send_initial_metadata((("reflex-cursor-bin", b""),))
+        for message in messages:
+            await context.write(message)
+
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_stream_rpc_method_handler(stream)
+    server = grpc.aio.server()
+    for service, method in (("reflexpb.Reflex", "Stream"), ("reflexaio.v1.ReflexPages", "StreamPages")):
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
+    async with started(server) as target, grpc.aio.insecure_channel(target) as channel:
+        yield channel
+
+
+async def test_what_a_server_sends_that_is_no_event_is_an_error(pages: bool) -> None:
+    async with (
+        raw_server(b"\xff") as channel,
+        RemoteSource(channel, pages=pages).stream() as stream,
+    ):
+        with pytest.raises(RemoteError, match="no event"):
+            await anext(stream)
+
+
+async def test_a_call_that_ends_without_a_reason_stops_the_stream(pages: bool) -> None:
+    async with raw_server() as channel, RemoteSource(channel, pages=pages).stream() as stream:
+        with pytest.raises(StreamStopped, match="without a reason"):
+            await anext(stream)
+
+
+async def test_a_lost_source_is_logged_without_a_stack(caplog: pytest.LogCaptureFixture) -> None:
+    async with (
+        serving(StreamServer(Watched(MemoryEvents(), ConnectionLost("db1 is gone")))) as channel,
+        RemoteSource(channel).stream() as stream,
+    ):
+        with pytest.raises(ConnectionLost):
+            await anext(stream)
+    [record] = [record for record in caplog.records if record.name == "reflex_aio.rpc.server"]
+    assert (record.levelno, record.exc_info) == (logging.WARNING, None)
+    assert "db1 is gone" in record.getMessage()
