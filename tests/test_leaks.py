@@ -43,7 +43,9 @@ def test_a_transaction_left_prepared_is_an_error(suite: pytest.Pytester) -> None
 
 
 def test_a_test_that_hangs_fails_and_says_where(suite: pytest.Pytester) -> None:
-    result = failure(suite, "await asyncio.Event().wait()\ntest_it = pytest.mark.timeout(1)(test_it)")
+    result = failure(
+        suite, "await asyncio.Event().wait()\ntest_it = pytest.mark.timeout(1, func_only=True)(test_it)"
+    )
     result.stdout.fnmatch_lines(["*Timeout (>1.0s)*"])
     result.stdout.fnmatch_lines(["*test_it.py:* in test_it*", "*locks.py:* in Event.wait*"])
 
