@@ -57,6 +57,9 @@ class Hooks:
     def listener_ready(self) -> None:
         """A connection listens for wake-ups."""
 
+    def listener_silent(self) -> None:
+        """LISTEN succeeds but nothing is heard, as behind a pooler in transaction mode: streams poll."""
+
     def notify_failed(self, error: BaseException) -> None:
         """Other processes could not be told of new events; they will find them by polling."""
 

@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from reflex_aio.sql.hub import close_hubs
 from tests.fix_servers import PostgresServer
 from tests.waiting import eventually
 
@@ -49,6 +50,7 @@ async def database(
     finally:
         await admin.close()
     yield database
+    await close_hubs()
     admin = await asyncpg.connect(postgres_server.dsn)
     try:
         await _assert_nothing_left(admin, database.name)

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from reflex_aio.sql.hub import close_hubs
+
 # Seconds for tasks that are already ending, like those of a closed gRPC channel.
 _GRACE = 1.0
 
@@ -23,6 +25,8 @@ async def no_task_left() -> AsyncIterator[None]:
     """Fail if a task that was made in the test, or in its fixtures, is still running when they have ended."""
     before = asyncio.all_tasks()
     yield
+    # They would rest by themselves, after a while.
+    await close_hubs()
     left = asyncio.all_tasks() - before - {asyncio.current_task()}
     if left:
         _, left = await asyncio.wait(left, timeout=_GRACE)

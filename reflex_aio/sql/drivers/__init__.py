@@ -26,7 +26,9 @@ def driver_of_connection(connection: object) -> Driver:
     if driver is not None and driver.is_connection(connection):
         return driver
     if driver is not None and driver.is_pool(connection):
-        raise TypeError(f"{_named(connection)} is a pool: pass a connection: async with pool.acquire() as connection")
+        raise TypeError(
+            f"{_named(connection)} is a pool: pass a connection: async with pool.acquire() as connection"
+        )
     raise TypeError(f"{_named(connection)} is no connection: accepted is {_ACCEPTED}")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations  # asyncpg.Connection takes a parameter in it
 
 import asyncio
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import suppress
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
@@ -93,8 +92,10 @@ async def _learn(connection: Any) -> Address:
 
     with connection.query_logger(learn):
         # Takes no snapshot and starts nothing. Not execute(), which fails on an empty statement.
-        with suppress(asyncpg.InFailedSQLTransactionError):
+        try:
             await connection.fetch("")
+        except asyncpg.InFailedSQLTransactionError:
+            pass
     return await learned
 
 
@@ -105,8 +106,9 @@ class AsyncpgLink(Link):
     """A raw asyncpg connection that was taken over."""
 
     def __init__(self, connection: asyncpg.Connection[asyncpg.Record], pid: int) -> None:
-        self._connection = connection
+        self.connection = connection
         self._pid = pid
+        self._notify: asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record] | None = None
         self._lost: Callable[[], None] | None = None
         # A pooler gives its clients process ids of its own making.
         self.direct = pid == connection.get_server_pid()
@@ -129,19 +131,25 @@ class AsyncpgLink(Link):
             heard(str(payload), pid == self._pid)
 
         try:
-            await self._connection.add_listener(channel, notified)
+            await self.connection.add_listener(channel, notified)
         except asyncpg.ReadOnlySQLTransactionError as exc:
             raise CannotNotify(str(exc)) from exc
 
     async def notify(self, channel: str, payloads: Sequence[str]) -> None:
         try:
-            await self._connection.execute(_NOTIFY, channel, payloads)
+            if not self.direct:
+                await self.connection.fetch(_NOTIFY, channel, payloads)
+                return
+            # Prepared, it takes one round trip; behind a pooler it would have to be where it was prepared.
+            if self._notify is None:
+                self._notify = await self.connection.prepare(_NOTIFY)
+            await self._notify.fetch(channel, payloads)
         except asyncpg.ReadOnlySQLTransactionError as exc:
             raise CannotNotify(str(exc)) from exc
 
     def on_lost(self, lost: Callable[[], None]) -> None:
         self._lost = lost
-        self._connection.add_termination_listener(self._ended)
+        self.connection.add_termination_listener(self._ended)
 
     def _ended(self, connection: object) -> None:
         lost, self._lost = self._lost, None
@@ -151,7 +159,7 @@ class AsyncpgLink(Link):
     async def close(self) -> None:
         self._lost = None
         try:
-            await self._connection.close(timeout=_CLOSE_TIMEOUT)
+            await self.connection.close(timeout=_CLOSE_TIMEOUT)
         except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             # A statement is under way, or the server is silent: asyncpg has cut the connection.
             pass

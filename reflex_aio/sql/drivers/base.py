@@ -23,6 +23,9 @@ class Link(ABC):
     What the client library raises passes through as it is, but for :class:`CannotNotify`. One call at a time.
     """
 
+    connection: Any
+    """The connection that was taken over."""
+
     direct: bool
     """Whether it ends in the server itself. Through a pooler, LISTEN may succeed and nothing be heard."""
 

@@ -1,0 +1,207 @@
+"""One link's life: it sends what is to be told, hears what others tell, and notices when nothing is heard."""
+
+import asyncio
+import logging
+import math
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from reflex_aio.errors import ConnectionLost
+from reflex_aio.hooks import Hooks
+from reflex_aio.sql.drivers.base import Link
+from reflex_aio.sql.notifier import CHANNEL, LocalNotifier
+
+__all__ = ["Exchange", "Periods", "Traffic"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Periods:
+    """How long a hub waits for what, in seconds.
+
+    :param idle: a link that nobody needs is kept for so long
+    :param ping: a link on which nothing is heard for so long is tested
+    :param answer: a statement, or a ping on its way back, may take so long
+    :param coalesce: notifications that follow within this time are sent together
+    :param silent: a link that hears nothing is tried anew after this time
+    :raises ValueError: if one isn't greater than 0
+    """
+
+    idle: float = 30.0
+    ping: float = 10.0
+    answer: float = 5.0
+    coalesce: float = 0.005
+    silent: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} {getattr(self, name)} is not a number of seconds greater than 0")
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What a hub has to tell, and who wants to hear; it outlives each link. Times are the event loop's."""
+
+    local: LocalNotifier = field(default_factory=LocalNotifier)
+    unsent: set[str] = field(default_factory=set)
+    told_at: float = -math.inf
+    left_at: float = -math.inf
+    warned: bool = False
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def tell(self, payload: str, now: float) -> None:
+        self.unsent.add(payload)
+        self.told_at = now
+        self.changed.set()
+
+    def needed_until(self, idle: float, *, listening: bool = False) -> float:
+        """Return when a link is of no more use. One that only listens is none to those who only tell."""
+        if self.local.subscribed:
+            return math.inf
+        return (self.left_at if listening else max(self.left_at, self.told_at)) + idle
+
+
+class Exchange:
+    """What is done over one link. All in one task: a link takes one statement at a time.
+
+    :param ask: sends a payload over another connection than ``link``
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        traffic: Traffic,
+        periods: Periods,
+        *,
+        ask: Callable[[str], Awaitable[None]],
+        hooks: Hooks,
+    ) -> None:
+        self._link, self._traffic, self._periods, self._hooks = link, traffic, periods, hooks
+        self._ask_elsewhere = ask
+        # A table's payload has a dot, or begins with "md5:": no table is called this.
+        self._ping = f"ping:{secrets.token_hex(8)}"
+        self._listening = False
+        self._heard_at = -math.inf
+        self._asked_at: float | None = None
+        self._silent_since: float | None = None
+        self._sent_at = -math.inf
+        self._lost = False
+        self.worked = False
+        """Whether the link has proved to be of use."""
+
+    async def run(self) -> None:
+        """Return when the link isn't needed any more, or another one is to be tried.
+
+        :raises ConnectionLost: if it was lost
+        :raises CannotNotify: if the server doesn't send notifications
+        :raises TimeoutError: if a statement took too long
+        :raises Exception: what else the client library raises
+        """
+        self._link.on_lost(self._on_lost)
+        now = asyncio.get_running_loop().time
+        while True:
+            self._traffic.changed.clear()
+            if self._lost:
+                raise ConnectionLost("the server ended the connection")
+            if self._traffic.local.subscribed and not self._listening:
+                await self._listen()
+            if self._traffic.unsent and now() >= self._sent_at + self._periods.coalesce:
+                await self._send()
+                self._sent_at = now()
+            if self._listening:
+                await self._test(now())
+            until = self._due()
+            if until is None:
+                return
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._traffic.changed.wait()
+            except TimeoutError:
+                pass
+
+    def _due(self) -> float | None:
+        """Return when there is something to do next, as far as is known; None if the link is done with."""
+        times = []
+        if self._traffic.unsent:
+            times.append(self._sent_at + self._periods.coalesce)
+        else:
+            done_at = self._traffic.needed_until(self._periods.idle, listening=self._listening)
+            if self._silent_since is not None:
+                done_at = min(done_at, self._silent_since + self._periods.silent)
+            if done_at <= asyncio.get_running_loop().time():
+                return None
+            times.append(done_at)
+        if self._asked_at is not None:
+            times.append(self._asked_at + self._periods.answer)
+        elif self._listening and self._silent_since is None:
+            times.append(self._heard_at + self._periods.ping)
+        return min(times)
+
+    async def _send(self) -> None:
+        sending = set(self._traffic.unsent)
+        self._traffic.unsent.clear()
+        try:
+            async with asyncio.timeout(self._periods.answer):
+                await self._link.notify(CHANNEL, sorted(sending))
+        except BaseException:
+            self._traffic.unsent |= sending
+            raise
+        self.worked = True
+
+    async def _listen(self) -> None:
+        async with asyncio.timeout(self._periods.answer):
+            await self._link.listen(CHANNEL, self._heard)
+        self._listening = True
+        # What was told before this moment was told to nobody.
+        self._traffic.local.notify_all()
+        self._asked_at = asyncio.get_running_loop().time()
+        if self._link.direct:
+            await self._ask()
+        else:
+            # A pooler may happen to run our ping on the one server connection that has our LISTEN still, and
+            # to hand on the answer: only what another connection says proves anything.
+            await self._ask_elsewhere(self._ping)
+
+    async def _ask(self) -> None:
+        async with asyncio.timeout(self._periods.answer):
+            await self._link.notify(CHANNEL, [self._ping])
+
+    async def _test(self, now: float) -> None:
+        """Ping when it is time, and judge what comes back."""
+        if self._asked_at is None:
+            if self._silent_since is None and now >= self._heard_at + self._periods.ping:
+                self._asked_at = now
+                await self._ask()
+        elif now >= self._asked_at + self._periods.answer:
+            if self._heard_at > -math.inf:
+                raise ConnectionLost("the connection that listens has fallen silent")
+            self._asked_at, self._silent_since = None, now
+            self._hooks.listener_silent()
+            if not self._traffic.warned:
+                self._traffic.warned = True
+                logger.warning(
+                    "nothing is heard through LISTEN, as behind a pooler in transaction mode: streams find"
+                    " events of other processes by polling. EventsTable(..., notifier=Hub(connect=...)) wakes"
+                    " them at once, where connect goes to the server itself"
+                )
+
+    def _heard(self, payload: str, own: bool) -> None:
+        if payload == self._ping:
+            if self._heard_at == -math.inf:
+                self._hooks.listener_ready()
+            self.worked = True
+            self._asked_at = self._silent_since = None
+            self._heard_at = asyncio.get_running_loop().time()
+            self._traffic.changed.set()
+        elif not own:
+            # Our own were told in this process before they were sent.
+            if self._heard_at > -math.inf:
+                self._heard_at = asyncio.get_running_loop().time()
+            self._traffic.local.notify(payload)
+
+    def _on_lost(self) -> None:
+        self._lost = True
+        self._traffic.changed.set()

@@ -1,0 +1,289 @@
+"""The hub of a database: it wakes the streams of this process, and tells and hears other processes.
+
+An event loop has one hub per server, database and user. It starts by itself with the first insert or stream,
+on a connection of its own, and rests when it has had nothing to do for a while, or when the loop ends.
+"""
+
+import asyncio
+import contextvars
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Self
+from weakref import WeakKeyDictionary, WeakSet
+
+from reflex_aio.backoff import Backoff
+from reflex_aio.hooks import Hooks, installed
+from reflex_aio.sql.drivers import driver_of_connection
+from reflex_aio.sql.drivers.base import CannotNotify, Driver, Link
+from reflex_aio.sql.exchange import Exchange, Periods, Traffic
+from reflex_aio.sql.notifier import CHANNEL, payload_of
+from reflex_aio.tasks import Tasks
+
+__all__ = ["Hub", "close_hubs", "hub_of"]
+
+logger = logging.getLogger(__name__)
+
+# Seconds that opening a connection may take, whoever opens it.
+_CONNECT_TIMEOUT = 15.0
+
+# Seconds for the last notifications of a loop or hub that ends.
+_FAREWELL_TIMEOUT = 1.0
+
+# A hub that was cancelled starts again after so many seconds, if still needed. A loop that lives on gets it
+# back; one that ends cancels every task once, and a new task would be left behind in it.
+_RESTART_DELAY = 1.0
+
+
+class Hub:
+    """The notifier of one database: wakes streams of this process at once, and those of others by NOTIFY.
+
+    Tables use a hub that makes itself, with the parameters of the connections that they are given. Make one
+    where that won't do, as behind a pooler in transaction mode, or where only you can get a fresh password::
+
+        async with Hub(lambda: asyncpg.connect(direct_dsn)) as hub:
+            users = EventsTable("users", notifier=hub)
+
+    While it is entered, it also serves the tables that name no notifier, on connections to the same address,
+    database and user as its own. A pooler's address is not that of the server behind it: there, name it.
+
+    A hub belongs to one event loop at a time. It is for speed alone: whatever happens to it, streams poll.
+
+    :param connect: opens a connection that belongs to no pool: an async function of nothing
+    :param periods: how long is waited for what
+    :param backoff: the delays between tries to connect
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Any]],
+        *,
+        periods: Periods | None = None,
+        backoff: Backoff | None = None,
+        hooks: Hooks | None = None,
+    ) -> None:
+        self._connect = connect
+        self._periods = Periods() if periods is None else periods
+        self._backoff = Backoff() if backoff is None else backoff
+        self._hooks = installed() if hooks is None else hooks
+        self._traffic = Traffic()
+        self._tasks = Tasks()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._restart: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._refused = False
+        self._key: Hashable = None
+        _everywhere.add(self)
+
+    async def __aenter__(self) -> Self:
+        """Connect once, to find out for whom this is the hub.
+
+        :raises Exception: what ``connect`` raises
+        """
+        async with self._linked() as link:
+            driver = driver_of_connection(link.connection)
+            self._key = await _key_of(driver, link.connection)
+        self._closed = False
+        _hubs_here()[self._key] = self
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        hubs = _hubs_here()
+        if hubs.get(self._key) is self:
+            del hubs[self._key]
+        await self.aclose()
+
+    def notify(self, table: str) -> None:
+        """Wake the streams of ``table``, here before this returns, in other processes within milliseconds."""
+        payload = payload_of(table)
+        loop = self._bind()
+        self._traffic.local.notify(payload)
+        self._traffic.tell(payload, loop.time())
+        self._start()
+
+    def subscribe(self, table: str, wake: Callable[[], None]) -> Callable[[], None]:
+        """Call ``wake`` on each notification for ``table`` from now on; return the function that ends this.
+
+        What happens until the connection listens is made up for by a call then, as after each reconnect.
+        """
+        loop = self._bind()
+        traffic = self._traffic
+        leave = traffic.local.subscribe(payload_of(table), wake)
+        traffic.changed.set()
+        self._start()
+
+        def unsubscribe() -> None:
+            leave()
+            traffic.left_at = loop.time()
+            traffic.changed.set()
+
+        return unsubscribe
+
+    async def aclose(self) -> None:
+        """Send what is still to be sent, within a second, and close the connection.
+
+        Subscribers are still woken from within this event loop; other processes find events by polling.
+        """
+        self._closed = True
+        if self._restart is not None:
+            self._restart.cancel()
+            self._restart = None
+        await self._tasks.aclose()
+
+    def _bind(self) -> asyncio.AbstractEventLoop:
+        """Return the running loop, and belong to it from now on.
+
+        :raises RuntimeError: if the hub is in use in another loop
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None and not self._loop.is_closed() and (self._keeper or self._restart):
+                raise RuntimeError("this hub is in use in another event loop: a loop needs a hub of its own")
+            self._forget()
+            self._loop = loop
+        return loop
+
+    def _start(self) -> None:
+        if self._keeper is None and self._restart is None and not self._closed:
+            self._traffic.changed = asyncio.Event()
+            # In an empty context: the hub outlives the request that happens to start it.
+            self._keeper = contextvars.Context().run(self._tasks.start, self._keep(), name="reflex_aio hub")
+
+    def _needed(self, now: float) -> bool:
+        return self._traffic.needed_until(self._periods.idle) > now
+
+    async def _keep(self) -> None:
+        """Have a link as long as it is needed."""
+        loop = asyncio.get_running_loop()
+        delays = self._backoff.delays()
+        failing = False
+        try:
+            while self._needed(loop.time()):
+                exchange: Exchange | None = None
+                try:
+                    async with self._linked() as link:
+                        exchange = Exchange(
+                            link, self._traffic, self._periods, ask=self._tell_elsewhere, hooks=self._hooks
+                        )
+                        failing = False
+                        await exchange.run()
+                except CannotNotify as error:
+                    failing = True
+                    await self._rest_refused(error)
+                except Exception as error:
+                    failing = True
+                    if exchange is not None and exchange.worked:
+                        delays = self._backoff.delays()
+                    await self._rest(error, next(delays))
+        except asyncio.CancelledError:
+            if self._traffic.unsent and not failing:
+                await self._farewell()
+            if not self._closed and self._needed(loop.time()):
+                self._restart = loop.call_later(_RESTART_DELAY, self._restarted)
+            raise
+        finally:
+            self._traffic.unsent.clear()
+            self._keeper = None
+
+    def _restarted(self) -> None:
+        self._restart = None
+        self._start()
+
+    async def _rest(self, error: Exception, delay: float) -> None:
+        if self._traffic.unsent:
+            self._hooks.notify_failed(error)
+        if self._traffic.local.subscribed:
+            self._hooks.listener_lost(error, delay)
+        logger.warning("wake-ups are down, retrying in %.1f s: %s", delay, str(error) or type(error).__name__)
+        await asyncio.sleep(delay)
+
+    async def _rest_refused(self, error: CannotNotify) -> None:
+        self._traffic.unsent.clear()
+        if not self._refused:
+            self._refused = True
+            logger.warning("this server can't wake streams, which poll: %s", error)
+        # It may be promoted.
+        await asyncio.sleep(self._periods.silent)
+
+    async def _farewell(self) -> None:
+        with suppress(Exception):
+            async with asyncio.timeout(_FAREWELL_TIMEOUT), self._linked() as link:
+                await link.notify(CHANNEL, sorted(self._traffic.unsent))
+
+    async def _tell_elsewhere(self, payload: str) -> None:
+        async with asyncio.timeout(self._periods.answer), self._linked() as link:
+            await link.notify(CHANNEL, [payload])
+
+    @asynccontextmanager
+    async def _linked(self) -> AsyncIterator[Link]:
+        async with asyncio.timeout(_CONNECT_TIMEOUT):
+            connection = await self._connect()
+            link = await driver_of_connection(connection).link(connection)
+        try:
+            yield link
+        finally:
+            await link.close()
+
+    def _forget(self) -> None:
+        """Leave behind what belongs to a loop that ended, or to the process that this one was forked from."""
+        if self._keeper is not None:
+            # Kept alive on purpose: to finalize the parent's connection here would disturb it there.
+            _left_behind.append((self._tasks, self._keeper))
+        self._tasks = Tasks()
+        self._loop = self._keeper = self._restart = None
+        self._traffic = Traffic()
+
+
+async def hub_of(driver: Driver, connection: Any) -> Hub:
+    """Return this event loop's hub for where ``connection`` is connected, and as whom.
+
+    Costs no round trip but for the first time that a connection is met.
+    """
+    key = await _key_of(driver, connection)
+    hub = _hubs_here().get(key)
+    if hub is None:
+        connect = await driver.connector(connection)
+        hub = _hubs_here().setdefault(key, Hub(connect))
+    return hub
+
+
+async def close_hubs() -> None:
+    """Close the hubs of this event loop, but for those that are entered; new ones are made when needed."""
+    hubs = _hubs_here()
+    for key, hub in tuple(hubs.items()):
+        if hub._key is None:
+            del hubs[key]
+            await hub.aclose()
+
+
+async def _key_of(driver: Driver, connection: Any) -> Hashable:
+    return driver.name, await driver.server(connection)
+
+
+def _hubs_here() -> dict[Hashable, Hub]:
+    loop = asyncio.get_running_loop()
+    hubs = _hubs.get(loop)
+    if hubs is None:
+        for other in tuple(_hubs):
+            if other.is_closed():
+                # A hub refers to its loop, which keeps both in the mapping.
+                _hubs.pop(other, None)
+        hubs = _hubs[loop] = {}
+    return hubs
+
+
+def _forked() -> None:
+    _left_behind.append(dict(_hubs))
+    _hubs.clear()
+    for hub in tuple(_everywhere):
+        hub._forget()
+
+
+_hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, Hub]] = WeakKeyDictionary()
+_everywhere: WeakSet[Hub] = WeakSet()
+_left_behind: list[object] = []
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

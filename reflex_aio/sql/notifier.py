@@ -1,0 +1,88 @@
+"""How streams learn of new events: the protocol, and the notifier that stays within the process."""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+__all__ = ["CHANNEL", "LocalNotifier", "Notifier", "payload_of"]
+
+logger = logging.getLogger(__name__)
+
+CHANNEL = "reflex_aio"
+"""The one channel of NOTIFY for all tables of a database."""
+
+# Longer ones are hashed, in the trigger's DDL too. PostgreSQL refuses payloads of 8,000 bytes and more.
+_PAYLOAD_MAX = 200
+
+
+class Notifier(Protocol):
+    """Tells streams that a table may have new events.
+
+    Implement it to wake streams by means of your own, such as a message broker, and give it to
+    ``EventsTable(..., notifier=)``. Tables are named ``schema.table``. Both methods are called from the event
+    loop. Streams poll as well: a notification that is lost costs time, but no event.
+    """
+
+    def notify(self, table: str) -> None:
+        """Tell that there may be new events in ``table``. Must not block or raise; any call is harmless."""
+        ...
+
+    def subscribe(self, table: str, wake: Callable[[], None]) -> Callable[[], None]:
+        """Call ``wake`` on each notification for ``table`` from now on, of other processes too.
+
+        ``wake`` is called in the event loop of the caller; it doesn't block.
+
+        :return: the function that ends the subscription; calling it again does nothing
+        """
+        ...
+
+
+class LocalNotifier:
+    """Wakes the streams of one event loop when events are inserted in that loop.
+
+    For a service that is alone with its database, and for tests. Other processes find the events by polling.
+    """
+
+    def __init__(self) -> None:
+        self._wakes: dict[str, dict[object, Callable[[], None]]] = {}
+
+    @property
+    def subscribed(self) -> bool:
+        """Whether there is any subscription."""
+        return bool(self._wakes)
+
+    def notify(self, table: str) -> None:
+        """Wake the subscribers of ``table``, before this returns."""
+        for wake in tuple(self._wakes.get(table, {}).values()):
+            try:
+                wake()
+            except Exception:
+                # The writer is not to blame, and the other subscribers are to be woken.
+                logger.exception("a subscriber of %s failed to wake", table)
+
+    def notify_all(self) -> None:
+        """Wake every subscriber: anything may have happened."""
+        for table in tuple(self._wakes):
+            self.notify(table)
+
+    def subscribe(self, table: str, wake: Callable[[], None]) -> Callable[[], None]:
+        """Call ``wake`` on each notification for ``table`` from now on; return what ends the subscription."""
+        key = object()
+        self._wakes.setdefault(table, {})[key] = wake
+
+        def unsubscribe() -> None:
+            wakes = self._wakes.get(table, {})
+            wakes.pop(key, None)
+            if not wakes:
+                self._wakes.pop(table, None)
+
+        return unsubscribe
+
+
+def payload_of(table: str) -> str:
+    """Return what is sent on :data:`CHANNEL` for ``schema.table``: the name itself, or its hash if long."""
+    encoded = table.encode()
+    if len(encoded) <= _PAYLOAD_MAX:
+        return table
+    return "md5:" + hashlib.md5(encoded, usedforsecurity=False).hexdigest()
