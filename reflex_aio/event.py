@@ -19,8 +19,9 @@ _MICROSECOND = timedelta(microseconds=1)
 class Event(msgspec.Struct, frozen=True, gc=False):
     """A change of state: which row (``foreign_id``) changed, and how (``type``).
 
-    ``id`` is the event's place in its stream and the cursor that stands after it. ``timestamp_us`` is the time of the
-    change in microseconds since 1970, UTC. ``metadata`` and ``trace`` are ``None`` where nothing was stored.
+    ``id`` is the event's place in its stream and the cursor that stands after it. ``timestamp_us`` is the
+    time of the change in microseconds since 1970, UTC. ``metadata`` and ``trace`` are ``None`` where nothing
+    was stored. The constructor takes the stored values as they are; :meth:`new` checks them.
 
     The struct isn't tracked by the garbage collector: a subclass may add scalars, never containers.
     """
@@ -48,10 +49,19 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         :raises ValueError: if ``timestamp`` has no time zone, or a value is out of its range
         :raises TypeError: if a value has the wrong type
         """
-        if timestamp.tzinfo is None:
+        if not isinstance(timestamp, datetime):
+            raise TypeError(f"timestamp {timestamp!r} is a {_name(timestamp)}: accepted is an aware datetime")
+        if timestamp.utcoffset() is None:
             raise ValueError(f"timestamp has no time zone: {timestamp!r}; accepted is an aware datetime")
-        foreign_id, type = check_foreign_id(foreign_id), check_type(type)
-        return cls(str(id), type, foreign_id, (timestamp - _EPOCH) // _MICROSECOND, metadata, trace)
+        _check_bytes(metadata=metadata, trace=trace)
+        return cls(
+            _text("event id", "what its source calls it", id),
+            check_type(type),
+            check_foreign_id(foreign_id),
+            (timestamp - _EPOCH) // _MICROSECOND,
+            metadata,
+            trace,
+        )
 
     @property
     def timestamp(self) -> datetime:
@@ -60,21 +70,21 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def id_int(self) -> int | None:
-        """``id`` as an integer, or ``None`` if it isn't one."""
+        """The integer that ``id`` is the text of, or ``None`` if it is no integer's."""
         return _as_int(self.id)
 
     @property
     def foreign_id_int(self) -> int | None:
-        """``foreign_id`` as an integer, or ``None`` if it isn't one."""
+        """The integer that ``foreign_id`` is the text of, or ``None`` if it is no integer's."""
         return _as_int(self.foreign_id)
 
     @property
     def is_noop(self) -> bool:
-        """Whether this is a placeholder for an id that was never committed. Streams leave these out by default."""
+        """Whether this is a placeholder for an id that was never committed: streams leave these out."""
         return self.foreign_id == NOOP_FOREIGN_ID and self.type == NOOP_TYPE
 
 
-def check_type(type: int) -> int:
+def check_type(type: object) -> int:
     """Return an event type as a plain integer.
 
     :raises TypeError: if it is no integer
@@ -87,27 +97,17 @@ def check_type(type: int) -> int:
     return int(type)
 
 
-def check_foreign_id(foreign_id: str | int) -> str:
+def check_foreign_id(foreign_id: object) -> str:
     """Return a foreign id as a string.
 
     :raises TypeError: if it is neither a string nor an integer
     :raises ValueError: if it is empty, or holds a NUL, which databases don't store
     """
-    if isinstance(foreign_id, str):
-        if not foreign_id or "\0" in foreign_id:
-            raise ValueError(
-                f"foreign id {foreign_id!r} is empty or holds a NUL: accepted is the id of the changed row"
-            )
-        return str(foreign_id)
-    if not isinstance(foreign_id, int) or isinstance(foreign_id, bool):
-        raise TypeError(
-            f"foreign id {foreign_id!r} is a {_name(foreign_id)}: accepted is the id of the changed row, a str or int"
-        )
-    return str(int(foreign_id))
+    return _text("foreign id", "the id of the changed row", foreign_id)
 
 
 def check_event(
-    foreign_id: str | int, type: int, metadata: bytes | None = None, trace: bytes | None = None
+    foreign_id: object, type: object, metadata: object = None, trace: object = None
 ) -> tuple[str, int]:
     """Return the foreign id and type of an event that is to be inserted, as they are stored.
 
@@ -119,17 +119,35 @@ def check_event(
         raise ValueError(
             "foreign id 0 with type 0 marks a noop, which streams leave out: use another type or id"
         )
-    for what, value in (("metadata", metadata), ("trace", trace)):
+    _check_bytes(metadata=metadata, trace=trace)
+    return stored
+
+
+def _check_bytes(**values: object) -> None:
+    for what, value in values.items():
         if value is not None and not isinstance(value, bytes):
             raise TypeError(f"{what} is a {_name(value)}: accepted is bytes or None")
-    return stored
+
+
+def _text(what: str, meaning: str, value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        # Of an IntEnum too, whatever its own __str__ says.
+        return str(int(value))
+    if not isinstance(value, str):
+        raise TypeError(f"{what} {value!r} is a {_name(value)}: accepted is {meaning}, a str or int")
+    if not value or "\0" in value:
+        raise ValueError(f"{what} {value!r} is empty or holds a NUL: accepted is {meaning}")
+    # Of an enum of strings too, for which str() would give the member's name.
+    return str.__str__(value)
 
 
 def _as_int(text: str) -> int | None:
     try:
-        return int(text)
+        number = int(text)
     except ValueError:
         return None
+    # int() also reads " 7", "+7", "007", "1_000" and the digits of other scripts, which are other ids.
+    return number if str(number) == text else None
 
 
 def _name(value: object) -> str:
