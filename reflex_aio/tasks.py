@@ -1,7 +1,8 @@
-"""Background tasks that belong to an object. The one core module that knows asyncio.
+"""Background tasks that belong to an object, and asyncio's kind of cancellation.
 
-An object that is closed in another task than it was opened in, or in no particular order, can't hold a task group open
-in between; it owns plain tasks instead, and its ``aclose`` ends them.
+The one core module that knows asyncio. An object that is closed in another task than it was opened in, or in
+no particular order, can't hold a task group open in between; it owns plain tasks instead, and its ``aclose``
+ends them.
 """
 
 import asyncio
@@ -9,7 +10,9 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["Tasks", "asked_to_cancel"]
+import anyio
+
+__all__ = ["Tasks", "asked_to_cancel", "shielded", "times_asked_to_cancel"]
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +26,7 @@ class Tasks:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
-        """Run ``work`` in the background. Whatever it raises is logged, and raised to those who await the task."""
+        """Run ``work`` in the background. What it raises is logged, and raised to whoever awaits the task."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -31,26 +34,70 @@ class Tasks:
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("background task %s failed", task.get_name(), exc_info=error)
+        _log_failure(task)
 
     async def aclose(self) -> None:
-        """Cancel the tasks and wait until each has ended, also when the caller is cancelled meanwhile."""
-        tasks = self._tasks - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
+        """Cancel the tasks and wait until each has ended, also when the caller is cancelled meanwhile.
+
+        A task among them may call this too: it goes on itself. Tasks may be started again afterwards.
+        """
+        caller = asyncio.current_task()
+        if caller in self._tasks:
+            # Not shielded: another aclose may have cancelled this task, and wait for it.
+            await self._end(caller)
+        else:
+            await shielded(self._end(caller))
+
+    async def _end(self, caller: asyncio.Task[Any] | None) -> None:
+        # Again and again, as a task that ends may start another one.
+        while tasks := self._tasks - {caller}:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+
+async def shielded(work: Coroutine[Any, Any, T]) -> T:
+    """Do ``work`` to its end; raise a cancellation of the caller that comes meanwhile only then.
+
+    A shield of anyio's holds off the cancellations of anyio's scopes, but not those of asyncio:
+    ``task.cancel()``, ``asyncio.timeout``, ``asyncio.TaskGroup``. So on asyncio the work is done in a task of
+    its own. It has to be bounded in time.
+    """
+    with anyio.CancelScope(shield=True):
+        if _current_task() is None:
+            return await work
+        task = asyncio.create_task(work)
         interrupted: asyncio.CancelledError | None = None
-        while tasks:
+        while not task.done():
             try:
-                _, tasks = await asyncio.wait(tasks)
+                await asyncio.wait([task])
             except asyncio.CancelledError as exc:
                 interrupted = exc
-                tasks = {task for task in tasks if not task.done()}
-        if interrupted is not None:
-            raise interrupted
+    if interrupted is not None:
+        _log_failure(task)
+        raise interrupted
+    return task.result()
 
 
 def asked_to_cancel() -> bool:
     """Tell whether the current task was asked to cancel, rather than met a CancelledError from below."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    return times_asked_to_cancel() > 0
+
+
+def times_asked_to_cancel() -> int:
+    """Return how often the current task was asked to cancel; 0 where there is no asyncio."""
+    task = _current_task()
+    return 0 if task is None else task.cancelling()
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        # Not on asyncio.
+        return None
+
+
+def _log_failure(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("background task %s failed", task.get_name(), exc_info=error)
