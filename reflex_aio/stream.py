@@ -1,19 +1,25 @@
 """Streams of events, and the sources that they come from."""
 
+import logging
 import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Protocol, Self, TypeVar, runtime_checkable
 
 import anyio
 
 from reflex_aio.errors import StreamClosed
 from reflex_aio.event import Event
+from reflex_aio.tasks import shielded
 
 __all__ = ["EventStream", "Source", "StreamOptions"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +28,7 @@ class StreamOptions:
 
     :param from_head: start after the head, whatever cursor is given
     :param to_head: end after the head, instead of waiting for further events
-    :param lag: deliver an event once it is this old, in seconds; the head is then the newest event already so old
+    :param lag: deliver an event once it is this old, in seconds; the head is then the newest event that is
     :raises ValueError: if ``lag`` is negative, or not finite
     :raises TypeError: if a value has the wrong type
     """
@@ -32,16 +38,17 @@ class StreamOptions:
     lag: float | None = None
 
     def __post_init__(self) -> None:
-        if self.lag is None:
+        flag: object
+        for what, flag in (("from_head", self.from_head), ("to_head", self.to_head)):
+            if not isinstance(flag, bool):
+                raise TypeError(f"{what} {flag!r} is a {type(flag).__name__}: accepted is a bool")
+        lag: object = self.lag
+        if lag is None:
             return
-        if isinstance(self.lag, bool) or not isinstance(self.lag, (int, float)):
-            raise TypeError(
-                f"lag {self.lag!r} is a {type(self.lag).__name__}: accepted is a number of seconds or None"
-            )
-        if not 0 <= self.lag < math.inf:
-            raise ValueError(
-                f"lag {self.lag} is out of range: accepted is a number of seconds from 0, or None"
-            )
+        if isinstance(lag, bool) or not isinstance(lag, (int, float)):
+            raise TypeError(f"lag {lag!r} is a {type(lag).__name__}: accepted is a number of seconds or None")
+        if not 0 <= lag < math.inf:
+            raise ValueError(f"lag {lag} is out of range: accepted is a number of seconds from 0, or None")
 
 
 class EventStream(ABC):
@@ -53,11 +60,11 @@ class EventStream(ABC):
             async for event in stream:
                 ...
 
-    Entering the stream opens it: the head that ``from_head`` and ``to_head`` speak of is the one at that moment. A
-    stream that isn't entered is opened by its first read. One task reads at a time; any task may close the stream, and
-    a read that waits meanwhile raises :class:`~reflex_aio.errors.StreamClosed`, as every later one does. A read that is
-    cancelled loses nothing: the next one goes on after the last event that was handed out. With ``to_head`` the
-    iteration ends after the head; no other stream ends by itself.
+    Entering the stream opens it: the head that ``from_head`` and ``to_head`` speak of is the one at that
+    moment. A stream that isn't entered is opened by its first read. One task reads at a time; any task may
+    close the stream, and a read that waits meanwhile raises :class:`~reflex_aio.errors.StreamClosed`, as
+    every later one does. A read that is cancelled loses nothing: the next one goes on after the last event
+    that was handed out. With ``to_head`` the iteration ends after the head; no other stream ends by itself.
 
     Those who implement a source override :meth:`_open`, :meth:`_read` and :meth:`_close`.
     """
@@ -67,7 +74,7 @@ class EventStream(ABC):
         self._last: Event | None = None
         self._ready: Iterator[Event] = iter(())
         self._opened = False
-        self._closing: anyio.Event | None = None
+        self._closed: anyio.Event | None = None
         self._busy: anyio.CancelScope | None = None
         self._idle: anyio.Event | None = None
         self._events: AsyncGenerator[Event, None] | None = None
@@ -75,78 +82,84 @@ class EventStream(ABC):
 
     @abstractmethod
     async def _open(self) -> str:
-        """Make ready to read, and return the cursor to start after, with ``from_head`` resolved."""
+        """Make ready to read, and return the cursor to start after, with ``from_head`` resolved.
+
+        Called once more after it was cancelled or has raised.
+        """
 
     @abstractmethod
     async def _read(self) -> Sequence[Event]:
         """Return the next events, at least one, or an empty sequence after the head of a ``to_head`` stream.
 
-        May be cancelled at any await, and called again: it must go on after the last page that it returned.
+        Called once more after it was cancelled or has raised: it must go on after the last page that it
+        returned. Called after the end too.
         """
 
     @abstractmethod
     async def _close(self) -> None:
-        """Give back everything that the stream holds. Called once, with no read under way, shielded."""
+        """Give back everything that the stream holds; not much, if it was never opened.
+
+        Called once, with no open or read under way, shielded, and on asyncio in a task of its own.
+        """
 
     @property
     def cursor(self) -> str:
-        """The cursor after the last event handed out one by one; before that, the one that the stream starts after."""
+        """The cursor after the last event handed out; before that, the one that the stream starts after."""
         return self._after if self._last is None else self._last.id
 
     async def __aenter__(self) -> Self:
         try:
             await self._guarded(self._ensure_open)
-        except BaseException:
-            await self.aclose()
+        except BaseException as exc:
+            await self.__aexit__(type(exc), exc, exc.__traceback__)
             raise
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.aclose()
+        try:
+            await self.aclose()
+        except Exception:
+            if exc is None:
+                raise
+            # What the body raised is the one to raise: a cancellation must not be lost.
+            logger.exception("%r could not be closed", self)
 
     def __aiter__(self) -> Self:
         return self
 
     def __anext__(self) -> Awaitable[Event]:
-        # Not a coroutine function: at a million events a second, one more frame per event is what costs most.
+        # Not a coroutine function: at a million events a second, a further frame is what costs most.
         return self._next()
 
     async def read_page(self) -> Sequence[Event]:
-        """Return all events that are ready, waiting for the first; an empty sequence at the end of the stream.
+        """Return all events that are ready, waiting for the first; an empty sequence at the stream's end.
 
         :raises StreamClosed: if the stream was closed
         """
-        ready = list(self._ready)
-        if not ready:
-            ready = list(await self._guarded(self._read_opened))
-        if ready:
-            self._last = ready[-1]
-        return ready
+        page: Sequence[Event] = list(self._ready)
+        if not page:
+            page = await self._guarded(self._read_opened)
+        if page:
+            self._last = page[-1]
+        return page
 
     async def aclose(self) -> None:
-        """Close the stream and wait until it holds nothing any more. May be called twice, and from any task."""
-        with anyio.CancelScope(shield=True):
-            if self._closing is not None:
-                await self._closing.wait()
-                return
-            self._closing = anyio.Event()
+        """Close the stream and wait until it holds nothing any more, also if cancelled meanwhile.
+
+        May be called twice, and from any task.
+        """
+        if self._closed is None:
+            self._closed = anyio.Event()
             self._ready = iter(())
             self._next = self._refuse
-            if self._busy is not None:
-                self._idle = anyio.Event()
-                self._busy.cancel()
-                await self._idle.wait()
-            elif self._events is not None:
-                await self._events.aclose()
-            try:
-                await self._close()
-            finally:
-                self._closing.set()
+            await shielded(self._finish(self._closed))
+        else:
+            await shielded(self._closed.wait())
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
-        if getattr(self, "_opened", False) and self._closing is None:
+        if getattr(self, "_opened", False) and self._closed is None:
             _warn(
                 f"{self!r} was never closed: use it in an 'async with'",
                 ResourceWarning,
@@ -156,7 +169,7 @@ class EventStream(ABC):
 
     def _start(self) -> Awaitable[Event]:
         self._events = self._flow()
-        # Set before the first step, so that a second reader meets the running generator rather than one of its own.
+        # Set before the first step, so that a second reader meets this generator rather than one of its own.
         self._next = self._events.__anext__
         return self._next()
 
@@ -175,7 +188,7 @@ class EventStream(ABC):
                 self._ready = iter(page)
         finally:
             # A generator that ended, by a cancelled read say, would end the iteration in silence.
-            if self._closing is None:
+            if self._closed is None:
                 self._next = self._start
 
     async def _read_opened(self) -> Sequence[Event]:
@@ -187,19 +200,35 @@ class EventStream(ABC):
             self._after = await self._open()
             self._opened = True
 
-    async def _guarded(self, work: Callable[[], Any]) -> Any:
-        if self._closing is not None:
+    async def _guarded(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do ``work``, which a close in another task ends with StreamClosed."""
+        if self._closed is not None:
             raise StreamClosed
         if self._busy is not None:
             raise RuntimeError("the stream is being read by another task: one task reads a stream at a time")
         try:
             with anyio.CancelScope() as self._busy:
-                return await work()
+                done = await work()
+                # Of a read that was past cancelling nothing is handed out any more.
+                if self._closed is None:
+                    return done
         finally:
             self._busy = None
             if self._idle is not None:
                 self._idle.set()
         raise StreamClosed
+
+    async def _finish(self, closed: anyio.Event) -> None:
+        try:
+            if self._busy is not None:
+                self._idle = anyio.Event()
+                self._busy.cancel()
+                await self._idle.wait()
+            if self._events is not None:
+                await self._events.aclose()
+            await self._close()
+        finally:
+            closed.set()
 
 
 @runtime_checkable
