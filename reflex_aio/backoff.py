@@ -1,5 +1,6 @@
 """How long to wait before the next try."""
 
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ __all__ = ["Backoff"]
 class Backoff:
     """Exponential backoff with equal jitter: each delay is between half of its bound and the bound.
 
-    Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015. Half of the bound is kept, so that a
-    service that is down is never hammered by a run of short delays.
+    Half of the bound is kept, so that a service that is down is never hammered by a run of short delays.
+    Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
 
     :param initial: the first bound, in seconds
     :param maximum: the greatest bound, in seconds
@@ -25,12 +26,12 @@ class Backoff:
     factor: float = 2.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.initial <= self.maximum:
+        if not 0 < self.initial <= self.maximum < math.inf:
             raise ValueError(
-                f"accepted is 0 < initial <= maximum, not initial={self.initial}, maximum={self.maximum}"
+                f"initial={self.initial}, maximum={self.maximum}: accepted is 0 < initial <= maximum < inf"
             )
-        if not self.factor >= 1:
-            raise ValueError(f"factor {self.factor} is less than 1")
+        if not 1 <= self.factor < math.inf:
+            raise ValueError(f"factor {self.factor} is out of range: accepted is 1 <= factor < inf")
 
     def delays(self) -> Iterator[float]:
         """Yield the delays before the second try, the third and so on, in seconds, without end."""

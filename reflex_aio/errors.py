@@ -19,11 +19,12 @@
     ├── TableRefused           the table's ids can't be streamed without missing events
     └── TableReplaced          the table or its id sequence was replaced under a stream
 
-Wrong arguments are :class:`ValueError` or :class:`TypeError`. Names without the ``Error`` suffix are signals or
-states that a healthy system meets now and then.
+Wrong arguments are :class:`ValueError` or :class:`TypeError`. Names without the ``Error`` suffix are signals
+or states that a healthy system meets now and then.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 __all__ = [
     "ConnectionLost",
@@ -48,6 +49,10 @@ __all__ = [
 
 class ReflexError(Exception):
     """The base of every exception that this package raises on its own account."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Most constructors take keywords, where copying and pickling would pass on the message.
+        return _restored, (type(self), self.args, self.__dict__)
 
 
 class StreamStopped(ReflexError):
@@ -85,8 +90,8 @@ class CursorAhead(ReflexError):
 
     def __init__(self, *, table: str, cursor: str, last: str) -> None:
         super().__init__(
-            f"{table}: cursor {cursor} is ahead of the table, whose last id is {last or 'none'}: was the table truncated"
-            " or restored, or is this another table's cursor? Rewind the consumer to an id that the table holds"
+            f"{table}: cursor {cursor} is ahead of the table, whose last id is {last or 'none'}: was it"
+            " truncated or restored, or is this another table's cursor? Rewind the consumer to an id that it holds"
         )
         self.table, self.cursor, self.last = table, cursor, last
 
@@ -139,7 +144,7 @@ class DatabaseError(ReflexError):
 
 
 class SchemaError(ReflexError):
-    """Raised when a table isn't what its table object says. ``differences`` has a line for each difference."""
+    """Raised when a table isn't what its table object says. ``differences`` has a line for each."""
 
     def __init__(self, *, table: str, differences: Sequence[str]) -> None:
         super().__init__(f"{table}: " + "; ".join(differences))
@@ -167,7 +172,8 @@ class TableRefused(ReflexError):
 class TableReplaced(ReflexError):
     """Raised when a table or its id sequence was dropped, replaced or restarted under a stream.
 
-    Ids that were handed out may now stand for other events: the cursors of the table's consumers are to be set anew.
+    Ids that were handed out may now stand for other events: the cursors of the table's consumers are to be
+    set anew.
     """
 
     def __init__(self, *, table: str, what: str) -> None:
@@ -178,5 +184,11 @@ class TableReplaced(ReflexError):
 
 
 def is_expected(error: BaseException) -> bool:
-    """Tell whether ``error`` is part of normal operation, such as a server that restarts, rather than a fault."""
+    """Tell whether ``error`` is part of normal operation, such as a server's restart, rather than a fault."""
     return isinstance(error, (StreamStopped, ConnectionLost))
+
+
+def _restored(kind: type[ReflexError], args: tuple[Any, ...], state: dict[str, Any]) -> ReflexError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
