@@ -35,11 +35,13 @@ class MemoryEvents:
         :raises TypeError: if a value has the wrong type
         :raises ValueError: if a value is out of its range
         """
-        foreign_id, type = check_event(foreign_id, type, metadata, trace)
+        stored_id, stored_type = check_event(foreign_id, type, metadata, trace)
         event_id = str(len(self._events) + 1)
-        self._events.append(
-            Event(event_id, type, foreign_id, round(self._clock() * 1_000_000), metadata, trace)
-        )
+        now = round(self._clock() * 1_000_000)
+        if self._events:
+            # Also where the clock is set back: the bisection of _old_enough needs the order.
+            now = max(now, self._events[-1].timestamp_us)
+        self._events.append(Event(event_id, stored_type, stored_id, now, metadata, trace))
         inserted, self._inserted = self._inserted, anyio.Event()
         inserted.set()
         return event_id
@@ -47,7 +49,13 @@ class MemoryEvents:
     def stream(
         self, after: str = "", *, from_head: bool = False, to_head: bool = False, lag: float | None = None
     ) -> EventStream:
-        """Return a stream of the events after the cursor ``after``. See :class:`~reflex_aio.stream.Source`."""
+        """Return a stream of the events after the cursor ``after``.
+
+        See :class:`~reflex_aio.stream.Source`.
+
+        :raises InvalidCursor: if ``after`` is no event id
+        :raises CursorAhead: when the stream is opened, if ``after`` is beyond the newest event
+        """
         return _MemoryStream(self, _position(after), StreamOptions(from_head, to_head, lag))
 
     async def head(self) -> str:
@@ -65,8 +73,9 @@ class MemoryEvents:
         """Wait until there may be a further event after ``position`` that is ``lag`` seconds old."""
         if position == len(self._events):
             await self._inserted.wait()
-        elif lag:
-            await anyio.sleep(max(0.0, self._events[position].timestamp_us / 1_000_000 + lag - self._clock()))
+        else:
+            due = self._events[position].timestamp_us / 1_000_000 + (lag or 0.0)
+            await anyio.sleep(max(0.0, due - self._clock()))
 
 
 class _MemoryStream(EventStream):
@@ -95,21 +104,21 @@ class _MemoryStream(EventStream):
         else:
             while (end := source._old_enough(lag)) <= self._position:
                 await source._next(self._position, lag)
-        page = [event for event in source._events[self._position : min(end, self._position + _PAGE)]]
+        page = source._events[self._position : min(end, self._position + _PAGE)]
         self._position += len(page)
         return page
 
     async def _close(self) -> None:
-        self._position = 0
+        """Nothing is held."""
 
 
 class MemoryCursorStore:
     """Cursors in a dictionary.
 
-    :param cursors: the cursors to begin with, by consumer
+    :param cursors: the cursors to begin with, by consumer; event ids may be integers
     """
 
-    def __init__(self, cursors: Mapping[str, str] = {}) -> None:
+    def __init__(self, cursors: Mapping[str, str | int] = {}) -> None:
         self._cursors = {name: str(cursor) for name, cursor in cursors.items()}
 
     async def get(self, name: str) -> str:
@@ -117,7 +126,11 @@ class MemoryCursorStore:
         return self._cursors.get(name, "")
 
     async def set(self, name: str, cursor: str, *, expected: str | None = None) -> None:
-        """Move the cursor of the consumer ``name`` forward. See :class:`~reflex_aio.cursor.CursorStore`."""
+        """Move the cursor of the consumer ``name`` forward. See :class:`~reflex_aio.cursor.CursorStore`.
+
+        :raises TypeError: if ``cursor`` is no string
+        """
+        _check_cursor(cursor)
         stored = self._cursors.get(name, "")
         if expected is not None and stored != expected:
             raise CursorConflict(consumer=name, stored=stored, given=cursor, expected=expected)
@@ -126,7 +139,11 @@ class MemoryCursorStore:
         self._cursors[name] = cursor
 
     async def rewind(self, name: str, cursor: str) -> None:
-        """Set the cursor of the consumer ``name`` to any place, also before where it is."""
+        """Set the cursor of the consumer ``name`` to any place, also before where it is.
+
+        :raises TypeError: if ``cursor`` is no string
+        """
+        _check_cursor(cursor)
         self._cursors[name] = cursor
 
     async def flush(self) -> None:
@@ -137,9 +154,14 @@ class MemoryCursorStore:
         return dict(self._cursors)
 
 
+def _check_cursor(cursor: object) -> None:
+    if not isinstance(cursor, str):
+        raise TypeError(f"cursor {cursor!r} is a {type(cursor).__name__}: accepted is a str")
+
+
 def _order(cursor: str) -> tuple[int, str]:
     # Integers by their value, other cursors as text: "10" comes after "9".
-    return (int(cursor), "") if cursor.isdecimal() else (0, cursor)
+    return (int(cursor), "") if _is_number(cursor) else (0, cursor)
 
 
 def _cursor(position: int) -> str:
@@ -149,6 +171,10 @@ def _cursor(position: int) -> str:
 def _position(cursor: str) -> int:
     if cursor == "":
         return 0
-    if not isinstance(cursor, str) or not cursor.isascii() or not cursor.isdecimal():
+    if not _is_number(cursor):
         raise InvalidCursor(cursor, 'an event id, which is a string of digits, or "" for the beginning')
     return int(cursor)
+
+
+def _is_number(cursor: object) -> bool:
+    return isinstance(cursor, str) and cursor.isascii() and cursor.isdecimal()
