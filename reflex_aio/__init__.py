@@ -1,7 +1,7 @@
 """Events for mutable SQL tables, streamed in order to every consumer: asyncio-native, on PostgreSQL and gRPC.
 
-An event is a pointer, not a payload: *user 7 was created*. It is inserted in the transaction that changes the data, so
-there is exactly one event per change; consumers stream the events and keep a cursor each.
+An event is a pointer, not a payload: *user 7 was created*. It is inserted in the transaction that changes the
+data, so there is exactly one event per change; consumers stream the events and keep a cursor each.
 
 The tables are in :mod:`reflex_aio.sql`, remote streams in :mod:`reflex_aio.rpc`. This module imports neither.
 """

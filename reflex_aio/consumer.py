@@ -1,6 +1,7 @@
 """Consumers: a name, and what is done with an event."""
 
 from collections.abc import Awaitable, Callable, Iterable
+from inspect import iscoroutinefunction
 from typing import TypeAlias
 
 from reflex_aio.errors import FilterError
@@ -16,18 +17,19 @@ Recover: TypeAlias = Callable[[Event, Exception], Awaitable[None]]
 class Consumer:
     """Consumes events, one after the other, under a name that its cursor is kept by.
 
-    The handler gets each event at least once, and must so be fit to get one again. A subclass, or any object, that is
-    also an asynchronous context manager is entered for the time of each run.
+    The handler gets each event at least once, and must so be fit to get one again. A subclass that is also an
+    asynchronous context manager is entered for the time of each run.
 
     :param name: what the cursor is kept by: unique among the consumers of a cursor store
-    :param handler: an async function of an event. What it raises ends the run, with the cursor before the event
+    :param handler: an async function of an event. What it raises ends the run, the cursor before the event
     :param types: the event types to consume; none means all
-    :param filter: tells whether to consume an event; asked only about events of the ``types``
-    :param recover: an async function of an event and the exception that the handler raised on it. If it returns, the
-        event counts as consumed; what it raises ends the run instead
+    :param filter: a plain function that tells whether to consume an event; asked only about the ``types``
+    :param recover: an async function of an event and the exception that the handler raised on it. If it
+        returns, the event counts as consumed; what it raises ends the run instead
     :param lag_alert: how far the consumer may be behind, in seconds, before hooks and metrics call it late
-    :param activity_ttl: how long, in seconds, the consumer may see no event before hooks and metrics call it inactive
-    :raises ValueError: if the name is empty, or a number is out of its range
+    :param activity_ttl: how long the consumer may see no event, in seconds, before hooks and metrics call it
+        inactive
+    :raises ValueError: if the name is empty, or a value is out of its range
     :raises TypeError: if a value has the wrong type
     """
 
@@ -42,18 +44,19 @@ class Consumer:
         lag_alert: float | None = 1800.0,
         activity_ttl: float | None = 86400.0,
     ) -> None:
-        if not isinstance(name, str):
-            raise TypeError(f"consumer name {name!r} is a {type(name).__name__}: accepted is a str")
-        if not name.strip():
-            raise ValueError(f"consumer name {name!r} is empty: its cursor is kept by it")
-        for what, value in (("handler", handler), ("filter", filter), ("recover", recover)):
-            if not callable(value) and not (value is None and what != "handler"):
-                raise TypeError(f"{what} {value!r} is a {type(value).__name__}: accepted is a function")
+        _check("name", name, isinstance(name, str), "a str")
+        _check("handler", handler, callable(handler), "an async function of an event")
+        _check("types", types, isinstance(types, Iterable), "a collection of event types")
+        _check("filter", filter, filter is None or _is_plain(filter), "a plain function of an event, or None")
+        _check("recover", recover, recover is None or callable(recover), "an async function, or None")
+        if not name.strip() or "\0" in name:
+            raise ValueError(f"name {name!r} is empty or holds a NUL: the consumer's cursor is kept by it")
         for what, seconds in (("lag_alert", lag_alert), ("activity_ttl", activity_ttl)):
-            if seconds is not None and not seconds > 0:
-                raise ValueError(
-                    f"{what} {seconds} is out of range: accepted is a number of seconds above 0, or None"
-                )
+            if seconds is None:
+                continue
+            _check(what, seconds, isinstance(seconds, (int, float)), "a number of seconds above 0, or None")
+            if not seconds > 0:
+                raise ValueError(f"{what} {seconds} is out of range: accepted is a number above 0, or None")
         self.name = name
         self.handler = handler
         self.types = frozenset(check_type(t) for t in types)
@@ -92,3 +95,13 @@ class Consumer:
             if self.recover is None:
                 raise
             await self.recover(event, exc)
+
+
+def _check(what: str, value: object, fits: bool, accepted: str) -> None:
+    if not fits:
+        raise TypeError(f"{what} {value!r} is a {type(value).__name__}: accepted is {accepted}")
+
+
+def _is_plain(function: object) -> bool:
+    # An async filter would let everything through: its coroutine is true.
+    return callable(function) and not iscoroutinefunction(function)

@@ -10,8 +10,8 @@ __all__ = ["CursorStore"]
 class CursorStore(Protocol):
     """Keeps, for each consumer, the cursor of the last event that it consumed.
 
-    A store that is also an asynchronous context manager is entered by :func:`~reflex_aio.spec.run`; several runs may
-    share one store, and so enter it several times.
+    A store that is also an asynchronous context manager is entered by :func:`~reflex_aio.spec.run`; several
+    runs may share one store, and so enter it several times.
     """
 
     async def get(self, name: str) -> str:

@@ -11,15 +11,16 @@ __all__ = ["Hooks", "install", "installed"]
 class Hooks:
     """Told what happens. Every method does nothing here: override those you need.
 
-    Methods are called from the event loop, on the path of every event: they must be quick, and must not raise. This is
-    a class rather than a protocol so that a later version can tell more without breaking those who listen.
+    Methods are called from the event loop, on the path of every event: they must be quick, and must not
+    raise. This is a class rather than a protocol so that a later version can tell more without breaking those
+    who listen.
     """
 
-    def consumer_started(self, consumer: str) -> None:
-        """A run of the consumer has begun."""
+    def consumer_started(self, consumer: str, *, lag_alert: float | None, activity_ttl: float | None) -> None:
+        """A run of the consumer has begun. For its limits see :class:`~reflex_aio.consumer.Consumer`."""
 
     def consumer_stopped(self, consumer: str, error: BaseException | None) -> None:
-        """A run of the consumer has ended, with ``error`` or because it reached the head."""
+        """A run of the consumer has ended, with ``error``, a cancellation too, or else at the head."""
 
     def consumer_restarting(self, consumer: str, error: Exception, *, expected: bool, delay: float) -> None:
         """A run ended with ``error``; the next one begins in ``delay`` seconds."""

@@ -8,18 +8,19 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import anyio
 
 from reflex_aio.backoff import Backoff
-from reflex_aio.consumer import Consumer
+from reflex_aio.consumer import Consumer, Handler
 from reflex_aio.cursor import CursorStore
-from reflex_aio.errors import is_expected
+from reflex_aio.errors import StreamStopped, is_expected
 from reflex_aio.event import Event
 from reflex_aio.hooks import Hooks, installed
 from reflex_aio.stream import EventStream, Source, StreamOptions
+from reflex_aio.tasks import shielded, times_asked_to_cancel
 
 __all__ = ["Spec", "run", "run_forever"]
 
 logger = logging.getLogger(__name__)
 
-# How long run() may take to store the last cursors when it is cancelled, in seconds.
+# How long run() may take to flush the store in the end, also when it is cancelled, in seconds.
 _FLUSH_TIMEOUT = 10.0
 # How often the cursor moves over events that the filters pass over, in seconds.
 _PASS_OVER_PERIOD = 1.0
@@ -50,15 +51,11 @@ class Spec:
         clock: Callable[[], float] = time.time,
     ) -> None:
         if not isinstance(source, Source):
-            raise TypeError(
-                f"source {source!r} is a {type(source).__name__}: accepted is a Source, such as events.source(pool)"
-            )
+            raise _wrong("source", source, "a Source, such as events.source(pool)")
         if not isinstance(store, CursorStore):
-            raise TypeError(
-                f"store {store!r} is a {type(store).__name__}: accepted is a CursorStore, such as cursors.store(pool)"
-            )
+            raise _wrong("store", store, "a CursorStore, such as cursors.store(pool)")
         if not isinstance(consumer, Consumer):
-            raise TypeError(f"consumer {consumer!r} is a {type(consumer).__name__}: accepted is a Consumer")
+            raise _wrong("consumer", consumer, "a Consumer")
         self.source = source
         self.store = store
         self.consumer = consumer
@@ -73,9 +70,10 @@ class Spec:
 async def run(spec: Spec) -> None:
     """Consume events from where the consumer's cursor stands; return after the head if the spec ends there.
 
-    The cursor is set after the handler has returned, so that whatever ends the run, the next one begins with the first
-    event that wasn't finished. Before this returns or raises, the cursor store is flushed.
+    The cursor is set after the handler has returned, so that whatever ends the run, the next one begins with
+    the first event that wasn't finished. Before this returns or raises, the cursor store is flushed.
 
+    :raises StreamStopped: if the source ended the stream
     :raises Exception: whatever the handler, the source or the cursor store raises
     """
     await _Run(spec).run()
@@ -84,9 +82,9 @@ async def run(spec: Spec) -> None:
 async def run_forever(spec: Spec, *, backoff: Backoff | None = None) -> None:
     """Run ``spec`` again and again, whatever it raises, until cancelled.
 
-    Errors that belong to normal operation, such as a server that restarts, are logged as information; all others with
-    their stack, as errors. A run that finished an event, or held out for longer than the longest delay, begins the
-    backoff anew.
+    Errors that belong to normal operation, such as a server's restart, are logged as information; all others
+    with their stack, as errors. A run that moved the cursor past an event that it handled, or held out for
+    longer than the longest delay, begins the backoff anew.
 
     :param backoff: how long to wait between runs; by default 0.1 to 30 seconds
     :raises ValueError: if the spec ends at the head
@@ -96,12 +94,16 @@ async def run_forever(spec: Spec, *, backoff: Backoff | None = None) -> None:
     backoff = Backoff() if backoff is None else backoff
     name = spec.consumer.name
     delays = backoff.delays()
+    asked_before = times_asked_to_cancel()
     while True:
-        attempt, began = _Run(spec), time.monotonic()
+        attempt, began = _Run(spec), anyio.current_time()
         try:
             await attempt.run()
         except Exception as exc:
-            if attempt.finished or time.monotonic() - began > backoff.maximum:
+            if times_asked_to_cancel() > asked_before:
+                # A failed clean-up has taken the place of a cancellation: to go on would be to swallow it.
+                raise
+            if attempt.moved or anyio.current_time() - began > backoff.maximum:
                 delays = backoff.delays()
             delay, expected = next(delays), is_expected(exc)
             if expected:
@@ -120,28 +122,33 @@ class _Run:
         self._consumer = spec.consumer
         self._store = spec.store
         self._hooks = spec.hooks
-        self.finished = 0
+        self._lag = spec.options.lag
+        self.moved = False
 
     async def run(self) -> None:
-        name, hooks = self._consumer.name, self._hooks
-        hooks.consumer_started(name)
+        consumer, hooks = self._consumer, self._hooks
+        hooks.consumer_started(
+            consumer.name, lag_alert=consumer.lag_alert, activity_ttl=consumer.activity_ttl
+        )
         error: BaseException | None = None
         try:
             async with (
                 _entered(self._store),
-                _flushed(self._store),
-                _entered(self._consumer),
-                self._stream(await self._store.get(name)) as stream,
+                self._flushed(),
+                _entered(consumer),
+                self._stream(await self._store.get(consumer.name)) as stream,
             ):
-                if self._consumer.filters:
+                if consumer.filters:
                     await self._consume_filtered(stream)
                 else:
                     await self._consume(stream)
+            if not self._spec.options.to_head:
+                raise StreamStopped
         except BaseException as exc:
             error = exc
             raise
         finally:
-            hooks.consumer_stopped(name, error)
+            hooks.consumer_stopped(consumer.name, error)
 
     def _stream(self, after: str) -> EventStream:
         options = self._spec.options
@@ -149,36 +156,49 @@ class _Run:
         lag = options.lag if options.from_head or options.to_head else None
         return self._spec.source.stream(after, from_head=options.from_head, to_head=options.to_head, lag=lag)
 
+    def _handler(self) -> Handler:
+        """Return what is done with an event that the filters let through."""
+        if type(self._hooks) is Hooks and not self._lag:
+            # Nobody listens: at a million events a second, telling the time costs as much as the rest.
+            return self._consumer.consume
+        return self._observed
+
     async def _consume(self, stream: EventStream) -> None:
-        name, store = self._consumer.name, self._store
+        name, store, handle = self._consumer.name, self._store, self._handler()
         async for event in stream:
-            await self._handle(event)
+            await handle(event)
             await store.set(name, event.id)
+            self.moved = True
 
     async def _consume_filtered(self, stream: EventStream) -> None:
-        consumer, hooks = self._consumer, self._hooks
-        cursor = _CoalescedCursor(self._store, consumer.name)
+        cursor, handle = _CoalescedCursor(self._store, self._consumer.name), self._handler()
 
         async def consume() -> None:
             async for event in stream:
-                try:
-                    wanted = consumer.wants(event)
-                except Exception as exc:
-                    hooks.event_failed(consumer.name, event, exc, 0.0)
-                    raise
-                if wanted:
-                    await self._handle(event)
+                if self._wanted(event):
+                    await handle(event)
                     await cursor.set(event.id)
+                    self.moved = True
                 else:
-                    hooks.event_skipped(consumer.name, event)
                     cursor.pass_over(event.id)
 
         await cursor.keep_moving_during(consume)
 
-    async def _handle(self, event: Event) -> None:
+    def _wanted(self, event: Event) -> bool:
+        try:
+            wanted = self._consumer.wants(event)
+        except Exception as exc:
+            self._hooks.event_failed(self._consumer.name, event, exc, 0.0)
+            raise
+        if not wanted:
+            self._hooks.event_skipped(self._consumer.name, event)
+        return wanted
+
+    async def _observed(self, event: Event) -> None:
+        """Consume ``event`` once it is old enough, and tell the hooks."""
         hooks, consumer = self._hooks, self._consumer
-        if self._spec.options.lag:
-            await _until(event.timestamp_us / 1_000_000 + self._spec.options.lag, self._spec.clock)
+        if self._lag and (early := event.timestamp_us / 1_000_000 + self._lag - self._spec.clock()) > 0:
+            await anyio.sleep(early)
         hooks.event_received(consumer.name, event)
         began = time.perf_counter()
         try:
@@ -187,7 +207,21 @@ class _Run:
             hooks.event_failed(consumer.name, event, exc, time.perf_counter() - began)
             raise
         hooks.event_handled(consumer.name, event, time.perf_counter() - began)
-        self.finished += 1
+
+    @asynccontextmanager
+    async def _flushed(self) -> AsyncIterator[None]:
+        """Flush the store at the end, also when cancelled, within bounds."""
+        try:
+            yield
+        except BaseException:
+            try:
+                await shielded(_flush(self._store))
+            except Exception:
+                # The first error is the one to raise; the events after the stored cursor will come again.
+                self.moved = False
+                logger.exception("consumer %s: the cursor could not be flushed", self._consumer.name)
+            raise
+        await shielded(_flush(self._store))
 
 
 class _CoalescedCursor:
@@ -198,14 +232,14 @@ class _CoalescedCursor:
         self._name = name
         self._passed = ""
         self._moving: anyio.Event | None = None
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
 
     async def set(self, event_id: str) -> None:
         """Move the cursor now."""
-        self._passed = ""
         if self._moving is not None:
             # Two sets at once could reach the store in the wrong order.
             await self._moving.wait()
+        self._passed = ""
         await self._store.set(self._name, event_id)
 
     def pass_over(self, event_id: str) -> None:
@@ -213,19 +247,24 @@ class _CoalescedCursor:
         self._passed = event_id
 
     async def keep_moving_during(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do ``work`` and move the cursor over what it passes over."""
+        """Do ``work``, and move the cursor over what it passes over: meanwhile, and in the end.
+
+        What is passed over in the last period before a cancellation will come again.
+        """
         async with anyio.create_task_group() as group:
             group.start_soon(self._keep_moving, group.cancel_scope)
             try:
                 await work()
-            except Exception as exc:
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as exc:
                 # Raised below, as the group would wrap it.
-                self._error = self._error or exc
+                self._failed(exc)
             group.cancel_scope.cancel()
         try:
             await self._move()
         except Exception as exc:
-            self._error = self._error or exc
+            self._failed(exc)
         if self._error is not None:
             raise self._error
 
@@ -235,24 +274,34 @@ class _CoalescedCursor:
                 await anyio.sleep(_PASS_OVER_PERIOD)
                 await self._move()
         except Exception as exc:
-            self._error = self._error or exc
+            self._failed(exc)
             scope.cancel()
 
     async def _move(self) -> None:
         if not self._passed:
             return
-        passed, self._passed, self._moving = self._passed, "", anyio.Event()
+        passed, self._moving = self._passed, anyio.Event()
         try:
             await self._store.set(self._name, passed)
+            # Unless more was passed over meanwhile; after an error or a cancellation it is still to be done.
+            if self._passed == passed:
+                self._passed = ""
         finally:
             self._moving.set()
             self._moving = None
 
+    def _failed(self, error: BaseException) -> None:
+        if self._error is None:
+            self._error = error
+        else:
+            logger.error("consumer %s has met a second error", self._name, exc_info=error)
 
-async def _until(when: float, clock: Callable[[], float]) -> None:
-    """Sleep until ``when``, in seconds since 1970."""
-    if (delay := when - clock()) > 0:
-        await anyio.sleep(delay)
+
+async def _flush(store: CursorStore) -> None:
+    with anyio.move_on_after(_FLUSH_TIMEOUT) as limit:
+        await store.flush()
+    if limit.cancelled_caught:
+        raise TimeoutError(f"{store!r}: cursors were not flushed within {_FLUSH_TIMEOUT:g} s")
 
 
 @asynccontextmanager
@@ -264,18 +313,5 @@ async def _entered(resource: object) -> AsyncIterator[None]:
         yield
 
 
-@asynccontextmanager
-async def _flushed(store: CursorStore) -> AsyncIterator[None]:
-    """Flush the store at the end, also when cancelled, within bounds."""
-    try:
-        yield
-    except BaseException:
-        try:
-            with anyio.move_on_after(_FLUSH_TIMEOUT, shield=True):
-                await store.flush()
-        except Exception:
-            # The first error is the one to raise; the events after the stored cursor will come again.
-            logger.exception("cursors could not be stored")
-        raise
-    with anyio.fail_after(_FLUSH_TIMEOUT, shield=True):
-        await store.flush()
+def _wrong(what: str, value: object, accepted: str) -> TypeError:
+    return TypeError(f"{what} {value!r} is a {type(value).__name__}: accepted is {accepted}")
