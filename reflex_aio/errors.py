@@ -91,7 +91,7 @@ class CursorAhead(ReflexError):
     def __init__(self, *, table: str, cursor: str, last: str) -> None:
         super().__init__(
             f"{table}: cursor {cursor} is ahead of the table, whose last id is {last or 'none'}: was it"
-            " truncated or restored, or is this another table's cursor? Rewind the consumer to an id that it holds"
+            " truncated or restored, or is this another table's cursor? Rewind the consumer"
         )
         self.table, self.cursor, self.last = table, cursor, last
 
