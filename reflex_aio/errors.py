@@ -140,7 +140,14 @@ class RemoteError(ReflexError):
 
 
 class DatabaseError(ReflexError):
-    """Raised for a failure that the database reports; the driver's own exception is the cause."""
+    """Raised for a failure that the database reports; the driver's own exception is the cause.
+
+    ``sqlstate`` is the SQL standard's five-character code, where the database gave one.
+    """
+
+    def __init__(self, message: str, *, sqlstate: str | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
 
 
 class SchemaError(ReflexError):

@@ -25,14 +25,23 @@ class Tasks:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def start(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
-        """Run ``work`` in the background. What it raises is logged, and raised to whoever awaits the task."""
+    def start(self, work: Coroutine[Any, Any, T], *, name: str, awaited: bool = False) -> asyncio.Task[T]:
+        """Run ``work`` in the background.
+
+        :param awaited: whoever awaits the task meets what it raises; otherwise that is logged
+        """
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(self._done if awaited else self._done_alone)
         return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            # Marks it as seen: those who awaited the task may have been cancelled meanwhile.
+            task.exception()
+
+    def _done_alone(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         _log_failure(task)
 

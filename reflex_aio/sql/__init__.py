@@ -1,1 +1,23 @@
-"""Events and cursors in SQL tables."""
+"""Events and cursors in SQL tables.
+
+One table object serves every client library: the connection or pool that is passed in decides. Only the libraries that
+are used are imported.
+"""
+
+from reflex_aio.sql.events import EventsTable, NewEvent
+from reflex_aio.sql.hub import Hub
+from reflex_aio.sql.notifier import LocalNotifier, Notifier
+from reflex_aio.sql.schema import EventColumns
+from reflex_aio.sql.settings import Inserter, PageLoader, Wakeups
+
+__all__ = [
+    "EventColumns",
+    "EventsTable",
+    "Hub",
+    "Inserter",
+    "LocalNotifier",
+    "NewEvent",
+    "Notifier",
+    "PageLoader",
+    "Wakeups",
+]

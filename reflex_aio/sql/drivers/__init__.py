@@ -3,9 +3,7 @@
 A driver is imported when an object of its library is first met, so that no library is loaded that isn't used.
 """
 
-from functools import cache
 from importlib import import_module
-from typing import Any
 
 from reflex_aio.sql.drivers.base import Driver
 
@@ -13,6 +11,9 @@ __all__ = ["driver_of_connection", "driver_of_pool"]
 
 # The client library's top-level package, and our driver for it.
 _DRIVERS = {"asyncpg": "AsyncpgDriver"}
+
+# By the classes that were met.
+_found: dict[type, Driver | None] = {}
 
 _ACCEPTED = "an asyncpg connection, or one acquired from an asyncpg pool"
 
@@ -48,15 +49,16 @@ def driver_of_pool(pool: object) -> Driver:
     raise TypeError(f"{_named(pool)} is no pool: accepted is an asyncpg pool")
 
 
-@cache
-def _driver(kind: type[Any]) -> Driver | None:
-    for base in kind.__mro__:
-        package = base.__module__.partition(".")[0]
-        if package in _DRIVERS:
-            module = import_module(f"{__name__}.{package}")
-            driver: Driver = getattr(module, _DRIVERS[package])()
-            return driver
-    return None
+def _driver(kind: type) -> Driver | None:
+    if kind not in _found:
+        packages = [base.__module__.partition(".")[0] for base in kind.__mro__]
+        _found[kind] = next((_load(package) for package in packages if package in _DRIVERS), None)
+    return _found[kind]
+
+
+def _load(package: str) -> Driver:
+    driver: Driver = getattr(import_module(f"{__name__}.{package}"), _DRIVERS[package])()
+    return driver
 
 
 def _named(candidate: object) -> str:

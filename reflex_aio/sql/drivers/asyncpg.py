@@ -9,7 +9,6 @@ from contextlib import (
 )
 from typing import Any, ClassVar
 
-import anyio
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
@@ -17,6 +16,7 @@ from reflex_aio.errors import ConnectionLost, DatabaseError, SchemaError, TableN
 from reflex_aio.sql.drivers.asyncpg_link import AsyncpgLink, address_of
 from reflex_aio.sql.drivers.asyncpg_transactions import after_transaction
 from reflex_aio.sql.drivers.base import Driver, Link, Row
+from reflex_aio.tasks import shielded
 
 __all__ = ["AsyncpgDriver"]
 
@@ -102,7 +102,7 @@ def _errors(table: str, schema_only: bool) -> Iterator[None]:
             reason = str(exc) or type(exc).__name__
             raise ConnectionLost(f"{table}: the database can't be reached: {reason}") from exc
         if isinstance(exc, (asyncpg.PostgresError, asyncpg.InterfaceError)):
-            raise DatabaseError(f"{table}: {exc}") from exc
+            raise DatabaseError(f"{table}: {exc}", sqlstate=getattr(exc, "sqlstate", None)) from exc
         raise
 
 
@@ -119,13 +119,15 @@ async def _acquire(pool: Any) -> AsyncIterator[Any]:
         yield connection
     except BaseException:
         # A statement may be under way still: to wait until the server has cancelled it would hold the slot.
-        with anyio.CancelScope(shield=True):
-            connection.terminate()
-            await pool.release(connection)
+        connection.terminate()
+        await shielded(_release(pool, connection))
         raise
-    with anyio.CancelScope(shield=True):
-        try:
-            await pool.release(connection, timeout=_RELEASE_TIMEOUT)
-        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            # asyncpg has closed the connection, and the pool makes a new one.
-            pass
+    await shielded(_release(pool, connection))
+
+
+async def _release(pool: Any, connection: Any) -> None:
+    try:
+        await pool.release(connection, timeout=_RELEASE_TIMEOUT)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        # asyncpg has closed the connection, and the pool makes a new one.
+        pass

@@ -1,0 +1,257 @@
+"""PostgreSQL: loading pages, at the beginning of which everything is settled."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from reflex_aio.errors import (
+    ConnectionLost,
+    CursorAhead,
+    DatabaseError,
+    SchemaError,
+    TableNotFound,
+    TableRefused,
+)
+from reflex_aio.event import Event
+from reflex_aio.sql.borrow import Borrowed
+from reflex_aio.sql.dialects.postgres_catalog import FIND
+from reflex_aio.sql.dialects.postgres_fence import Fence
+from reflex_aio.sql.dialects.postgres_gaps import Gaps, Settled
+from reflex_aio.sql.dialects.postgres_queries import TIMESTAMP_TYPES, Queries, events_of
+from reflex_aio.sql.drivers.base import Driver, Row
+from reflex_aio.sql.loader import Loader, Page, Position, safe_prefix
+from reflex_aio.sql.settings import EventsSettings
+
+__all__ = ["PostgresLoader"]
+
+logger = logging.getLogger(__name__)
+
+# How often a standby is asked whether it has replayed enough, in seconds.
+_REPLAY_PERIOD = 0.005
+_REPLAYED = "SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn() - '0/0' >= $1::int8"
+# How many reads in a row may find another server than the scan before them.
+_STRANGERS = 3
+# How often to look whether the primary's noops have come, in seconds.
+_STANDBY_PERIOD = 0.1
+
+
+class PostgresLoader(Loader):
+    """Loads the events of one table.
+
+    :param pool: where the rows are read
+    :param settle_on: a pool of the primary, if ``pool`` leads to a standby
+    :param fence: take every id that is missing for a noop, before it is passed
+    """
+
+    def __init__(
+        self,
+        settings: EventsSettings,
+        driver: Driver,
+        pool: Any,
+        *,
+        settle_on: Any = None,
+        fence: bool = False,
+    ) -> None:
+        self._settings = settings
+        self._driver = driver
+        self._pool = pool
+        self._settle_on = settle_on
+        self._fence_wanted = fence
+        self._statements = self._borrow(pool)
+        self._gaps: Gaps | None = None
+        self._fence: Fence | None = None
+        self._queries: Queries
+        self._name = settings.name
+        self._strangers = 0
+        # Whether the last page had a gap, and the next one had best be read so that gaps may be passed.
+        self._gappy = False
+        self._gap_since: dict[Position, float] = {}
+        self.topic = ""
+
+    def _borrow(self, pool: Any) -> Borrowed:
+        settings = self._settings
+        return Borrowed(self._driver, pool, table=settings.name, timeout=settings.query_timeout)
+
+    async def open(self) -> None:
+        settings, columns = self._settings, self._settings.columns
+        found = await self._statements.fetch(
+            FIND, settings.schema.table.quoted('"'), columns.timestamp, columns.foreign_id
+        )
+        if not found:
+            raise TableNotFound(table=settings.name)
+        self._name, self.topic, kind, standby, timestamp_type, _ = found[0]
+        if kind not in ("r", "p"):
+            raise TableRefused(
+                table=settings.name,
+                reason="it is no table, and so has no ids of its own",
+                remedy="stream from the table that the view reads, if that has an id of its own",
+            )
+        if timestamp_type not in TIMESTAMP_TYPES:
+            difference = f"is {timestamp_type or 'missing'}: accepted is {TIMESTAMP_TYPES[0]}"
+            raise SchemaError(table=settings.name, differences=[f'column "{columns.timestamp}" {difference}'])
+        self._queries = Queries(settings, self._name, timestamp_type, one_server=not standby)
+        if standby and self._settle_on is None:
+            if self._fence_wanted:
+                raise TableRefused(
+                    table=settings.name,
+                    reason="a standby takes no noops",
+                    remedy="stream with fence=True on the primary",
+                )
+            logger.warning(
+                "%s: read on a standby, which knows nothing of the primary's open transactions: the stream will stay at"
+                " each gap until fill_gaps(), running on the primary, has filled it; settle_on= does without",
+                settings.name,
+            )
+            return
+        if not standby and self._settle_on is not None:
+            raise TableRefused(
+                table=settings.name,
+                reason="settle_on is given, but the pool to read from doesn't lead to a standby",
+                remedy="leave settle_on out to stream from a primary",
+            )
+        self._gaps = Gaps(
+            self._borrow(self._settle_on if standby else self._pool),
+            table=settings.name,
+            name=self._name,
+            id_column=columns.id,
+            fenced=self._fence_wanted,
+            standby=standby,
+        )
+        await self._gaps.open()
+        if self._fence_wanted:
+            self._fence = Fence(settings, self._driver, self._statements, self._name, self._queries)
+            await self._fence.open()
+
+    async def check(self, position: Position, *, anew: bool) -> None:
+        if self._gaps is None:
+            return
+        if anew or position > self._gaps.scan.top:
+            await self._gaps.renew()
+        if position <= self._gaps.scan.top:
+            return
+        # The newest rows may have been deleted: only the sequence knows how far the ids have come.
+        last = await self._gaps.last_drawn()
+        if last is not None and position > last:
+            raise CursorAhead(table=self._settings.name, cursor=str(position), last=str(last or ""))
+
+    async def head(self, lag: float | None) -> Position:
+        if lag:
+            rows = await self._statements.fetch(self._queries.head_by_age, self._settings.clock() - lag)
+        else:
+            rows = await self._statements.fetch(self._queries.head)
+        head = int(rows[0][0] or 0) if rows else 0
+        if self._gaps is not None:
+            self._gaps.saw(head)
+        return head
+
+    async def load(self, position: Position, through: Borrowed) -> Page:
+        # Taken before the statement is sent: what a scan settles, only later statements are sure to see.
+        settled = self._gaps.settled if self._gaps is not None else None
+        checked = settled is not None and settled.position > position and self._gappy
+
+        async def read(connection: Any) -> Page:
+            if checked:
+                assert settled is not None
+                return await self._checked_page(connection, position, settled)
+            rows = await self._fetch(connection, self._queries.page, position, self._settings.page_size)
+            return await self._page(connection, rows, position, 0)
+
+        try:
+            page = await through.use(read)
+        except BaseException:
+            if self._gaps is not None:
+                self._gaps.forget()
+            raise
+        self._gappy = page.gap or (self._gappy and checked)
+        if self._gaps is not None and page.position > position:
+            self._gaps.flowing = True
+        if self._gap_since and page.position > position:
+            self._tell_settled(position, page.position)
+        return page
+
+    async def _checked_page(self, connection: Any, position: Position, settled: Settled) -> Page:
+        gaps = self._gaps
+        assert gaps is not None
+        if settled.wal is not None:
+            await self._replayed(connection, settled.wal)
+        size = self._settings.page_size
+        rows = await self._fetch(
+            connection, self._queries.checked_page, position, size, self._name, gaps.sequence
+        )
+        identity = rows[0][-1]
+        if rows[0][0] is None:
+            rows = []
+        if identity != settled.identity:
+            # A restart, or a pool that leads to several servers: what the scan settled isn't true of these rows.
+            self._strangers += 1
+            if self._strangers > _STRANGERS:
+                raise DatabaseError(
+                    f"{self._settings.name}: rows and locks come from different servers: give a DSN that leads to one"
+                )
+            gaps.forget()
+            return Page((), position, False, True)
+        self._strangers = 0
+        limit = rows[-1][0] if len(rows) == size else settled.position
+        limit = min(limit, settled.position)
+        if self._fence is not None:
+            start = gaps.scan.start or 1
+            if not await self._fence.is_whole(connection, start, position, limit, rows):
+                limit = 0
+        return await self._page(connection, rows, position, limit)
+
+    async def _replayed(self, connection: Any, wal: int) -> None:
+        while True:
+            in_recovery, replayed = (await self._driver.fetch(connection, _REPLAYED, wal))[0]
+            if not in_recovery:
+                raise ConnectionLost(f"{self._settings.name}: the standby was promoted")
+            if replayed:
+                return
+            await asyncio.sleep(_REPLAY_PERIOD)
+
+    async def _fetch(self, connection: Any, sql: str, *args: Any) -> Sequence[Row]:
+        began = time.perf_counter()
+        rows = await self._driver.fetch(connection, sql, *args)
+        self._settings.hooks.page_loaded(self._settings.name, len(rows), time.perf_counter() - began)
+        return rows
+
+    async def _page(
+        self, connection: Any, rows: Sequence[Row], position: Position, settled: Position
+    ) -> Page:
+        count, end = safe_prefix(rows, position, settled)
+        gap = count < len(rows)
+        if gap and end not in self._gap_since:
+            self._gap_since[end] = time.monotonic()
+            self._settings.hooks.gap_detected(self._settings.name, end, rows[count][0])
+        events: Sequence[Event] = events_of(rows[:count] if gap else rows, self._settings)
+        if self._settings.loader is not None and events:
+            events = await self._settings.loader(connection, events)
+        return Page(events, end, len(rows) == self._settings.page_size and not gap, gap)
+
+    def _tell_settled(self, position: Position, end: Position) -> None:
+        settings, now = self._settings, time.monotonic()
+        for after in [after for after in self._gap_since if position <= after < end]:
+            settings.hooks.gap_settled(settings.name, after, now - self._gap_since.pop(after))
+
+    async def settle(self, position: Position, woken: asyncio.Event | None = None) -> None:
+        if self._gaps is not None:
+            await self._gaps.settle(position, woken)
+            # Only a page that is checked may pass what was settled.
+            self._gappy = True
+            return
+        # A standby: what fills the gap comes from the primary, with or without a wake-up.
+        await asyncio.sleep(min(self._settings.poll_period, _STANDBY_PERIOD))
+
+    def upkeep_due(self) -> float | None:
+        return None if self._gaps is None else self._gaps.upkeep_due()
+
+    async def upkeep(self) -> None:
+        if self._gaps is not None:
+            await self._gaps.renew()
+
+    async def aclose(self) -> None:
+        self._gap_since.clear()
+        if self._gaps is not None:
+            await self._gaps.aclose()
+        await self._statements.aclose()

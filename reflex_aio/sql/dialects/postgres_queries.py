@@ -1,0 +1,131 @@
+"""PostgreSQL: the statements that write and read events.
+
+Names that come from the user are quoted before they get here; values are always arguments.
+"""
+
+import struct
+from collections.abc import Sequence
+
+from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE, Event
+from reflex_aio.sql.dialects.postgres_catalog import identity_sql
+from reflex_aio.sql.drivers.base import Row
+from reflex_aio.sql.settings import EventsSettings
+
+__all__ = ["Queries", "events_of", "insert_many_sql", "insert_noops_sql", "insert_sql"]
+
+# How a timestamp is sent: microseconds since the year 2000, as PostgreSQL keeps it. Decoding it into a datetime would
+# be most of what a stream costs the client, and few consumers look at it.
+_EPOCH_2000_US = 946_684_800_000_000
+_SEND = {
+    "timestamp with time zone": "timestamptz_send",
+    # Taken as UTC, as the session's time zone is anybody's.
+    "timestamp without time zone": "timestamp_send",
+}
+_unpack = struct.Struct("!q").unpack
+
+TIMESTAMP_TYPES = tuple(_SEND)
+
+
+def insert_sql(settings: EventsSettings, table: str) -> str:
+    """Return the INSERT of one event. Arguments: foreign id, type, and metadata and trace if the table has them."""
+    types = _types(settings)
+    values = ", ".join(
+        [f"$1::text{_cast(settings)}", *(f"${i}::{kind}" for i, kind in enumerate(types[1:], 2))]
+    )
+    return f"INSERT INTO {table} ({_columns(settings)}) VALUES ({values}) RETURNING {_id(settings)}"
+
+
+def insert_many_sql(settings: EventsSettings, table: str) -> str:
+    """Return the INSERT of many events. Its arguments are arrays of those of :func:`insert_sql`."""
+    types = _types(settings)
+    arrays = ", ".join(f"${i}::{kind}[]" for i, kind in enumerate(types, 1))
+    names = [f"c{i}" for i in range(1, len(types) + 1)]
+    chosen = ", ".join([f"c1{_cast(settings)}", *names[1:]])
+    return (
+        f"INSERT INTO {table} ({_columns(settings)})"
+        f" SELECT {chosen} FROM unnest({arrays}) AS given({', '.join(names)}) RETURNING {_id(settings)}"
+    )
+
+
+def insert_noops_sql(settings: EventsSettings, table: str) -> str:
+    """Return the statement that takes ids ($1) for noops, but for those that are taken, and returns their number."""
+    columns = settings.columns
+    return (
+        f'WITH taken AS (INSERT INTO {table} ({_id(settings)}, "{columns.foreign_id}", "{columns.type}")'
+        f" OVERRIDING SYSTEM VALUE SELECT id, '{NOOP_FOREIGN_ID}', {NOOP_TYPE} FROM unnest($1::int8[]) AS given(id)"
+        f" ON CONFLICT ({_id(settings)}) DO NOTHING RETURNING 1) SELECT count(*) FROM taken"
+    )
+
+
+class Queries:
+    """The statements that read one table, once it has been found.
+
+    :param table: its name with the schema, quoted
+    :param timestamp_type: what PostgreSQL calls the type of its timestamp column, one of ``TIMESTAMP_TYPES``
+    :param one_server: whether the rows must come from the server, and its run, that the locks come from
+    """
+
+    def __init__(
+        self, settings: EventsSettings, table: str, timestamp_type: str, *, one_server: bool
+    ) -> None:
+        columns, event_id = settings.columns, _id(settings)
+        send = f'{_SEND[timestamp_type]}("{columns.timestamp}")'
+        parts = [event_id, f'"{columns.type}"', f'"{columns.foreign_id}"::text', send]
+        if settings.schema.metadata or settings.schema.trace:
+            parts.append(f'"{columns.metadata}"' if settings.schema.metadata else "NULL::bytea")
+        if settings.schema.trace:
+            parts.append(f'"{columns.trace}"')
+        page = f"SELECT {', '.join(parts)} FROM {table} WHERE {event_id} > $1 ORDER BY {event_id} LIMIT $2"
+        self.page = page
+        """Rows after $1, at most $2."""
+        names = ", ".join(f"c{i}" for i in range(len(parts)))
+        identity = identity_sql("$3::text", "$4::int8::oid", server=one_server)
+        self.checked_page = (
+            f"SELECT {names}, i.identity FROM (SELECT {identity} AS identity) AS i"
+            f" LEFT JOIN LATERAL ({page}) AS e({names}) ON true ORDER BY c0"
+        )
+        """The same with the table's identity as the last column, in one row with NULLs if there is none."""
+        self.head = f"SELECT max({event_id}) FROM {table}"
+        self.head_by_age = (
+            f'SELECT {event_id} FROM {table} WHERE "{columns.timestamp}" <= to_timestamp($1::float8)'
+            f"{' AT TIME ZONE ' + repr('UTC') if timestamp_type == TIMESTAMP_TYPES[1] else ''}"
+            f" ORDER BY {event_id} DESC LIMIT 1"
+        )
+        self.bottom = f"SELECT min({event_id}) FROM {table}"
+
+
+def events_of(rows: Sequence[Row], settings: EventsSettings) -> list[Event]:
+    """Turn the rows of a page into events, noops left out unless the table includes them."""
+    if settings.schema.metadata or settings.schema.trace:
+        trace = 5 if settings.schema.trace else 4
+        events = [
+            Event(
+                str(r[0]), r[1], r[2], _unpack(r[3])[0] + _EPOCH_2000_US, r[4], r[5] if trace == 5 else None
+            )
+            for r in rows
+        ]
+    else:
+        events = [Event(str(r[0]), r[1], r[2], _unpack(r[3])[0] + _EPOCH_2000_US) for r in rows]
+    if settings.include_noops:
+        return events
+    return [event for event in events if event.type != NOOP_TYPE or event.foreign_id != NOOP_FOREIGN_ID]
+
+
+def _types(settings: EventsSettings) -> list[str]:
+    return ["text", "integer", *["bytea"] * (settings.schema.metadata + settings.schema.trace)]
+
+
+def _columns(settings: EventsSettings) -> str:
+    columns = settings.columns
+    names = [columns.foreign_id, columns.type]
+    names += [columns.metadata] * settings.schema.metadata + [columns.trace] * settings.schema.trace
+    return ", ".join(f'"{name}"' for name in names)
+
+
+def _id(settings: EventsSettings) -> str:
+    return f'"{settings.columns.id}"'
+
+
+def _cast(settings: EventsSettings) -> str:
+    # PostgreSQL assigns text to any kind of text by itself, to an integer only when told to.
+    return "::bigint" if settings.schema.foreign_id == "bigint" else ""

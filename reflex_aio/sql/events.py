@@ -1,0 +1,319 @@
+"""The events table: inserting events in the caller's transaction, and streaming them."""
+
+import time
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, Self
+
+from reflex_aio.errors import SchemaError
+from reflex_aio.event import check_event
+from reflex_aio.hooks import Hooks, installed
+from reflex_aio.sql.dialects.events import EventsDialect, events_dialect
+from reflex_aio.sql.dialects.schema import schema_dialect
+from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
+from reflex_aio.sql.drivers.base import Driver
+from reflex_aio.sql.hub import hub_of
+from reflex_aio.sql.notifier import CHANNEL, Notifier, payload_of
+from reflex_aio.sql.schema import EventColumns, EventsSchema, ForeignIdType, Name
+from reflex_aio.sql.settings import EventsSettings, Inserter, PageLoader, Wakeups
+from reflex_aio.sql.source import TableSource
+from reflex_aio.stream import EventStream
+
+__all__ = ["EventsTable", "NewEvent"]
+
+NewEvent = (
+    tuple[str | int, int]
+    | tuple[str | int, int, bytes | None]
+    | tuple[str | int, int, bytes | None, bytes | None]
+)
+"""Foreign id, type, and if need be metadata and trace."""
+
+_WAKEUPS = ("commit", "transaction", "trigger", None)
+_LONGEST_PAGE = 100_000
+
+
+class EventsTable:
+    """A table of events. Holds settings alone: one object serves any number of connections, pools and event loops.
+
+    :param name: the table's name, ``table`` or ``schema.table``; quoted, so case counts
+    :param columns: the names of its columns
+    :param foreign_id: the type of its foreign ids, ``"text"`` or ``"bigint"``
+    :param metadata: whether it has a column for metadata
+    :param trace: whether it has a column for traces
+    :param page_size: how many events are loaded by one query
+    :param poll_period: how long a stream waits for a wake-up before it looks all the same, in seconds
+    :param query_timeout: how long a query of a stream may take before the server counts as lost, in seconds
+    :param wakeups: what tells streams of new events. ``"commit"``: this process, after the commit, at next to no cost;
+        ``"transaction"``: a NOTIFY in the writer's transaction, which holds up other writers' commits;
+        ``"trigger"``: the trigger that :meth:`ddl` then makes, for writers that aren't Python;
+        ``None``: nothing, streams poll
+    :param notifier: another way to tell streams of new events than NOTIFY over a connection of its own
+    :param include_noops: hand out the noops that fill gaps, too
+    :param loader: an async function of a connection and the events of a page read on it, which returns those to hand
+        out, in the same order, with the same ids
+    :param inserter: an async function of a connection, foreign id, type, metadata and trace, which inserts the event
+        instead of :meth:`insert` and returns its id
+    :param hooks: told what happens; by default those installed for the process
+    :param clock: tells the time, in seconds since 1970
+    :raises ValueError: if an argument is out of its range, or no name
+    :raises TypeError: if an argument has the wrong type
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        columns: EventColumns | None = None,
+        foreign_id: ForeignIdType = "text",
+        metadata: bool = False,
+        trace: bool = False,
+        page_size: int = 1000,
+        poll_period: float = 1.0,
+        query_timeout: float = 30.0,
+        wakeups: Wakeups = "commit",
+        notifier: Notifier | None = None,
+        include_noops: bool = False,
+        loader: PageLoader | None = None,
+        inserter: Inserter | None = None,
+        hooks: Hooks | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._arguments = {key: value for key, value in locals().items() if key != "self"}
+        if wakeups not in _WAKEUPS:
+            raise ValueError(f"wakeups {wakeups!r} is not accepted: {', '.join(map(repr, _WAKEUPS))} are")
+        if notifier is not None and wakeups is None:
+            raise ValueError("wakeups=None means that streams only poll: leave out notifier, or wakeups")
+        if not 1 <= page_size <= _LONGEST_PAGE:
+            raise ValueError(f"page_size {page_size} is out of range: accepted is 1 to {_LONGEST_PAGE}")
+        for what, seconds in (("poll_period", poll_period), ("query_timeout", query_timeout)):
+            if not seconds > 0:
+                raise ValueError(f"{what} {seconds} is out of range: accepted is a number of seconds above 0")
+        self._settings = EventsSettings(
+            schema=EventsSchema(
+                Name.parse(name),
+                EventColumns() if columns is None else columns,
+                foreign_id=foreign_id,
+                metadata=metadata,
+                trace=trace,
+                trigger=wakeups == "trigger",
+            ),
+            page_size=page_size,
+            poll_period=poll_period,
+            query_timeout=query_timeout,
+            wakeups=wakeups,
+            notifier=notifier,
+            include_noops=include_noops,
+            loader=loader,
+            inserter=inserter,
+            hooks=installed() if hooks is None else hooks,
+            clock=clock,
+        )
+        # What wake-ups call the table, by server: it need be asked for once.
+        self._topics: dict[Hashable, str] = {}
+        self._inserts: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"EventsTable({self.name!r})"
+
+    @property
+    def name(self) -> str:
+        """The table's name, as given."""
+        return self._settings.name
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a table object that differs in the constructor's arguments given, and in nothing else."""
+        return type(self)(**{**self._arguments, **changes})
+
+    # The table itself.
+
+    def ddl(self, dialect: str = "postgres") -> str:
+        """Return the statements that make the table, for a migration.
+
+        :raises ValueError: if there is no such dialect
+        """
+        return schema_dialect(dialect).ddl(self._settings.schema)
+
+    async def create(self, connection: Any) -> None:
+        """Make the table if there is none.
+
+        :raises TypeError: if ``connection`` isn't one
+        """
+        driver = driver_of_connection(connection)
+        await driver.fetch(connection, schema_dialect(driver.dialect).create(self._settings.schema))
+
+    async def validate(self, connection: Any) -> None:
+        """Compare the real table with what this object says.
+
+        :raises TableNotFound: if there is no such table
+        :raises SchemaError: with a line for each difference
+        :raises TypeError: if ``connection`` isn't one
+        """
+        driver = driver_of_connection(connection)
+        schema = self._settings.schema
+        differences = await schema_dialect(driver.dialect).compare(driver, connection, schema)
+        if differences:
+            raise SchemaError(table=self.name, differences=differences)
+
+    # Writing.
+
+    async def insert(
+        self,
+        connection: Any,
+        foreign_id: str | int,
+        type: int,
+        *,
+        metadata: bytes | None = None,
+        trace: bytes | None = None,
+    ) -> str:
+        """Insert an event on ``connection``, in the transaction that is open on it, and return the event's id.
+
+        What the database refuses is raised as the client library's own exception, for the caller's transaction
+        handling.
+
+        :param connection: a connection, or one acquired from a pool
+        :param foreign_id: the id of the row that changed
+        :param type: how it changed
+        :raises TypeError: if a value has the wrong type
+        :raises ValueError: if a value is out of its range, or belongs in a column that the table doesn't have
+        :raises TableNotFound: if there is no such table
+        :raises SchemaError: if a column is missing
+        """
+        event = (*self._checked(foreign_id, type, metadata, trace), metadata, trace)
+        driver = driver_of_connection(connection)
+        settings = self._settings
+        with driver.errors(self.name, schema_only=True):
+            if settings.inserter is not None:
+                inserted = await settings.inserter(connection, *event)
+            else:
+                given = self._present(*event)
+                inserted = (await driver.fetch(connection, self._insert(driver.dialect), *given))[0][0]
+            await self._announce(driver, connection)
+        return str(inserted)
+
+    async def insert_many(self, connection: Any, events: Iterable[NewEvent]) -> list[str]:
+        """Insert events in the order given, by one statement, and return their ids. See :meth:`insert`.
+
+        :param events: for each event its foreign id, type, and if need be metadata and trace
+        """
+        checked = []
+        for foreign_id, kind, *more in events:
+            if len(more) > 2:
+                raise ValueError(
+                    f"an event has {2 + len(more)} values: accepted is (foreign_id, type, metadata, trace)"
+                )
+            metadata, trace = (*more, None, None)[:2]
+            checked.append((*self._checked(foreign_id, kind, metadata, trace), metadata, trace))
+        driver = driver_of_connection(connection)
+        if not checked:
+            return []
+        settings = self._settings
+        with driver.errors(self.name, schema_only=True):
+            if settings.inserter is not None:
+                ids = [await settings.inserter(connection, *event) for event in checked]
+            else:
+                given = self._present(*map(list, zip(*checked, strict=True)))
+                rows = await driver.fetch(
+                    connection, events_dialect(driver.dialect).insert_many(settings), *given
+                )
+                ids = [row[0] for row in rows]
+            await self._announce(driver, connection)
+        return [str(event_id) for event_id in ids]
+
+    def _checked(
+        self, foreign_id: str | int, type: int, metadata: bytes | None, trace: bytes | None
+    ) -> tuple[str, int]:
+        schema = self._settings.schema
+        for what, value, present in (("metadata", metadata, schema.metadata), ("trace", trace, schema.trace)):
+            if value is not None and not present:
+                raise ValueError(
+                    f"{self.name} has no column for {what}: EventsTable({self.name!r}, {what}=True) says that it has,"
+                    " and its ddl() makes it"
+                )
+        return check_event(foreign_id, type, metadata, trace)
+
+    def _present(self, foreign_id: Any, type: Any, metadata: Any, trace: Any) -> list[Any]:
+        schema = self._settings.schema
+        return [foreign_id, type, *[metadata] * schema.metadata, *[trace] * schema.trace]
+
+    def _insert(self, dialect: str) -> str:
+        if dialect not in self._inserts:
+            self._inserts[dialect] = events_dialect(dialect).insert(self._settings)
+        return self._inserts[dialect]
+
+    async def _announce(self, driver: Driver, connection: Any) -> None:
+        """See to it that streams are woken once the events just inserted are visible."""
+        settings = self._settings
+        if settings.wakeups == "transaction":
+            topic = await self._topic(driver, connection)
+            notify = events_dialect(driver.dialect).notify()
+            await driver.fetch(connection, notify, CHANNEL, payload_of(topic))
+        elif settings.wakeups == "commit":
+            topic = await self._topic(driver, connection)
+            notifier = settings.notifier or await hub_of(driver, connection)
+            driver.after_transaction(connection, topic, lambda: notifier.notify(topic))
+
+    async def _topic(self, driver: Driver, connection: Any) -> str:
+        if self._settings.schema.table.schema is not None:
+            return self.name
+        server = await driver.server(connection)
+        topic = self._topics.get(server)
+        if topic is None:
+            dialect: EventsDialect = events_dialect(driver.dialect)
+            rows = await driver.fetch(connection, dialect.topic, dialect.table(self._settings))
+            topic = self._topics[server] = rows[0][0] if rows else self.name
+        return topic
+
+    # Reading.
+
+    def source(self, pool: Any, *, settle_on: Any = None, fence: bool = False) -> TableSource:
+        """Return the source that streams the table's events through ``pool``, for a :class:`~reflex_aio.Spec`.
+
+        :param pool: a pool, from which connections are borrowed while there is something to read
+        :param settle_on: a pool that leads to the primary, if ``pool`` leads to a standby. Without it, a stream on a
+            standby stays at each gap until :meth:`fill_gaps`, running on the primary, has filled it
+        :param fence: take every missing id for a noop before passing it, for tables whose writers draw ids in other
+            transactions than they insert them, choose them by hand, or in blocks. Such a writer who comes late gets a
+            unique violation. Needs the INSERT privilege, and a unique index on the id alone
+        :raises TypeError: if a pool isn't one
+        :raises ValueError: if both ``settle_on`` and ``fence`` are given
+        """
+        driver = driver_of_pool(pool)
+        if settle_on is not None:
+            if driver_of_pool(settle_on) is not driver:
+                raise TypeError(
+                    f"pool and settle_on belong to different client libraries: {pool!r}, {settle_on!r}"
+                )
+            if fence:
+                raise ValueError("a standby takes no noops: fence=True goes with a stream on the primary")
+        return TableSource(self._settings, driver, pool, settle_on=settle_on, fence=fence)
+
+    def stream(
+        self,
+        pool: Any,
+        after: str = "",
+        *,
+        from_head: bool = False,
+        to_head: bool = False,
+        lag: float | None = None,
+        settle_on: Any = None,
+        fence: bool = False,
+    ) -> EventStream:
+        """Return a stream of the events after the cursor ``after``.
+
+        Short for ``source(pool, ...).stream(after, ...)``: see :meth:`source` and :class:`~reflex_aio.stream.Source`.
+        """
+        source = self.source(pool, settle_on=settle_on, fence=fence)
+        return source.stream(after, from_head=from_head, to_head=to_head, lag=lag)
+
+    async def fill_gaps(self, pool: Any, after: str = "") -> None:
+        """Fill the table's gaps with noops as they settle, until cancelled.
+
+        For those who stream from standbys without ``settle_on``. Run it against the primary;
+        several at once do no harm.
+
+        :param pool: a pool that leads to the primary
+        :param after: the cursor to begin after; gaps before it stay
+        :raises ReflexError: if the database can't be reached, or the table not be fenced. Begin again then
+        """
+        async with self.replace(include_noops=True, loader=None).stream(pool, after, fence=True) as stream:
+            while await stream.read_page():
+                pass

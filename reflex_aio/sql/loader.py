@@ -1,0 +1,101 @@
+"""Loading a table's events page by page: what is common to all databases."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import NamedTuple
+
+from reflex_aio.event import Event
+from reflex_aio.sql.borrow import Borrowed
+from reflex_aio.sql.drivers.base import Row
+
+__all__ = ["Loader", "Page", "Position", "safe_prefix"]
+
+Position = int
+"""The id up to which a reader has everything; 0 is before the first."""
+
+_first = itemgetter(0)
+
+
+class Page(NamedTuple):
+    """The events that follow a position, without a gap between them that isn't settled."""
+
+    events: Sequence[Event]
+    position: Position
+    """Everything up to here has been read, ``events`` included."""
+    more: bool
+    """Whether the page was cut short by its size: the next one may be loaded at once."""
+    gap: bool
+    """Whether there are further rows, behind a gap that isn't settled."""
+
+
+class Loader(ABC):
+    """Loads the events of one table through one pool, for all readers that these have in this process."""
+
+    topic: str
+    """What wake-ups call the table: ``schema.table``. Known once the loader is open."""
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Find the table and check that its events can be streamed. To be called before anything else, and once.
+
+        :raises TableNotFound: if there is no such table
+        :raises SchemaError: if the table isn't what the table object says
+        :raises TableRefused: if its ids are given out in a way in which events could be missed
+        """
+
+    @abstractmethod
+    async def check(self, position: Position, *, anew: bool) -> None:
+        """Check that ``position`` isn't ahead of the table; ``anew``, also that the table is the one that was opened.
+
+        :raises CursorAhead: if it is
+        :raises TableReplaced: if the table or its ids began anew
+        """
+
+    @abstractmethod
+    async def head(self, lag: float | None) -> Position:
+        """Return the greatest visible id, or that of the newest event already ``lag`` seconds old; 0 if none."""
+
+    @abstractmethod
+    async def load(self, position: Position, through: Borrowed) -> Page:
+        """Load the page after ``position``. Waits for nothing: at a gap the page ends, and may so be empty."""
+
+    @abstractmethod
+    async def settle(self, position: Position, woken: asyncio.Event | None = None) -> None:
+        """Wait until the gap after ``position`` is settled, or may be; ``woken`` tells of new events meanwhile."""
+
+    @abstractmethod
+    def upkeep_due(self) -> float | None:
+        """Return in how many seconds :meth:`upkeep` is to be called, or ``None`` if there is no need."""
+
+    @abstractmethod
+    async def upkeep(self) -> None:
+        """Do what keeps the next gap short, some ten times a second while events flow."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Give back what the loader holds."""
+
+
+def safe_prefix(rows: Sequence[Row], position: Position, settled: Position) -> tuple[int, Position]:
+    """Return how many of ``rows`` may be delivered after ``position``, and the position after them.
+
+    These are the rows up to ``settled``, and those that follow on them, or on ``position``, without a missing id.
+
+    :param rows: in the order of their ids, which come first in each
+    :param settled: the id up to which no row can appear any more
+    """
+    count = len(rows)
+    if count and rows[-1][0] - position == count:
+        return count, rows[-1][0]
+    first = 0
+    if settled > position:
+        first, position = bisect_right(rows, settled, key=_first), settled
+    # From one row to the next, id minus index never falls, and it rises at each gap.
+    end = (
+        bisect_left(range(first, count), 1, key=lambda i: int(rows[i][0] - position - (i - first) > 1))
+        + first
+    )
+    return end, rows[end - 1][0] if end > first else position

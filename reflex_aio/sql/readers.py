@@ -1,0 +1,103 @@
+"""What all streams of one table through one pool share in this process: the loader and the tail."""
+
+import asyncio
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from reflex_aio.sql.borrow import Borrowed
+from reflex_aio.sql.dialects.events import events_dialect
+from reflex_aio.sql.drivers.base import Driver
+from reflex_aio.sql.hub import hub_of
+from reflex_aio.sql.notifier import Notifier
+from reflex_aio.sql.settings import EventsSettings
+from reflex_aio.sql.tail import Tail
+
+__all__ = ["Reader", "shared_reader"]
+
+
+class Reader:
+    """A table as read through one pool. Shared: get it by :func:`shared_reader`, and release it once for each time.
+
+    :param settle_on: a pool of the primary, if ``pool`` leads to a standby
+    :param fence: whether missing ids are taken by noops
+    """
+
+    def __init__(
+        self, settings: EventsSettings, driver: Driver, pool: Any, settle_on: Any, fence: bool
+    ) -> None:
+        self.settings = settings
+        dialect = events_dialect(driver.dialect)
+        self.loader = dialect.loader(settings, driver, pool, settle_on=settle_on, fence=fence)
+        # Held strongly, as what is shared goes by their identities.
+        self._pool, self._settle_on = pool, settle_on
+        self._driver = driver
+        self._notifier: Notifier | None = settings.notifier
+        self._opening = asyncio.Lock()
+        self._opened = False
+        self._users = 0
+        self._forget: Callable[[], None]
+        self.tail = Tail(
+            self.loader,
+            self.borrow(),
+            self._subscribe,
+            poll_period=settings.poll_period,
+            table=settings.name,
+        )
+
+    def borrow(self) -> Borrowed:
+        """Return a new way to run statements on the pool."""
+        settings = self.settings
+        return Borrowed(self._driver, self._pool, table=settings.name, timeout=settings.query_timeout)
+
+    async def open(self) -> None:
+        """Make ready to read; at once if that was done already."""
+        async with self._opening:
+            if self._opened:
+                return
+            await self.loader.open()
+            if self._notifier is None and self.settings.wakeups is not None:
+                self._notifier = await self._hub()
+            self._opened = True
+
+    async def _hub(self) -> Notifier:
+        # A standby can neither listen nor notify: with settle_on, it is the primary's notifications that wake.
+        pool = self._pool if self._settle_on is None else self._settle_on
+        statements = Borrowed(
+            self._driver, pool, table=self.settings.name, timeout=self.settings.query_timeout
+        )
+        async with statements:
+            return await statements.use(lambda connection: hub_of(self._driver, connection))
+
+    def _subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
+        if self._notifier is None:
+            return _nothing
+        return self._notifier.subscribe(self.loader.topic, wake)
+
+    async def release(self) -> None:
+        """Let go of the reader; whoever is the last closes it."""
+        self._users -= 1
+        if self._users == 0:
+            self._forget()
+            await self.tail.aclose()
+            await self.loader.aclose()
+
+
+_readers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, Reader]] = WeakKeyDictionary()
+
+
+def shared_reader(settings: EventsSettings, driver: Driver, pool: Any, settle_on: Any, fence: bool) -> Reader:
+    """Return this event loop's reader of a table through a pool, for one more user."""
+    readers = _readers.setdefault(asyncio.get_running_loop(), {})
+    key = (settings, id(pool), id(settle_on), fence)
+    reader = readers.get(key)
+    if reader is None:
+        reader = readers[key] = Reader(settings, driver, pool, settle_on, fence)
+        reader._forget = partial(readers.__delitem__, key)
+    reader._users += 1
+    return reader
+
+
+def _nothing() -> None:
+    pass

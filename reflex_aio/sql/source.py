@@ -1,0 +1,214 @@
+"""An events table and a pool: a source of events."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from reflex_aio.errors import InvalidCursor, ReflexError
+from reflex_aio.event import Event
+from reflex_aio.sql.drivers.base import Driver
+from reflex_aio.sql.loader import Page, Position
+from reflex_aio.sql.readers import Reader, shared_reader
+from reflex_aio.sql.settings import EventsSettings
+from reflex_aio.sql.tail import Feed
+from reflex_aio.stream import EventStream, StreamOptions
+from reflex_aio.tasks import Tasks
+
+__all__ = ["TableSource"]
+
+_GREATEST_ID = 2**63 - 1
+
+
+class TableSource:
+    """Streams the events of a table through a pool. See :meth:`reflex_aio.sql.EventsTable.source`."""
+
+    def __init__(
+        self, settings: EventsSettings, driver: Driver, pool: Any, *, settle_on: Any, fence: bool
+    ) -> None:
+        self._settings = settings
+        self._driver = driver
+        self._pool = pool
+        self._settle_on = settle_on
+        self._fence = fence
+
+    def __repr__(self) -> str:
+        return f"<source of {self._settings.name}>"
+
+    def stream(
+        self, after: str = "", *, from_head: bool = False, to_head: bool = False, lag: float | None = None
+    ) -> EventStream:
+        """Return a stream of the events after the cursor ``after``. See :class:`~reflex_aio.stream.Source`.
+
+        :raises InvalidCursor: if ``after`` is no event id
+        :raises ValueError: if ``lag`` is out of its range
+        """
+        return _TableStream(self, _position(after), StreamOptions(from_head, to_head, lag))
+
+    async def head(self) -> str:
+        """Return the cursor of the newest event, or ``""`` if there is none.
+
+        :raises ReflexError: if the database can't be asked
+        """
+        reader = self._reader()
+        try:
+            await reader.open()
+            return _cursor(await reader.loader.head(None))
+        finally:
+            await reader.release()
+
+    def _reader(self) -> Reader:
+        return shared_reader(self._settings, self._driver, self._pool, self._settle_on, self._fence)
+
+
+class _TableStream(EventStream):
+    """Reads pages for itself until it has caught up, and is then fed by the tail that all such streams share."""
+
+    def __init__(self, source: TableSource, position: Position, options: StreamOptions) -> None:
+        super().__init__(_cursor(position))
+        self._source = source
+        self._options = options
+        self._position = position
+        self._tasks = Tasks()
+        self._reader: Reader | None = None
+        self._head: Position | None = None
+        self._feed: Feed | None = None
+        self._ahead: asyncio.Task[Page] | None = None
+        self._gap = self._caught_up = False
+        self._young: deque[Event] = deque()
+
+    async def _open(self) -> str:
+        options = self._options
+        if self._reader is None:
+            self._reader = self._source._reader()
+            self._statements = self._reader.borrow()
+        await self._reader.open()
+        loader = self._reader.loader
+        if options.from_head or options.to_head:
+            head = await loader.head(options.lag)
+            if options.from_head:
+                self._position = head
+            if options.to_head:
+                self._head = head
+        if not options.from_head:
+            await loader.check(self._position, anew=False)
+        elif self._may_be_fed:
+            self._feed = self._reader.tail.attach(self._position)
+        return _cursor(self._position)
+
+    @property
+    def _may_be_fed(self) -> bool:
+        # The age of events, and the end of the stream, are its own affair.
+        return self._head is None and not self._options.lag
+
+    async def _read(self) -> Sequence[Event]:
+        while True:
+            if self._young:
+                return await self._grown()
+            if self._head is not None and self._position >= self._head:
+                return ()
+            events = (await self._next_page()).events
+            if self._head is not None and events and int(events[-1].id) > self._head:
+                events = [event for event in events if int(event.id) <= self._head]
+            if events and self._options.lag:
+                self._young.extend(events)
+            elif events:
+                return events
+
+    async def _next_page(self) -> Page:
+        assert self._reader is not None
+        if self._feed is not None:
+            page = await self._fed_page(self._feed)
+            if page is not None:
+                return page
+        page = await self._own_page()
+        self._position, self._gap = page.position, page.gap
+        if page.more:
+            # While this page is consumed, the server is at work on the next one.
+            self._ahead = self._start_load()
+        elif self._may_be_fed and not page.gap:
+            self._feed = self._reader.tail.attach(self._position)
+        elif not page.gap:
+            self._caught_up = not page.events
+        return page
+
+    async def _fed_page(self, feed: Feed) -> Page | None:
+        try:
+            page = await feed.read()
+        except ReflexError:
+            # The next read begins with a page of its own, and a tail that may be a new one.
+            self._feed = None
+            raise
+        if page is None:
+            self._feed = None
+        else:
+            self._position = page.position
+        return page
+
+    async def _own_page(self) -> Page:
+        loading = self._ahead = self._ahead or self._start_load()
+        # Shielded: a read that is cancelled leaves the page to the next one.
+        page = await asyncio.shield(loading)
+        self._ahead = None
+        return page
+
+    def _start_load(self) -> asyncio.Task[Page]:
+        name = f"reflex_aio: page of {self._source._settings.name}"
+        loading = self._tasks.start(self._load(), name=name, awaited=True)
+        loading.add_done_callback(self._forget_failed)
+        return loading
+
+    def _forget_failed(self, loading: asyncio.Task[Page]) -> None:
+        if loading.cancelled() or loading.exception() is not None:
+            self._ahead = None
+
+    async def _load(self) -> Page:
+        assert self._reader is not None
+        loader, position = self._reader.loader, self._position
+        if self._gap or (self._caught_up and self._head is not None):
+            # Of a stream that ends at a head, the newest rows may have been deleted: then nothing shows the gap.
+            await loader.settle(position)
+        elif self._caught_up:
+            await asyncio.sleep(min(self._options.lag or 0.0, self._source._settings.poll_period))
+        elif loader.upkeep_due() == 0.0:
+            await loader.upkeep()
+        return await loader.load(position, self._statements)
+
+    async def _grown(self) -> Sequence[Event]:
+        """Wait until the first of the young events is old enough, and return those that are."""
+        lag, clock = self._options.lag or 0.0, self._source._settings.clock
+        grown: list[Event] = []
+        while not grown:
+            await asyncio.sleep(max(0.0, self._young[0].timestamp_us / 1_000_000 + lag - clock()))
+            newest = (clock() - lag) * 1_000_000
+            while self._young and self._young[0].timestamp_us <= newest:
+                grown.append(self._young.popleft())
+        return grown
+
+    async def _close(self) -> None:
+        if self._feed is not None:
+            self._feed.detach()
+        await self._tasks.aclose()
+        if self._reader is not None:
+            await self._statements.aclose()
+            await self._reader.release()
+
+
+def _cursor(position: Position) -> str:
+    return str(position) if position else ""
+
+
+def _position(cursor: str) -> Position:
+    if cursor == "":
+        return 0
+    # Longer ones are no ids either, and int() would take its time.
+    if (
+        isinstance(cursor, str)
+        and cursor.isascii()
+        and cursor.isdecimal()
+        and len(cursor) <= len(str(_GREATEST_ID))
+    ):
+        position = int(cursor)
+        if position <= _GREATEST_ID:
+            return position
+    raise InvalidCursor(cursor, f'an event id, from "0" to "{_GREATEST_ID}", or "" for the beginning')

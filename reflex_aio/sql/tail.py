@@ -1,0 +1,207 @@
+"""One reader at the head of a table, for all streams of a process that have come that far.
+
+Each wake-up costs one query, however many streams there are. What it finds is handed to each stream's feed, as one and
+the same list; a feed that isn't emptied is cut off, and its stream reads for itself until it has caught up.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TypeAlias
+
+from reflex_aio.sql.borrow import Borrowed
+from reflex_aio.sql.loader import Loader, Page, Position
+from reflex_aio.tasks import Tasks
+
+__all__ = ["Feed", "Subscribe", "Tail"]
+
+logger = logging.getLogger(__name__)
+
+# How many pages a feed may hold before it is cut off; all feeds hold the same pages.
+_FEED_PAGES = 8
+# How many of the last pages are kept for streams that are about to arrive.
+_RECENT_PAGES = 8
+# How often an idle tail looks whether the table is still the one that it knows, in seconds.
+_CHECK_PERIOD = 10.0
+
+Subscribe: TypeAlias = Callable[[Callable[[], None]], Callable[[], None]]
+"""Given what to call on each wake-up, returns what ends the subscription."""
+
+
+class _Section:
+    """A piece of the stream: everything above ``start``, up to ``end``."""
+
+    __slots__ = ("end", "events", "start")
+
+    def __init__(self, start: Position, page: Page) -> None:
+        self.start, self.end, self.events = start, page.position, page.events
+
+
+class Feed:
+    """What a tail hands to one stream. Read by one task."""
+
+    def __init__(self, tail: "Tail", position: Position) -> None:
+        self._tail = tail
+        self._position = position
+        self._sections: deque[_Section] = deque()
+        self._filled = asyncio.Event()
+        self._cut = False
+        self._error: BaseException | None = None
+
+    async def read(self) -> Page | None:
+        """Wait for the next page; ``None`` if the feed was cut off, and the stream has to read for itself.
+
+        A read that is cancelled loses nothing.
+
+        :raises ReflexError: whatever ended the tail
+        """
+        while not self._sections:
+            if self._error is not None:
+                raise self._error
+            if self._cut:
+                return None
+            self._filled.clear()
+            await self._filled.wait()
+        section = self._sections.popleft()
+        events = section.events
+        if section.start < self._position:
+            # The stream came from further on than where the tail was.
+            events = [event for event in events if int(event.id) > self._position]
+        self._position = section.end
+        return Page(events, section.end, False, False)
+
+    def detach(self) -> None:
+        """Take no more."""
+        self._tail._detach(self)
+
+    def _put(self, section: _Section) -> None:
+        if section.end <= self._position:
+            return
+        self._sections.append(section)
+        self._filled.set()
+
+    def _end(self, error: BaseException | None) -> None:
+        self._cut, self._error = True, error
+        self._filled.set()
+
+
+class Tail:
+    """Reads a table at its head for as long as there are feeds.
+
+    :param loader: loads the table's pages
+    :param statements: the connection to load them through
+    :param subscribe: subscribes to the table's wake-ups
+    :param poll_period: how long to wait for a wake-up before looking all the same, in seconds
+    """
+
+    def __init__(
+        self, loader: Loader, statements: Borrowed, subscribe: Subscribe, *, poll_period: float, table: str
+    ) -> None:
+        self._loader = loader
+        self._statements = statements
+        self._subscribe = subscribe
+        self._poll_period = poll_period
+        self._table = table
+        self._tasks = Tasks()
+        self._reader: asyncio.Task[None] | None = None
+        self._feeds: set[Feed] = set()
+        self._position: Position = 0
+        self._recent: deque[_Section] = deque(maxlen=_RECENT_PAGES)
+        self._woken = asyncio.Event()
+        self._checked_at = time.monotonic()
+
+    def attach(self, position: Position) -> Feed | None:
+        """Return a feed of all that comes after ``position``; ``None`` if the tail has passed that too long ago."""
+        feed = Feed(self, position)
+        if self._reader is None or self._reader.done():
+            self._position = position
+            self._recent.clear()
+            self._reader = self._tasks.start(self._read(), name=f"reflex_aio: tail of {self._table}")
+        elif position < self._position:
+            missed = [section for section in self._recent if section.end > position]
+            if not missed or missed[0].start > position:
+                return None
+            for section in missed:
+                feed._put(section)
+        self._feeds.add(feed)
+        return feed
+
+    async def aclose(self) -> None:
+        """End the reader and give back the connection."""
+        await self._tasks.aclose()
+        await self._statements.aclose()
+
+    def _detach(self, feed: Feed) -> None:
+        self._feeds.discard(feed)
+        if not self._feeds and self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
+
+    async def _read(self) -> None:
+        me = asyncio.current_task()
+        # Before anything is loaded, so that no wake-up falls in between.
+        unsubscribe = self._subscribe(self._woken.set)
+        try:
+            while True:
+                await self._advance()
+        except Exception as exc:
+            self._end(exc)
+        finally:
+            unsubscribe()
+            if self._reader is me:
+                self._reader = None
+
+    def _end(self, error: Exception) -> None:
+        logger.debug("%s: the tail ended: %r", self._table, error)
+        feeds, self._feeds = self._feeds, set()
+        for feed in feeds:
+            feed._end(error)
+
+    async def _advance(self) -> None:
+        """Load what there is, then wait until there may be more."""
+        # A page proves the head only against wake-ups from before its query was sent.
+        self._woken.clear()
+        start = self._position
+        page = await self._loader.load(start, self._statements)
+        if page.position > start:
+            self._position = page.position
+            self._hand_out(_Section(start, page))
+        if page.more:
+            return
+        if page.gap:
+            await self._loader.settle(self._position, self._woken)
+            return
+        if not page.events and time.monotonic() - self._checked_at > _CHECK_PERIOD:
+            # Of a table that began anew, nothing would come until its ids have passed this position.
+            await self._loader.check(self._position, anew=True)
+            self._checked_at = time.monotonic()
+        await self._wait()
+
+    def _hand_out(self, section: _Section) -> None:
+        self._recent.append(section)
+        stalled = [feed for feed in self._feeds if len(feed._sections) >= _FEED_PAGES]
+        for feed in stalled:
+            # It keeps what it has; its stream loads the rest when it comes to it.
+            self._feeds.discard(feed)
+            feed._end(None)
+        for feed in self._feeds:
+            feed._put(section)
+
+    async def _wait(self) -> None:
+        loop = asyncio.get_running_loop()
+        # Spread out, so that processes started together don't poll together.
+        poll_at = loop.time() + self._poll_period * random.uniform(0.9, 1.0)
+        while not self._woken.is_set():
+            upkeep = self._loader.upkeep_due()
+            left = poll_at - loop.time()
+            if left <= 0:
+                return
+            try:
+                async with asyncio.timeout(left if upkeep is None else min(left, upkeep)):
+                    await self._woken.wait()
+            except TimeoutError:
+                if upkeep is not None and upkeep <= left:
+                    await self._loader.upkeep()
