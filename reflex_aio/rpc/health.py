@@ -3,9 +3,15 @@
 from collections.abc import Iterable
 
 import grpc
-from grpc_health.v1 import health_pb2_grpc
-from grpc_health.v1.health import aio
-from grpc_health.v1.health_pb2 import HealthCheckResponse
+
+try:
+    from grpc_health.v1 import health_pb2_grpc
+    from grpc_health.v1.health import aio
+    from grpc_health.v1.health_pb2 import HealthCheckResponse
+except ModuleNotFoundError as exc:
+    raise ModuleNotFoundError(
+        "the health service needs grpcio-health-checking: pip install 'reflex-aio[health]'", name=exc.name
+    ) from exc
 
 from reflex_aio.tasks import Tasks
 

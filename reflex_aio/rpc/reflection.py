@@ -3,7 +3,13 @@
 from collections.abc import Iterable
 
 import grpc
-from grpc_reflection.v1alpha import reflection
+
+try:
+    from grpc_reflection.v1alpha import reflection
+except ModuleNotFoundError as exc:
+    raise ModuleNotFoundError(
+        "reflection needs grpcio-reflection: pip install 'reflex-aio[reflection]'", name=exc.name
+    ) from exc
 
 from reflex_aio import pb
 
