@@ -8,5 +8,6 @@ pytest_plugins = [
     "tests.fix_statements",
     "tests.fix_standbys",
     "tests.fix_proxy",
+    "tests.fix_poolers",
     "tests.fix_processes",
 ]

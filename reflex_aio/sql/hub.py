@@ -86,13 +86,12 @@ class Hub:
             driver = driver_of_connection(link.connection)
             self._key = await _key_of(driver, link.connection)
         self._closed = False
-        _hubs_here()[self._key] = self
+        _hubs_here().setdefault(self._key, []).append(self)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        hubs = _hubs_here()
-        if hubs.get(self._key) is self:
-            del hubs[self._key]
+        _hubs_here()[self._key].remove(self)
+        self._key = None
         await self.aclose()
 
     def notify(self, table: str) -> None:
@@ -242,27 +241,29 @@ async def hub_of(driver: Driver, connection: Any) -> Hub:
     Costs no round trip but for the first time that a connection is met.
     """
     key = await _key_of(driver, connection)
-    hub = _hubs_here().get(key)
-    if hub is None:
+    hubs = _hubs_here().setdefault(key, [])
+    if not hubs:
         connect = await driver.connector(connection)
-        hub = _hubs_here().setdefault(key, Hub(connect))
-    return hub
+        if not hubs:
+            hubs.append(Hub(connect))
+    return hubs[-1]
 
 
 async def close_hubs() -> None:
     """Close the hubs of this event loop, but for those that are entered; new ones are made when needed."""
-    hubs = _hubs_here()
-    for key, hub in tuple(hubs.items()):
-        if hub._key is None:
-            del hubs[key]
-            await hub.aclose()
+    for hubs in tuple(_hubs_here().values()):
+        for hub in tuple(hubs):
+            if hub._key is None:
+                hubs.remove(hub)
+                await hub.aclose()
 
 
 async def _key_of(driver: Driver, connection: Any) -> Hashable:
     return driver.name, await driver.server(connection)
 
 
-def _hubs_here() -> dict[Hashable, Hub]:
+def _hubs_here() -> dict[Hashable, list[Hub]]:
+    """The running loop's hubs by whom they are for. Of several the last one serves."""
     loop = asyncio.get_running_loop()
     hubs = _hubs.get(loop)
     if hubs is None:
@@ -281,7 +282,7 @@ def _forked() -> None:
         hub._forget()
 
 
-_hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, Hub]] = WeakKeyDictionary()
+_hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, list[Hub]]] = WeakKeyDictionary()
 _everywhere: WeakSet[Hub] = WeakSet()
 _left_behind: list[object] = []
 

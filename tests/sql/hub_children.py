@@ -1,0 +1,87 @@
+"""What child processes of the tests of hubs do. Some run with warnings as errors, so nothing of pytest here."""
+
+import asyncio
+import os
+
+import asyncpg
+
+from reflex_aio.sql.drivers.asyncpg import AsyncpgDriver
+from reflex_aio.sql.hub import hub_of
+
+driver = AsyncpgDriver()
+
+
+async def answer(dsn: str) -> None:
+    """Say when a question is heard, and answer it."""
+    connection = await asyncpg.connect(dsn)
+    hub = await hub_of(driver, connection)
+    asked = asyncio.Event()
+    hub.subscribe("public.question", asked.set)
+    # The first wake-up says that the hub listens.
+    await asked.wait()
+    asked.clear()
+    print("ready", flush=True)
+    await asked.wait()
+    print("woken", flush=True)
+    hub.notify("public.t")
+    await connection.close()
+    await asyncio.Event().wait()
+
+
+def insert(dsn: str, ending: str) -> None:
+    """Do what an insert does, and end without closing any hub."""
+
+    async def main() -> None:
+        connection = await asyncpg.connect(dsn)
+        if ending == "with a stream":
+            hub, listening = await hub_of(driver, connection), asyncio.Event()
+            hub.subscribe("public.t", listening.set)
+            await listening.wait()
+        async with connection.transaction():
+            hub = await hub_of(driver, connection)
+            driver.after_transaction(connection, hub, lambda: hub.notify("public.t"))
+        await connection.close()
+        if ending == "in an error":
+            raise ZeroDivisionError
+
+    try:
+        asyncio.run(main(), debug=True)
+    except ZeroDivisionError:
+        assert ending == "in an error"
+
+
+def fork(dsn: str) -> None:
+    """Fork while a hub listens, and use hubs in both processes afterwards."""
+
+    async def parent() -> None:
+        connection = await asyncpg.connect(dsn)
+        hub, woken = await hub_of(driver, connection), asyncio.Event()
+        hub.subscribe("public.back", woken.set)
+        await woken.wait()
+        woken.clear()
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                asyncio.run(child())
+                status = 0
+            finally:
+                os._exit(status)
+        # Told by the child, over the connection that the parent had before.
+        async with asyncio.timeout(10):
+            await woken.wait()
+        _, status = await asyncio.to_thread(os.waitpid, pid, 0)
+        assert status == 0
+        hub.notify("public.parent")
+        await connection.close()
+
+    async def child() -> None:
+        connection = await asyncpg.connect(dsn)
+        hub, woken = await hub_of(driver, connection), asyncio.Event()
+        hub.subscribe("public.child", woken.set)
+        await woken.wait()
+        hub.notify("public.child")
+        hub.notify("public.back")
+        await connection.close()
+
+    asyncio.run(parent())

@@ -1,0 +1,606 @@
+"""Hubs: who is woken, by what, and what becomes of the connections."""
+
+import asyncio
+import logging
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from reflex_aio.backoff import Backoff
+from reflex_aio.ext.embedded import EmbeddedPostgres
+from reflex_aio.hooks import Hooks
+from reflex_aio.sql.drivers.asyncpg import AsyncpgDriver
+from reflex_aio.sql.exchange import Periods
+from reflex_aio.sql.hub import Hub, close_hubs, hub_of
+from tests.fix_databases import Connect, Database
+from tests.fix_processes import Spawn
+from tests.fix_proxy import Proxy
+from tests.fix_standbys import Standby
+from tests.fix_statements import Statements
+from tests.sql import hub_children
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.asyncio
+
+driver = AsyncpgDriver()
+
+QUICK = Periods(idle=30.0, ping=0.1, answer=0.5, silent=0.3)
+
+
+class Seen(Hooks):
+    """Counts what a hub tells."""
+
+    def __init__(self) -> None:
+        self.ready = self.lost = self.silent = self.failed = 0
+
+    def listener_ready(self) -> None:
+        self.ready += 1
+
+    def listener_lost(self, error: BaseException, delay: float) -> None:
+        self.lost += 1
+
+    def listener_silent(self) -> None:
+        self.silent += 1
+
+    def notify_failed(self, error: BaseException) -> None:
+        self.failed += 1
+
+
+class Woken:
+    """A wake function that counts, and can be waited for."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> None:
+        self.count += 1
+
+    async def more_than(self, count: int) -> None:
+        await eventually(lambda: self.count > count, f"woken more than {count} times")
+
+
+def hub_to(dsn: str, hooks: Hooks | None = None, periods: Periods = QUICK) -> Hub:
+    return Hub(
+        lambda: asyncpg.connect(dsn, server_settings={"application_name": "hub"}, timeout=1.0),
+        hooks=hooks,
+        periods=periods,
+        backoff=Backoff(0.01, 0.1),
+    )
+
+
+@asynccontextmanager
+async def listening(dsn: str, table: str = "public.t", **more: Any) -> AsyncIterator[tuple[Hub, Woken, Seen]]:
+    """A hub that is known to hear what others tell about ``table``."""
+    seen, woken = Seen(), Woken()
+    async with hub_to(dsn, seen, **more) as hub:
+        hub.subscribe(table, woken)
+        await eventually(lambda: seen.ready == 1, "the hub listens")
+        yield hub, woken, seen
+
+
+async def backends(connection: asyncpg.Connection, application: str = "hub") -> list[int]:
+    """The process ids of the hubs' connections to this database."""
+    rows = await connection.fetch(
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1",
+        application,
+    )
+    return [row["pid"] for row in rows]
+
+
+async def test_subscribers_in_the_process_are_woken_before_notify_returns(database: Database) -> None:
+    woken, other = Woken(), Woken()
+    async with hub_to(database.dsn) as hub:
+        hub.subscribe("public.t", woken)
+        hub.subscribe("public.other", other)
+        hub.notify("public.t")
+        assert (woken.count, other.count) == (1, 0)
+
+
+async def test_a_hub_hears_of_another_process_and_another_process_of_it(
+    database: Database, spawn: Spawn
+) -> None:
+    async with listening(database.dsn) as (hub, woken, _):
+        child = await spawn(hub_children.answer, database.dsn)
+        await child.until("ready")
+        before = woken.count
+        hub.notify("public.question")
+        await child.until("woken")
+        await woken.more_than(before)
+
+
+async def test_a_notification_from_any_connection_wakes(database: Database, connect: Connect) -> None:
+    """As triggers and writers that notify in their transaction send them."""
+    connection = await connect()
+    async with listening(database.dsn) as (_, woken, _):
+        before = woken.count
+        async with connection.transaction():
+            await connection.execute("SELECT pg_notify('reflex_aio', 'public.t')")
+            assert woken.count == before
+        await woken.more_than(before)
+
+
+async def test_what_a_hub_told_itself_wakes_its_own_subscribers_once(database: Database) -> None:
+    async with listening(database.dsn) as (one, one_woken, _), listening(database.dsn) as (two, two_woken, _):
+        before_one, before_two = one_woken.count, two_woken.count
+        for _ in range(5):
+            one.notify("public.t")
+        assert one_woken.count == before_one + 5
+        await two_woken.more_than(before_two)
+        # By the time that this arrives, one's own notifications have come back.
+        two.notify("public.t")
+        await one_woken.more_than(before_one + 5)
+        assert one_woken.count == before_one + 6
+
+
+async def test_a_subscription_before_the_hub_listens_misses_nothing(
+    database: Database, connect: Connect
+) -> None:
+    connection, connecting, go_on = await connect(), asyncio.Event(), asyncio.Event()
+
+    async def connect_late() -> asyncpg.Connection:
+        connecting.set()
+        await go_on.wait()
+        return await asyncpg.connect(database.dsn)
+
+    hub, woken = Hub(connect_late), Woken()
+    hub.subscribe("public.t", woken)
+    await connecting.wait()
+    await connection.execute("SELECT pg_notify('reflex_aio', 'public.t')")
+    assert woken.count == 0
+    go_on.set()
+    await woken.more_than(0)
+    await hub.aclose()
+
+
+@pytest.mark.suite_server
+async def test_a_thousand_commits_in_a_burst_take_few_notify_statements(
+    database: Database, statements: Statements
+) -> None:
+    hub = hub_to(database.dsn)
+    began = time.monotonic()
+    async with asyncpg.create_pool(database.dsn, min_size=10, max_size=10) as pool:
+
+        async def write() -> None:
+            for _ in range(100):
+                async with pool.acquire() as connection, connection.transaction():
+                    await connection.execute("SELECT 1")
+                    driver.after_transaction(connection, hub, lambda: hub.notify("public.t"))
+
+        async with asyncio.TaskGroup() as writers:
+            for _ in range(10):
+                writers.create_task(write())
+    took = time.monotonic() - began
+    await hub.aclose()
+    sent = [statement for statement in statements.taken() if "pg_notify" in statement.text]
+    # One at once, one in each 5 ms, one at the end.
+    assert 1 <= len(sent) <= took / 0.005 + 2
+
+
+@pytest.mark.suite_server
+async def test_the_tables_of_a_burst_are_told_in_one_statement(
+    database: Database, statements: Statements
+) -> None:
+    hub = hub_to(database.dsn)
+    for number in range(50):
+        hub.notify(f"public.t{number}")
+    async with listening(database.dsn, "public.t49") as (_, woken, _):
+        await hub.aclose()
+        await woken.more_than(0)
+    sent = [statement.text for statement in statements.taken() if "pg_notify" in statement.text]
+    assert len([text for text in sent if "unnest" in text]) <= 3
+
+
+@pytest.mark.suite_server
+async def test_a_process_that_only_writes_does_not_listen(
+    database: Database, connect: Connect, statements: Statements
+) -> None:
+    connection, seen = await connect(), Seen()
+
+    def listened() -> int:
+        return len([statement for statement in statements.taken() if statement.text.startswith("LISTEN")])
+
+    async with listening(database.dsn) as (_, woken, _), hub_to(database.dsn, seen) as writer:
+        assert listened() == 1
+        before = woken.count
+        writer.notify("public.t")
+        await woken.more_than(before)
+        assert listened() == 0
+        # From the first subscription on, its one connection serves both.
+        writer.subscribe("public.t", Woken())
+        await eventually(lambda: seen.ready == 1, "it listens")
+        assert listened() == 1
+        assert len(await backends(connection)) == 2
+
+
+async def test_a_terminated_listener_listens_again_and_wakes_everyone(
+    database: Database, connect: Connect
+) -> None:
+    connection = await connect()
+    async with listening(database.dsn) as (_, woken, seen), hub_to(database.dsn) as other:
+        (pid,) = await backends(connection)
+        before = woken.count
+        await connection.execute("SELECT pg_terminate_backend($1)", pid)
+        await eventually(lambda: seen.ready == 2, "it listens again")
+        assert seen.lost == 1
+        assert woken.count == before + 1
+        other.notify("public.t")
+        await woken.more_than(before + 1)
+
+
+async def test_a_notification_that_could_not_be_sent_is_sent_after_the_reconnect(
+    own_server: EmbeddedPostgres,
+) -> None:
+    seen = Seen()
+    hub = hub_to(own_server.dsn, seen)
+    async with listening(own_server.dsn) as (_, woken, _):
+        await own_server.stop()
+        hub.notify("public.t")
+        await eventually(lambda: seen.failed > 1, "sending failed")
+        before = woken.count
+        await own_server.start()
+        await woken.more_than(before)
+        await eventually(lambda: not hub._traffic.unsent, "sent")
+    await hub.aclose()
+
+
+async def test_hubs_survive_a_restart_of_the_server(own_server: EmbeddedPostgres) -> None:
+    async with (
+        listening(own_server.dsn) as (one, one_woken, one_seen),
+        listening(own_server.dsn) as (two, two_woken, two_seen),
+    ):
+        for mode in ("fast", "immediate"):
+            before = one_seen.ready, two_seen.ready
+            await own_server.restart(mode)
+            await eventually(
+                lambda before=before: (
+                    (one_seen.ready, two_seen.ready) > before and two_seen.ready > before[1]
+                ),  # type: ignore[misc]
+                "both listen again",
+            )
+            count = two_woken.count
+            one.notify("public.t")
+            await two_woken.more_than(count)
+            count = one_woken.count
+            two.notify("public.t")
+            await one_woken.more_than(count)
+
+
+async def test_a_stalled_link_is_found_by_its_pings(database: Database, proxy: Proxy) -> None:
+    async with listening(proxy.dsn) as (_, woken, seen), hub_to(database.dsn) as other:
+        proxy.stall()
+        await eventually(lambda: seen.lost, "the stalled link given up")
+        before = woken.count
+        other.notify("public.t")
+        proxy.resume()
+        await eventually(lambda: seen.ready == 2, "it listens again")
+        assert woken.count > before
+
+
+async def test_a_cut_link_comes_back(database: Database, proxy: Proxy) -> None:
+    async with listening(proxy.dsn) as (_, woken, seen), hub_to(database.dsn) as other:
+        await proxy.stop()
+        await eventually(lambda: seen.lost > 2, "tried again and again")
+        await proxy.start()
+        await eventually(lambda: seen.ready == 2, "it listens again")
+        before = woken.count
+        other.notify("public.t")
+        await woken.more_than(before)
+
+
+@pytest.mark.suite_server
+@pytest.mark.parametrize("pgbouncer", ["transaction"], indirect=True)
+async def test_a_pooler_that_swallows_listen_is_found_out_and_told(
+    database: Database, pgbouncer: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = Seen()
+    async with hub_to(pgbouncer, seen) as hub, listening(database.dsn) as (_, woken, _):
+        hub.subscribe("public.t", Woken())
+        await eventually(lambda: seen.silent > 1, "found out, and tried again")
+        assert (seen.ready, seen.lost) == (0, 0)
+        # To tell others works all the same.
+        before = woken.count
+        hub.notify("public.t")
+        await woken.more_than(before)
+    warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert "notifier=Hub(connect=...)" in warnings[0]
+
+
+@pytest.mark.suite_server
+@pytest.mark.parametrize("pgbouncer", ["session"], indirect=True)
+async def test_a_pooler_in_session_mode_serves(database: Database, pgbouncer: str) -> None:
+    async with listening(pgbouncer) as (hub, woken, seen), listening(database.dsn) as (other, other_woken, _):
+        before = woken.count, other_woken.count
+        hub.notify("public.t")
+        await other_woken.more_than(before[1])
+        other.notify("public.t")
+        await woken.more_than(before[0] + 1)
+        assert woken.count == before[0] + 2
+        assert seen.silent == 0
+
+
+async def test_a_standby_is_left_alone_until_it_is_promoted(
+    standby: Standby, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries, seen, woken = 0, Seen(), Woken()
+
+    async def connect() -> asyncpg.Connection:
+        nonlocal tries
+        tries += 1
+        return await asyncpg.connect(standby.dsn)
+
+    # Greater than the rest of the test takes: only a promotion may be worth another try.
+    hub = Hub(connect, hooks=seen, periods=Periods(silent=2.0))
+    hub.subscribe("public.t", woken)
+    hub.notify("public.t")
+    await eventually(lambda: "can't wake streams" in caplog.text, "told")
+    hub.notify("public.t")
+    await asyncio.sleep(0.5)
+    assert tries == 1
+    assert caplog.text.count("can't wake streams") == 1
+    await standby.promote()
+    await eventually(lambda: seen.ready == 1, "it listens")
+    await hub.aclose()
+
+
+async def test_an_idle_hub_closes_its_connection_and_comes_back(database: Database, connect: Connect) -> None:
+    connection = await connect()
+    async with listening(database.dsn) as (_, woken, _):
+        hub = hub_to(database.dsn, periods=Periods(idle=0.2))
+        (listener,) = await backends(connection)
+        for _ in range(2):
+            before = woken.count
+            hub.notify("public.t")
+            await woken.more_than(before)
+            assert len(await backends(connection)) == 2
+
+            async def alone() -> bool:
+                return await backends(connection) == [listener]
+
+            await eventually(alone, "the idle hub's connection closed")
+        await hub.aclose()
+
+
+async def test_a_hub_that_only_writes_now_stops_listening(database: Database, connect: Connect) -> None:
+    connection, seen = await connect(), Seen()
+    hub = hub_to(database.dsn, seen, Periods(idle=0.2))
+    unsubscribe = hub.subscribe("public.t", Woken())
+    await eventually(lambda: seen.ready == 1, "it listens")
+    (listener,) = await backends(connection)
+    unsubscribe()
+
+    async def changed() -> bool:
+        hub.notify("public.t")
+        return listener not in await backends(connection)
+
+    await eventually(changed, "the connection that listened closed, under writes")
+    await hub.aclose()
+
+
+async def test_a_users_pool_closes_while_its_hub_listens(database: Database) -> None:
+    woken = Woken()
+    async with asyncpg.create_pool(database.dsn, min_size=1, max_size=2) as pool:
+        async with pool.acquire() as connection:
+            hub = await hub_of(driver, connection)
+        hub.subscribe("public.t", woken)
+        await woken.more_than(0)
+        async with asyncio.timeout(5):
+            await pool.close()
+    async with listening(database.dsn) as (other, _, _):
+        before = woken.count
+        other.notify("public.t")
+        await woken.more_than(before)
+
+
+async def test_a_loop_has_one_hub_for_a_server_database_and_user(
+    database: Database, connect: Connect
+) -> None:
+    one, two, elsewhere = await connect(), await connect(), await connect(database="postgres")
+    assert await hub_of(driver, one) is await hub_of(driver, two)
+    assert await hub_of(driver, one) is not await hub_of(driver, elsewhere)
+
+
+async def test_an_entered_hub_serves_the_connections_that_go_where_its_own_go(
+    database: Database, connect: Connect, proxy: Proxy
+) -> None:
+    connection, through_proxy = await connect(), await connect(dsn=proxy.dsn)
+    async with hub_to(database.dsn) as hub:
+        assert await hub_of(driver, connection) is hub
+        # As a pooler's, the proxy's address is another one.
+        assert await hub_of(driver, through_proxy) is not hub
+        await close_hubs()
+        assert await hub_of(driver, connection) is hub
+    assert await hub_of(driver, connection) is not hub
+
+
+async def test_to_enter_a_hub_that_cannot_connect_raises(database: Database) -> None:
+    hub = hub_to(f"{database.dsn.replace(database.name, 'no_such_database')}")
+    with pytest.raises(asyncpg.InvalidCatalogNameError):
+        await hub.__aenter__()
+
+
+async def test_a_hub_refuses_a_pools_connection(pool: asyncpg.Pool) -> None:
+    acquired: list[Any] = []
+
+    async def acquire() -> Any:
+        acquired.append(await pool.acquire())
+        return acquired[0]
+
+    with pytest.raises(TypeError, match="no connection of its own"):
+        await Hub(acquire).__aenter__()
+    await pool.release(acquired[0])
+
+
+async def test_a_closed_hub_wakes_its_process_alone(database: Database, connect: Connect) -> None:
+    connection, woken = await connect(), Woken()
+    hub = hub_to(database.dsn)
+    hub.subscribe("public.t", woken)
+    await woken.more_than(0)
+    await hub.aclose()
+    before = woken.count
+    hub.notify("public.t")
+    assert woken.count == before + 1
+    assert await backends(connection) == []
+
+
+async def test_closing_sends_what_is_still_to_be_sent(database: Database) -> None:
+    async with listening(database.dsn) as (_, woken, _):
+        before = woken.count
+        hub = hub_to(database.dsn)
+        hub.notify("public.t")
+        await asyncio.sleep(0)
+        await hub.aclose()
+        await woken.more_than(before)
+
+
+async def test_passwords_are_neither_shown_nor_logged(
+    database: Database, connect: Connect, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    connection = await connect(dsn=proxy.dsn, password="opensesame")
+    hub = await hub_of(driver, connection)
+    await proxy.stop()
+    hub.notify("public.t")
+    await eventually(lambda: "wake-ups are down" in caplog.text, "told")
+    address = await driver.server(connection)
+    assert "opensesame" not in f"{caplog.text} {hub!r} {vars(hub)!r} {address!r}"
+
+
+async def test_cancellation_at_any_await_leaves_no_task_and_no_connection(
+    database: Database, connect: Connect
+) -> None:
+    """The fixtures look for tasks that are left; here it is the connections."""
+    connection = await connect()
+    for turns in range(60):
+        hub = hub_to(database.dsn)
+        hub.subscribe("public.t", Woken())
+        hub.notify("public.t")
+        for _ in range(turns):
+            await asyncio.sleep(0.0005)
+        (task,) = hub._tasks._tasks
+        task.cancel()
+        await hub.aclose()
+
+        async def gone() -> bool:
+            return await backends(connection) == []
+
+        await eventually(gone, f"no connection left by a hub that was cancelled after {turns} turns")
+
+
+async def test_a_cancelled_hub_comes_back_in_a_loop_that_goes_on(database: Database) -> None:
+    async with listening(database.dsn) as (hub, _, seen):
+        (task,) = hub._tasks._tasks
+        task.cancel()
+        await asyncio.wait([task])
+        hub.notify("public.t")
+        await eventually(lambda: seen.ready == 2, "it listens again")
+
+
+def _in_thread(main: Callable[[], Awaitable[None]]) -> tuple[threading.Thread, list[BaseException]]:
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            asyncio.run(main())  # type: ignore[arg-type]
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, errors
+
+
+async def test_each_threads_loop_has_a_hub_of_its_own(database: Database) -> None:
+    async def in_its_loop() -> None:
+        connection = await asyncpg.connect(database.dsn)
+        hub, woken = await hub_of(driver, connection), Woken()
+        hub.subscribe("public.there", woken)
+        await woken.more_than(0)
+        before = woken.count
+        while woken.count == before:
+            # The first of these may come before the other listens.
+            hub.notify("public.here")
+            await asyncio.sleep(0.01)
+        await connection.close()
+
+    async with listening(database.dsn, "public.here") as (hub, woken, _):
+        before = woken.count
+        thread, errors = _in_thread(in_its_loop)
+        await woken.more_than(before)
+        while thread.is_alive():
+            hub.notify("public.there")
+            await asyncio.sleep(0.01)
+        thread.join()
+        assert errors == []
+
+
+async def test_a_hub_serves_one_loop_at_a_time(database: Database) -> None:
+    hub = hub_to(database.dsn)
+
+    async def use() -> None:
+        woken = Woken()
+        hub.subscribe("public.t", woken)
+        await woken.more_than(0)
+
+    for _ in range(2):
+        # It need not be closed: the loop's end does that.
+        thread, errors = _in_thread(use)
+        await asyncio.to_thread(thread.join)
+        assert errors == []
+    hub.subscribe("public.t", Woken())
+    thread, errors = _in_thread(use)
+    await asyncio.to_thread(thread.join)
+    assert [str(error) for error in errors] == [
+        "this hub is in use in another event loop: a loop needs a hub of its own"
+    ]
+    await hub.aclose()
+
+
+async def test_a_program_that_ends_after_an_insert_ends_in_silence_and_its_wake_up_arrives(
+    database: Database,
+) -> None:
+    async with listening(database.dsn) as (_, woken, _):
+        before = woken.count
+        for ending in ("at once", "with a stream", "in an error"):
+            assert await _run_child("insert", database.dsn, ending) == ""
+            await woken.more_than(before)
+            before = woken.count
+
+
+async def test_a_fork_gets_a_hub_of_its_own_and_leaves_its_parents_alone(database: Database) -> None:
+    async with (
+        listening(database.dsn, "public.child") as (_, child, _),
+        listening(database.dsn, "public.parent") as (_, parent, _),
+    ):
+        before = child.count, parent.count
+        assert await _run_child("fork", database.dsn) == ""
+        await child.more_than(before[0])
+        await parent.more_than(before[1])
+
+
+async def _run_child(function: str, *arguments: str) -> str:
+    """Run a function of hub_children, with every warning an error, and return its standard error."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-X", "dev", "-W", "error", "-c",
+        f"from tests.sql import hub_children; hub_children.{function}(*{arguments!r})",
+        cwd=Path(__file__).parent.parent.parent, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    _, said = await process.communicate()
+    assert process.returncode == 0, said.decode()
+    return said.decode()
+
+
+@pytest.mark.parametrize("name", ["idle", "ping", "answer", "coalesce", "silent"])
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("inf"), float("nan")])
+async def test_periods_are_seconds_greater_than_zero(name: str, seconds: float) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"{name} {seconds} is not")):
+        Periods(**{name: seconds})
