@@ -59,7 +59,7 @@ class Consumer:
                 raise ValueError(f"{what} {seconds} is out of range: accepted is a number above 0, or None")
         self.name = name
         self.handler = handler
-        self.types = frozenset(check_type(t) for t in types)
+        self.types: frozenset[int] = frozenset(check_type(t) for t in types)
         self.filter = filter
         self.recover = recover
         self.lag_alert = lag_alert

@@ -78,7 +78,8 @@ class InvalidCursor(ReflexError, ValueError):
 
     def __init__(self, cursor: object, accepted: str) -> None:
         super().__init__(f"{cursor!r} is not a cursor: accepted is {accepted}")
-        self.cursor, self.accepted = cursor, accepted
+        self.cursor = cursor
+        self.accepted = accepted
 
 
 class CursorAhead(ReflexError):
@@ -93,7 +94,9 @@ class CursorAhead(ReflexError):
             f"{table}: cursor {cursor} is ahead of the table, whose last id is {last or 'none'}: was it"
             " truncated or restored, or is this another table's cursor? Rewind the consumer"
         )
-        self.table, self.cursor, self.last = table, cursor, last
+        self.table = table
+        self.cursor = cursor
+        self.last = last
 
 
 class CursorConflict(ReflexError):
@@ -105,7 +108,10 @@ class CursorConflict(ReflexError):
         else:
             reason = f"cursor is at {stored!r}, not at {expected!r}: not moved to {given!r}"
         super().__init__(f"{consumer}: {reason}")
-        self.consumer, self.stored, self.given, self.expected = consumer, stored, given, expected
+        self.consumer = consumer
+        self.stored = stored
+        self.given = given
+        self.expected = expected
 
 
 class FilterError(ReflexError):
@@ -113,7 +119,8 @@ class FilterError(ReflexError):
 
     def __init__(self, *, consumer: str, event_id: str) -> None:
         super().__init__(f"{consumer}: the filter failed on event {event_id}")
-        self.consumer, self.event_id = consumer, event_id
+        self.consumer = consumer
+        self.event_id = event_id
 
 
 class UnknownStream(ReflexError):
@@ -155,7 +162,8 @@ class SchemaError(ReflexError):
 
     def __init__(self, *, table: str, differences: Sequence[str]) -> None:
         super().__init__(f"{table}: " + "; ".join(differences))
-        self.table, self.differences = table, tuple(differences)
+        self.table = table
+        self.differences: tuple[str, ...] = tuple(differences)
 
 
 class TableNotFound(SchemaError):
@@ -173,7 +181,9 @@ class TableRefused(ReflexError):
 
     def __init__(self, *, table: str, reason: str, remedy: str) -> None:
         super().__init__(f"{table}: {reason}: {remedy}")
-        self.table, self.reason, self.remedy = table, reason, remedy
+        self.table = table
+        self.reason = reason
+        self.remedy = remedy
 
 
 class TableReplaced(ReflexError):
@@ -187,7 +197,8 @@ class TableReplaced(ReflexError):
         super().__init__(
             f"{table}: {what} under a running stream: check the consumers' cursors, then start it again"
         )
-        self.table, self.what = table, what
+        self.table = table
+        self.what = what
 
 
 def is_expected(error: BaseException) -> bool:

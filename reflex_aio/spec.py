@@ -59,8 +59,8 @@ class Spec:
         self.source = source
         self.store = store
         self.consumer = consumer
-        self.options = StreamOptions(from_head, to_head, lag)
-        self.hooks = installed() if hooks is None else hooks
+        self.options: StreamOptions = StreamOptions(from_head, to_head, lag)
+        self.hooks: Hooks = installed() if hooks is None else hooks
         self.clock = clock
 
     def __repr__(self) -> str:
