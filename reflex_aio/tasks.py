@@ -24,6 +24,7 @@ class Tasks:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._cancelled: set[asyncio.Task[Any]] = set()
 
     def start(self, work: Coroutine[Any, Any, T], *, name: str, awaited: bool = False) -> asyncio.Task[T]:
         """Run ``work`` in the background.
@@ -37,12 +38,13 @@ class Tasks:
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
+        self._cancelled.discard(task)
         if not task.cancelled():
             # Marks it as seen: those who awaited the task may have been cancelled meanwhile.
             task.exception()
 
     def _done_alone(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+        self._done(task)
         _log_failure(task)
 
     async def aclose(self) -> None:
@@ -60,7 +62,9 @@ class Tasks:
     async def _end(self, caller: asyncio.Task[Any] | None) -> None:
         # Again and again, as a task that ends may start another one.
         while tasks := self._tasks - {caller}:
-            for task in tasks:
+            # Once each: a second cancellation, by another aclose, would cut the clean-up of a task short.
+            for task in tasks - self._cancelled:
+                self._cancelled.add(task)
                 task.cancel()
             await asyncio.wait(tasks)
 
