@@ -1,0 +1,194 @@
+"""Consumers check what they are made of, and hand on what their filters let through."""
+
+import enum
+import math
+from typing import Any
+
+import anyio
+import pytest
+
+from reflex_aio import Consumer, Event, FilterError
+from tests.core.sources import event
+
+
+class UserEvent(enum.IntEnum):
+    CREATED = 1
+    RENAMED = 2
+
+
+async def ignore(event: Event) -> None: ...
+
+
+async def drive(consumer: Consumer, *events: Event) -> None:
+    for each in events:
+        if consumer.wants(each):
+            await consumer.consume(each)
+
+
+# Arguments.
+
+
+@pytest.mark.parametrize("name", ["", " ", "\t\n", "a\0b"])
+def test_consumer_without_a_name_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"name .* is empty or holds a NUL"):
+        Consumer(name, ignore)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"name": None},
+        {"name": 7},
+        {"name": b"c"},
+        {"handler": None},
+        {"handler": "ignore"},
+        {"types": 1},
+        {"types": UserEvent.CREATED},
+        {"filter": "x"},
+        {"filter": ignore},
+        {"recover": 7},
+        {"lag_alert": "1"},
+        {"activity_ttl": b"1"},
+    ],
+    ids=str,
+)
+def test_argument_of_the_wrong_type_is_named(arguments: dict[str, Any]) -> None:
+    [what] = arguments
+    with pytest.raises(TypeError, match=rf"{what} .* is a .*: accepted is "):
+        Consumer(**{"name": "c", "handler": ignore, **arguments})
+
+
+@pytest.mark.parametrize("types", [[True], ["1"], [1.0], [None]])
+def test_types_are_integers(types: Any) -> None:
+    with pytest.raises(TypeError, match="event type"):
+        Consumer("c", ignore, types=types)
+
+
+def test_type_that_no_event_can_have_is_refused() -> None:
+    with pytest.raises(ValueError, match="event type 2147483648 is out of range"):
+        Consumer("c", ignore, types=[2**31])
+
+
+@pytest.mark.parametrize("what", ["lag_alert", "activity_ttl"])
+@pytest.mark.parametrize("seconds", [0, -1.0, math.nan])
+def test_limit_that_is_not_above_0_is_refused(what: str, seconds: float) -> None:
+    with pytest.raises(ValueError, match=f"{what} {seconds} is out of range"):
+        Consumer("c", ignore, **{what: seconds})  # type: ignore[arg-type]
+
+
+def test_limits_may_be_off() -> None:
+    consumer = Consumer("c", ignore, lag_alert=None, activity_ttl=None)
+    assert (consumer.lag_alert, consumer.activity_ttl) == (None, None)
+    assert (Consumer("c", ignore).lag_alert, Consumer("c", ignore).activity_ttl) == (1800.0, 86400.0)
+
+
+def test_consumer_says_who_it_is() -> None:
+    assert repr(Consumer("send-email", ignore)) == "Consumer('send-email')"
+
+
+# Filters.
+
+
+def test_consumer_without_filters_wants_everything() -> None:
+    consumer = Consumer("c", ignore)
+    assert not consumer.filters
+    assert consumer.wants(event(1, 1))
+    assert consumer.wants(event(1, -5))
+
+
+def test_types_let_through_their_own() -> None:
+    consumer = Consumer("c", ignore, types={UserEvent.CREATED})
+    assert consumer.filters
+    assert consumer.types == {1}
+    assert [consumer.wants(event(1, number)) for number in (1, 2, 0)] == [True, False, False]
+
+
+def test_an_enum_stands_for_all_its_types() -> None:
+    assert Consumer("c", ignore, types=UserEvent).types == {1, 2}
+
+
+def test_filter_is_asked_about_events_of_the_types_only() -> None:
+    asked: list[str] = []
+
+    def is_even(event: Event) -> bool:
+        asked.append(event.id)
+        return int(event.id) % 2 == 0
+
+    consumer = Consumer("c", ignore, types=[1], filter=is_even)
+    assert [consumer.wants(event(n, t)) for n, t in ((1, 1), (2, 1), (4, 2))] == [False, True, False]
+    assert asked == ["1", "2"]
+    assert Consumer("c", ignore, filter=is_even).filters
+
+
+def test_filter_that_raises_is_a_filter_error_with_its_cause() -> None:
+    def fail(event: Event) -> bool:
+        raise KeyError("metadata")
+
+    with pytest.raises(FilterError, match="c: the filter failed on event 7") as caught:
+        Consumer("c", ignore, filter=fail).wants(event(7))
+    assert (caught.value.consumer, caught.value.event_id) == ("c", "7")
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+# Handling.
+
+
+@pytest.mark.anyio
+async def test_handler_gets_the_event() -> None:
+    seen: list[Event] = []
+
+    async def handle(event: Event) -> None:
+        seen.append(event)
+
+    await Consumer("c", handle).consume(event(7))
+    assert seen == [event(7)]
+
+
+@pytest.mark.anyio
+async def test_what_the_handler_raises_passes_through() -> None:
+    async def fail(event: Event) -> None:
+        raise KeyError(event.id)
+
+    with pytest.raises(KeyError, match="7"):
+        await Consumer("c", fail).consume(event(7))
+
+
+@pytest.mark.anyio
+async def test_recover_makes_the_event_count_as_consumed() -> None:
+    recovered: list[tuple[Event, Exception]] = []
+    error = KeyError("x")
+
+    async def fail(event: Event) -> None:
+        raise error
+
+    async def recover(event: Event, error: Exception) -> None:
+        recovered.append((event, error))
+
+    await Consumer("c", fail, recover=recover).consume(event(7))
+    assert recovered == [(event(7), error)]
+
+
+@pytest.mark.anyio
+async def test_what_recover_raises_goes_before_what_the_handler_raised() -> None:
+    async def fail(event: Event) -> None:
+        raise KeyError("first")
+
+    async def fail_too(event: Event, error: Exception) -> None:
+        raise OSError("second")
+
+    with pytest.raises(OSError, match="second") as caught:
+        await Consumer("c", fail, recover=fail_too).consume(event(7))
+    assert isinstance(caught.value.__context__, KeyError)
+
+
+@pytest.mark.anyio
+async def test_recover_is_not_asked_about_a_cancellation() -> None:
+    async def recover(event: Event, error: Exception) -> None:
+        pytest.fail("asked")
+
+    async def wait(event: Event) -> None:
+        await anyio.sleep_forever()
+
+    with anyio.move_on_after(0) as scope:
+        await Consumer("c", wait, recover=recover).consume(event(7))
+    assert scope.cancelled_caught
