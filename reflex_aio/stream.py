@@ -133,14 +133,15 @@ class EventStream(ABC):
         # Not a coroutine function: at a million events a second, a further frame is what costs most.
         return self._next()
 
-    async def read_page(self) -> Sequence[Event]:
-        """Return all events that are ready, waiting for the first; an empty sequence at the stream's end.
+    async def read_page(self) -> list[Event]:
+        """Return all events that are ready, waiting for the first; an empty list at the end of the stream.
 
         :raises StreamClosed: if the stream was closed
         """
-        page: Sequence[Event] = list(self._ready)
+        page = list(self._ready)
         if not page:
-            page = await self._guarded(self._read_opened)
+            # A copy, as the source may keep the page.
+            page = list(await self._guarded(self._read_opened))
         if page:
             self._last = page[-1]
         return page
