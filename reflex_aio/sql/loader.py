@@ -37,6 +37,11 @@ class Loader(ABC):
     topic: str
     """What wake-ups call the table: ``schema.table``. Known once the loader is open."""
 
+    @property
+    @abstractmethod
+    def obsolete(self) -> bool:
+        """Whether the table isn't the one that was opened, so that nothing can be loaded any more."""
+
     @abstractmethod
     async def open(self) -> None:
         """Find the table and check that its events can be streamed. To be called before anything else, and once.

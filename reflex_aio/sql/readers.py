@@ -92,11 +92,16 @@ def shared_reader(settings: EventsSettings, driver: Driver, pool: Any, settle_on
     readers = _readers.setdefault(asyncio.get_running_loop(), {})
     key = (settings, id(pool), id(settle_on), fence)
     reader = readers.get(key)
-    if reader is None:
+    if reader is None or reader.loader.obsolete:
         reader = readers[key] = Reader(settings, driver, pool, settle_on, fence)
-        reader._forget = partial(readers.__delitem__, key)
+        reader._forget = partial(_forget, readers, key, reader)
     reader._users += 1
     return reader
+
+
+def _forget(readers: dict[Hashable, Reader], key: Hashable, reader: Reader) -> None:
+    if readers.get(key) is reader:
+        del readers[key]
 
 
 def _nothing() -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from reflex_aio.errors import InvalidCursor, ReflexError
 from reflex_aio.event import Event
+from reflex_aio.sql.borrow import Borrowed
+from reflex_aio.sql.dialects.events import events_dialect
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.loader import Page, Position
 from reflex_aio.sql.readers import Reader, shared_reader
@@ -50,12 +52,13 @@ class TableSource:
 
         :raises ReflexError: if the database can't be asked
         """
-        reader = self._reader()
-        try:
-            await reader.open()
-            return _cursor(await reader.loader.head(None))
-        finally:
-            await reader.release()
+        settings = self._settings
+        statement = events_dialect(self._driver.dialect).head(settings)
+        async with Borrowed(
+            self._driver, self._pool, table=settings.name, timeout=settings.query_timeout
+        ) as statements:
+            rows = await statements.fetch(statement)
+        return _cursor(rows[0][0] or 0)
 
     def _reader(self) -> Reader:
         return shared_reader(self._settings, self._driver, self._pool, self._settle_on, self._fence)

@@ -10,6 +10,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
+from copy import copy
 from typing import TypeAlias
 
 from reflex_aio.sql.borrow import Borrowed
@@ -49,7 +50,7 @@ class Feed:
         self._sections: deque[_Section] = deque()
         self._filled = asyncio.Event()
         self._cut = False
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
 
     async def read(self) -> Page | None:
         """Wait for the next page; ``None`` if the feed was cut off, and the stream has to read for itself.
@@ -60,7 +61,8 @@ class Feed:
         """
         while not self._sections:
             if self._error is not None:
-                raise self._error
+                # A copy for each stream: a traceback grows with every raise.
+                raise copy(self._error) from self._error
             if self._cut:
                 return None
             self._filled.clear()
@@ -83,7 +85,7 @@ class Feed:
         self._sections.append(section)
         self._filled.set()
 
-    def _end(self, error: BaseException | None) -> None:
+    def _end(self, error: Exception | None) -> None:
         self._cut, self._error = True, error
         self._filled.set()
 
@@ -169,6 +171,8 @@ class Tail:
         if page.position > start:
             self._position = page.position
             self._hand_out(_Section(start, page))
+        if self._loader.upkeep_due() == 0.0:
+            await self._loader.upkeep()
         if page.more:
             return
         if page.gap:

@@ -39,6 +39,10 @@ class EventsDialect(ABC):
         """
 
     @abstractmethod
+    def head(self, settings: EventsSettings) -> str:
+        """Return the statement that returns the greatest visible id, or NULL."""
+
+    @abstractmethod
     def notify(self) -> str:
         """Return the statement that notifies when its transaction commits. Its arguments: channel and payload."""
 

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from reflex_aio.sql.dialects.events import EventsDialect
 from reflex_aio.sql.dialects.postgres_loader import PostgresLoader
-from reflex_aio.sql.dialects.postgres_queries import insert_many_sql, insert_sql
+from reflex_aio.sql.dialects.postgres_queries import head_sql, insert_many_sql, insert_sql
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.loader import Loader
 from reflex_aio.sql.settings import EventsSettings
@@ -28,6 +28,9 @@ class PostgresEvents(EventsDialect):
 
     def insert_many(self, settings: EventsSettings) -> str:
         return insert_many_sql(settings, self.table(settings))
+
+    def head(self, settings: EventsSettings) -> str:
+        return head_sql(settings, self.table(settings))
 
     def notify(self) -> str:
         return "SELECT pg_notify($1, $2)"

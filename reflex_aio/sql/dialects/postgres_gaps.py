@@ -5,7 +5,7 @@ import logging
 import time
 from dataclasses import dataclass
 
-from reflex_aio.errors import ConnectionLost, DatabaseError, TableRefused
+from reflex_aio.errors import ConnectionLost, DatabaseError, TableRefused, TableReplaced
 from reflex_aio.sql.borrow import Borrowed
 from reflex_aio.sql.bounds import Bounds
 from reflex_aio.sql.dialects.postgres_catalog import Scan, describe_sql, scan_sql
@@ -87,6 +87,8 @@ class Gaps:
         self._scanned_at = 0.0
         self.settled = _NOTHING
         self.flowing = False
+        self.replaced: TableReplaced | None = None
+        """Once set, nothing that was known of the table is true any more."""
 
     @property
     def scan(self) -> Scan:
@@ -151,10 +153,15 @@ class Gaps:
             (await self._statements.fetch(self._sql, self._name, self.sequence, self._id_column))[0]
         )
         self._scanned_at = time.monotonic()
-        before, self._scan = self._scan, scan
+        before = self._scan
         if before is not None:
-            scan.compare(before, self._table)
+            try:
+                scan.compare(before, self._table)
+            except TableReplaced as exc:
+                self.replaced = exc
+                raise
         self._refuse(scan)
+        self._scan = scan
         if before is not None and (scan.started, scan.in_recovery) != (before.started, before.in_recovery):
             logger.info("%s: the server was restarted; looking anew who writes", self._table)
             self.forget()
@@ -186,17 +193,21 @@ class Gaps:
 
     async def settle(self, position: int, woken: asyncio.Event | None) -> None:
         """Scan until the ids after ``position`` are settled, or some of them."""
+        if self.settled.position > position:
+            return
+        await self.renew()
         began = told = time.monotonic()
         wait = _SCAN_AFTER
         while self.settled.position <= position:
-            await self.renew()
-            if self.settled.position > position:
-                return
-            wait = _SCAN_AFTER if self._changed else min(wait * 1.5, _SCAN_AFTER_AT_MOST)
             if time.monotonic() - told > _TELL_PERIOD:
                 told = time.monotonic()
                 await self._tell(position, told - began)
-            await _pause(wait, woken)
+            # Of many who wait at gaps, whoever's turn it is scans for all of them.
+            left = self._scanned_at + wait - time.monotonic()
+            if left > 0 and not await _wakes_within(left, woken):
+                continue
+            await self.renew()
+            wait = _SCAN_AFTER if self._changed else min(wait * 1.5, _SCAN_AFTER_AT_MOST)
 
     async def _tell(self, position: int, seconds: float) -> None:
         holders = (await self._statements.fetch(_HOLDERS, self.sequence))[0][0]
@@ -225,14 +236,16 @@ class Gaps:
         return max(0.0, self._scanned_at + _UPKEEP_PERIOD - time.monotonic()) if self.flowing else None
 
 
-async def _pause(seconds: float, woken: asyncio.Event | None) -> None:
+async def _wakes_within(seconds: float, woken: asyncio.Event | None) -> bool:
+    """Wait, and tell whether ``woken`` was set meanwhile, after a moment in which that doesn't count."""
     if woken is None:
         await asyncio.sleep(seconds)
-        return
+        return False
     woken.clear()
-    await asyncio.sleep(_SCAN_AFTER_AT_LEAST)
+    await asyncio.sleep(min(seconds, _SCAN_AFTER_AT_LEAST))
     try:
         async with asyncio.timeout(seconds - _SCAN_AFTER_AT_LEAST):
             await woken.wait()
     except TimeoutError:
-        pass
+        return False
+    return True

@@ -70,6 +70,10 @@ class PostgresLoader(Loader):
         self._gap_since: dict[Position, float] = {}
         self.topic = ""
 
+    @property
+    def obsolete(self) -> bool:
+        return self._gaps is not None and self._gaps.replaced is not None
+
     def _borrow(self, pool: Any) -> Borrowed:
         settings = self._settings
         return Borrowed(self._driver, pool, table=settings.name, timeout=settings.query_timeout)
@@ -147,6 +151,8 @@ class PostgresLoader(Loader):
         return head
 
     async def load(self, position: Position, through: Borrowed) -> Page:
+        if self._gaps is not None and self._gaps.replaced is not None:
+            raise self._gaps.replaced
         # Taken before the statement is sent: what a scan settles, only later statements are sure to see.
         settled = self._gaps.settled if self._gaps is not None else None
         checked = settled is not None and settled.position > position and self._gappy
@@ -160,7 +166,7 @@ class PostgresLoader(Loader):
 
         try:
             page = await through.use(read)
-        except BaseException:
+        except Exception:
             if self._gaps is not None:
                 self._gaps.forget()
             raise

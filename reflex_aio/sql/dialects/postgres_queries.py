@@ -11,7 +11,7 @@ from reflex_aio.sql.dialects.postgres_catalog import identity_sql
 from reflex_aio.sql.drivers.base import Row
 from reflex_aio.sql.settings import EventsSettings
 
-__all__ = ["Queries", "events_of", "insert_many_sql", "insert_noops_sql", "insert_sql"]
+__all__ = ["Queries", "events_of", "head_sql", "insert_many_sql", "insert_noops_sql", "insert_sql"]
 
 # How a timestamp is sent: microseconds since the year 2000, as PostgreSQL keeps it. Decoding it into a datetime would
 # be most of what a stream costs the client, and few consumers look at it.
@@ -57,6 +57,11 @@ def insert_noops_sql(settings: EventsSettings, table: str) -> str:
     )
 
 
+def head_sql(settings: EventsSettings, table: str) -> str:
+    """Return the query for the greatest visible id."""
+    return f"SELECT max({_id(settings)}) FROM {table}"
+
+
 class Queries:
     """The statements that read one table, once it has been found.
 
@@ -85,7 +90,7 @@ class Queries:
             f" LEFT JOIN LATERAL ({page}) AS e({names}) ON true ORDER BY c0"
         )
         """The same with the table's identity as the last column, in one row with NULLs if there is none."""
-        self.head = f"SELECT max({event_id}) FROM {table}"
+        self.head = head_sql(settings, table)
         self.head_by_age = (
             f'SELECT {event_id} FROM {table} WHERE "{columns.timestamp}" <= to_timestamp($1::float8)'
             f"{' AT TIME ZONE ' + repr('UTC') if timestamp_type == TIMESTAMP_TYPES[1] else ''}"
