@@ -52,6 +52,11 @@ class Traffic:
     warned: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to tell, or somebody who wants to hear."""
+        return bool(self.unsent) or self.local.subscribed
+
     def tell(self, payload: str, now: float) -> None:
         self.unsent.add(payload)
         self.told_at = now

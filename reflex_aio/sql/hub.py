@@ -172,6 +172,10 @@ class Hub:
                     failing = True
                     await self._rest_refused(error)
                 except Exception as error:
+                    if not self._traffic.pending:
+                        # Missed by nobody: a server that ends with its last client's work done is no trouble.
+                        logger.debug("an idle link has ended: %s", error)
+                        return
                     failing = True
                     if exchange is not None and exchange.worked:
                         delays = self._backoff.delays()

@@ -386,6 +386,31 @@ async def test_a_hub_that_only_writes_now_stops_listening(database: Database, co
     await hub.aclose()
 
 
+async def test_an_idle_connection_that_is_lost_is_not_renewed_until_it_is_needed(
+    database: Database, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection, hub = await connect(), hub_to(database.dsn)
+    hub.notify("public.t")
+
+    async def connected() -> list[int]:
+        return await backends(connection)
+
+    (pid,) = await eventually(connected, "the hub has connected")
+    answered = "SELECT state = 'idle' AND query LIKE '%pg_notify%' FROM pg_stat_activity WHERE pid = $1"
+    await eventually(lambda: connection.fetchval(answered, pid), "the notification was sent")
+    await connection.execute("SELECT pg_terminate_backend($1)", pid)
+    await eventually(lambda: hub._keeper is None, "the hub has noticed")
+    assert not caplog.messages
+
+    async def alone() -> bool:
+        return not await connected()
+
+    await eventually(alone, "there is no connection")
+    hub.notify("public.t")
+    await eventually(connected, "the hub has connected again")
+    await hub.aclose()
+
+
 async def test_a_users_pool_closes_while_its_hub_listens(database: Database) -> None:
     woken = Woken()
     async with asyncpg.create_pool(database.dsn, min_size=1, max_size=2) as pool:
