@@ -37,6 +37,8 @@ ORDER BY a.attnum
 
 _INTEGERS = ("integer", "bigint")
 _TEXTS = ("text", "character varying")
+# One without a time zone is taken as UTC.
+_TIMES = ("timestamp with time zone", "timestamp without time zone")
 _CURSOR_TYPES = {"int": "bigint", "str": "text"}
 
 # The trigger and its function share this name; one function serves all tables of a schema.
@@ -86,13 +88,13 @@ class PostgresSchema(SchemaDialect):
             return [
                 ExpectedColumn(cursors.id, _TEXTS, unique=True),
                 ExpectedColumn(cursors.last_event_id, _INTEGERS if schema.cursor_type == "int" else _TEXTS),
-                ExpectedColumn(cursors.updated_at, ("timestamp with time zone",), nullable=True),
+                ExpectedColumn(cursors.updated_at, _TIMES, nullable=True),
             ]
         events = schema.columns
         columns = [
             ExpectedColumn(events.id, _INTEGERS, needs_default=True, unique=True),
             ExpectedColumn(events.type, ("smallint", *_INTEGERS)),
-            ExpectedColumn(events.timestamp, ("timestamp with time zone",), needs_default=True),
+            ExpectedColumn(events.timestamp, _TIMES, needs_default=True),
             ExpectedColumn(events.foreign_id, (*_TEXTS, "smallint", *_INTEGERS, "uuid")),
         ]
         if schema.metadata:
