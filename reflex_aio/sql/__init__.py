@@ -4,13 +4,16 @@ One table object serves every client library: the connection or pool that is pas
 are used are imported.
 """
 
+from reflex_aio.sql.cursors import CursorsTable
 from reflex_aio.sql.events import EventsTable, NewEvent
 from reflex_aio.sql.hub import Hub
 from reflex_aio.sql.notifier import LocalNotifier, Notifier
-from reflex_aio.sql.schema import EventColumns
+from reflex_aio.sql.schema import CursorColumns, EventColumns
 from reflex_aio.sql.settings import Inserter, PageLoader, Wakeups
 
 __all__ = [
+    "CursorColumns",
+    "CursorsTable",
     "EventColumns",
     "EventsTable",
     "Hub",

@@ -1,0 +1,95 @@
+"""The cursor store on a table that stores each cursor at once."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakValueDictionary
+
+from reflex_aio.errors import CursorConflict
+from reflex_aio.sql.drivers import driver_of_pool
+
+if TYPE_CHECKING:
+    from reflex_aio.sql.cursors import CursorsTable
+
+__all__ = ["TableCursorStore"]
+
+
+class TableCursorStore:
+    """Keeps cursors in a table, through a pool: each is committed when ``set`` returns.
+
+    :meth:`~reflex_aio.sql.cursors.CursorsTable.store` makes it. Beside what they say, its methods raise
+    :class:`~reflex_aio.errors.ConnectionLost`, :class:`~reflex_aio.errors.TableNotFound`,
+    :class:`~reflex_aio.errors.SchemaError` and, for all else that the database refuses,
+    :class:`~reflex_aio.errors.DatabaseError`.
+    """
+
+    def __init__(self, table: "CursorsTable", pool: Any) -> None:
+        self._driver = driver_of_pool(pool)
+        self._table = table
+        self._pool = pool
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def __repr__(self) -> str:
+        return f"{self._table!r}.store({self._pool!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.flush()
+
+    async def get(self, name: str) -> str:
+        """Return the cursor of the consumer ``name``, or ``""`` if it has none."""
+        async with self._connection() as connection:
+            return await self._table.get(connection, name)
+
+    async def set(self, name: str, cursor: str, *, expected: str | None = None) -> None:
+        """Move the cursor of the consumer ``name`` forward to ``cursor``. Where it is already is no error.
+
+        :param expected: move it only if it is there, ``""`` being nowhere
+        :raises CursorConflict: if it would move backwards, or isn't where it is expected
+        :raises InvalidCursor: if ``cursor`` or ``expected`` isn't of the table's type
+        """
+        # On connections of their own, two sets of one name could overtake each other.
+        turn = self._turns.setdefault(name, asyncio.Lock())
+        async with turn:
+            conflict = await self._try_to_set(name, cursor, expected)
+        if conflict is not None:
+            raise conflict
+
+    async def _try_to_set(self, name: str, cursor: str, expected: str | None) -> CursorConflict | None:
+        async with self._connection() as connection:
+            try:
+                await self._table.set(connection, name, cursor, expected=expected)
+            except CursorConflict as exc:
+                # Not raised in here: nothing is wrong with the connection.
+                return exc
+        return None
+
+    async def rewind(self, name: str, cursor: str) -> None:
+        """Set the cursor of the consumer ``name`` to any place, also before where it is; ``""`` removes it.
+
+        Stop the consumer first: it would go on from where it is, and move the cursor forward again.
+
+        :raises InvalidCursor: if ``cursor`` isn't of the table's type
+        """
+        async with self._connection() as connection:
+            await self._table.rewind(connection, name, cursor)
+
+    async def flush(self) -> None:
+        """Return once every cursor that was set is stored for good."""
+
+    async def all(self) -> dict[str, str]:
+        """Return the stored cursors by consumer."""
+        async with self._connection() as connection:
+            return await self._table.all(connection)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        with self._driver.errors(self._table.name):
+            async with self._driver.acquire(self._pool) as connection:
+                yield connection

@@ -1,0 +1,58 @@
+"""What a dialect has to do to read and move cursors."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from reflex_aio.sql.drivers.base import Driver
+from reflex_aio.sql.schema import CursorsSchema
+
+__all__ = ["CursorDialect", "cursor_dialect"]
+
+_DIALECTS = {"postgres": "PostgresCursors"}
+
+
+class CursorDialect(ABC):
+    """The cursors of one table, in one dialect. Has no state beside the statements' texts.
+
+    Cursors are the text of their values. None moves backwards, as told by
+    :func:`~reflex_aio.sql.cursor_values.is_behind`, but by ``put``.
+    """
+
+    @abstractmethod
+    def __init__(self, schema: CursorsSchema) -> None: ...
+
+    @abstractmethod
+    async def get(self, driver: Driver, connection: Any, name: str) -> str:
+        """Return the cursor of a consumer, or ``""`` if it has none."""
+
+    @abstractmethod
+    async def all(self, driver: Driver, connection: Any) -> dict[str, str]:
+        """Return the cursors by consumer."""
+
+    @abstractmethod
+    async def move(self, driver: Driver, connection: Any, cursors: Mapping[str, str]) -> set[str]:
+        """Move the cursors that don't go backwards, in one statement, and return their consumers' names."""
+
+    @abstractmethod
+    async def move_from(self, driver: Driver, connection: Any, name: str, cursor: str, expected: str) -> bool:
+        """Move a cursor forward if it is at ``expected``, ``""`` being nowhere; tell whether it was moved."""
+
+    @abstractmethod
+    async def put(self, driver: Driver, connection: Any, name: str, cursor: str) -> None:
+        """Set a cursor wherever it is; ``""`` removes it."""
+
+
+@cache
+def cursor_dialect(name: str, schema: CursorsSchema) -> CursorDialect:
+    """Return the cursors of the dialect ``name``, which is a driver's ``dialect``.
+
+    :raises ValueError: if there is no such dialect
+    """
+    if name not in _DIALECTS:
+        raise ValueError(f"dialect {name!r} is not known: accepted is {' or '.join(map(repr, _DIALECTS))}")
+    module = import_module(f"reflex_aio.sql.dialects.{name}_cursors")
+    dialect: CursorDialect = getattr(module, _DIALECTS[name])(schema)
+    return dialect

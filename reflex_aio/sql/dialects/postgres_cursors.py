@@ -1,0 +1,70 @@
+"""PostgreSQL: reading and moving cursors."""
+
+from collections.abc import Mapping
+from dataclasses import astuple
+from typing import Any
+
+from reflex_aio.sql.dialects.cursors import CursorDialect
+from reflex_aio.sql.drivers.base import Driver
+from reflex_aio.sql.schema import CursorsSchema
+
+__all__ = ["PostgresCursors"]
+
+
+class PostgresCursors(CursorDialect):
+    """The cursors of one table."""
+
+    def __init__(self, schema: CursorsSchema) -> None:
+        table = schema.table.quoted('"')
+        name, last, updated = (f'"{column}"' for column in astuple(schema.columns))
+        if schema.cursor_type == "int":
+            kind, forward = "bigint", f"stored.{last} <= excluded.{last}"
+        else:
+            kind = "text"
+            forward = (
+                f"CASE WHEN stored.{last} ~ '^[0-9]+$' AND excluded.{last} ~ '^[0-9]+$'"
+                f" THEN stored.{last}::numeric <= excluded.{last}::numeric ELSE true END"
+            )
+        insert = f"INSERT INTO {table} AS stored ({name}, {last}, {updated})"
+        replace = f"UPDATE SET {last} = excluded.{last}, {updated} = excluded.{updated}"
+        self._get = f"SELECT {last}::text FROM {table} WHERE {name} = $1"
+        self._all = f"SELECT {name}::text, {last}::text FROM {table} ORDER BY 1"
+        # In the order of names: two statements that move the same cursors don't deadlock.
+        self._move = (
+            f"{insert} SELECT name, cursor::{kind}, now()"
+            " FROM unnest($1::text[], $2::text[]) AS given (name, cursor) ORDER BY name"
+            f" ON CONFLICT ({name}) DO {replace} WHERE {forward} RETURNING {name}::text"
+        )
+        self._begin = (
+            f"{insert} VALUES ($1::text, $2::text::{kind}, now()) ON CONFLICT ({name}) DO NOTHING RETURNING 1"
+        )
+        self._move_from = (
+            f"UPDATE {table} AS stored SET {last} = excluded.{last}, {updated} = now()"
+            f" FROM (SELECT $2::text::{kind} AS {last}) AS excluded"
+            f" WHERE stored.{name} = $1 AND stored.{last} = $3::text::{kind} AND {forward} RETURNING 1"
+        )
+        self._put = f"{insert} VALUES ($1::text, $2::text::{kind}, now()) ON CONFLICT ({name}) DO {replace}"
+        self._remove = f"DELETE FROM {table} WHERE {name} = $1"
+
+    async def get(self, driver: Driver, connection: Any, name: str) -> str:
+        rows = await driver.fetch(connection, self._get, name)
+        return str(rows[0][0]) if rows else ""
+
+    async def all(self, driver: Driver, connection: Any) -> dict[str, str]:
+        rows = await driver.fetch(connection, self._all)
+        return {row[0]: row[1] for row in rows}
+
+    async def move(self, driver: Driver, connection: Any, cursors: Mapping[str, str]) -> set[str]:
+        rows = await driver.fetch(connection, self._move, list(cursors), list(cursors.values()))
+        return {row[0] for row in rows}
+
+    async def move_from(self, driver: Driver, connection: Any, name: str, cursor: str, expected: str) -> bool:
+        if expected:
+            return bool(await driver.fetch(connection, self._move_from, name, cursor, expected))
+        return bool(await driver.fetch(connection, self._begin, name, cursor))
+
+    async def put(self, driver: Driver, connection: Any, name: str, cursor: str) -> None:
+        if cursor:
+            await driver.fetch(connection, self._put, name, cursor)
+        else:
+            await driver.fetch(connection, self._remove, name)
