@@ -6,6 +6,7 @@ Without PgBouncer its tests are skipped with a reason, and fail under CI.
 import asyncio
 import contextlib
 import os
+import pwd
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -59,16 +60,16 @@ class Pgbouncer:
                 directory=self._directory,
             )
         )
-        # It refuses to be root, and has to reach the server's socket.
+        # It refuses to be root, and has to reach the server's socket. (It becomes another account by itself, as
+        # the user= of subprocesses makes them fork, which gRPC does not survive.)
         owner = self._server.socket_directory.stat()
         for path in (self._directory, configuration):
             os.chown(path, owner.st_uid, owner.st_gid)
+        account = ["--user", pwd.getpwuid(owner.st_uid).pw_name] if os.getuid() == 0 else []
         with (self._directory / "output").open("wb") as output:
             self._process = await asyncio.create_subprocess_exec(
-                program, str(configuration), cwd=self._directory, stdout=output, stderr=output,
-                user=owner.st_uid if os.getuid() == 0 else None,
-                group=owner.st_gid if os.getuid() == 0 else None,
-            )  # fmt: skip
+                program, *account, str(configuration), cwd=self._directory, stdout=output, stderr=output
+            )
         await eventually((self._directory / ".s.PGSQL.6432").exists, self._said)
         return self
 

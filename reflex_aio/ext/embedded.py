@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,6 +50,17 @@ if read -r pid <"$1/postmaster.pid" && kill -QUIT "$pid"; then
 fi
 shift
 rm -rf "$@"
+"""
+
+
+# Runs a program as another account.
+_BECOME = """
+import os, sys
+uid, gid, *words = sys.argv[1:]
+os.setgroups([])
+os.setgid(int(gid))
+os.setuid(int(uid))
+os.execv(words[0], words)
 """
 
 
@@ -241,7 +253,7 @@ class EmbeddedPostgres:
         if not await self._account.can_run(self._programs / "postgres"):
             if not self._bundled:
                 raise EmbeddedPostgresError(
-                    f"{self._programs} can't be run by the account {self._account.name}"
+                    f"{self._programs} is out of reach of the account {self._account.name}, as root can't run it"
                 )
             self._programs = await asyncio.to_thread(_copy_installation, self._programs, self._home / "pgsql")
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -285,10 +297,9 @@ class EmbeddedPostgres:
         # A session of its own: a Ctrl-C at the terminal is our owner's affair. The working directory must be
         # one that the account can read.
         return await asyncio.create_subprocess_exec(
-            str(self._programs / program), *arguments,
+            *self._account.command(self._programs / program, *arguments),
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             cwd=self.socket_directory, start_new_session=True,
-            user=self._account.user, group=self._account.group, extra_groups=self._account.extra_groups,
         )  # fmt: skip
 
     async def _launched(self, options: list[str], log: _Log) -> bool:
@@ -330,39 +341,36 @@ class EmbeddedPostgres:
 
 
 class _Account:
-    """The system account that the server runs as: ours, or an unprivileged one if we are root.
-
-    The attributes are what a subprocess is started with; None leaves it as we are.
-    """
+    """The system account that runs the server: ours, or an unprivileged one if we are root, as it refuses that."""
 
     def __init__(self) -> None:
-        self.name: str | None = None
-        self.user: int | None = None
-        self.group: int | None = None
-        self.extra_groups: tuple[int, ...] | None = None
-        if os.geteuid() == 0:
-            entry = _unprivileged_account()
-            self.name, self.user, self.group, self.extra_groups = (
-                entry.pw_name,
-                entry.pw_uid,
-                entry.pw_gid,
-                (),
-            )
+        self._other = _unprivileged_account() if os.geteuid() == 0 else None
+
+    @property
+    def name(self) -> str:
+        return (self._other or pwd.getpwuid(os.geteuid())).pw_name
 
     def own(self, path: Path) -> None:
         """Give ``path`` to the account."""
-        if self.user is not None and self.group is not None:
-            os.chown(path, self.user, self.group)
+        if self._other is not None:
+            os.chown(path, self._other.pw_uid, self._other.pw_gid)
+
+    def command(self, program: Path, *arguments: str) -> tuple[str, ...]:
+        """What to execute to have ``program`` run by the account.
+
+        Not the ``user=`` of subprocesses: that makes them fork, and with gRPC at work in this process a fork's
+        child breaks (with vfork, which is used otherwise, gRPC isn't told).
+        """
+        if self._other is None:
+            return str(program), *arguments
+        ids = str(self._other.pw_uid), str(self._other.pw_gid)
+        return sys.executable, "-I", "-S", "-c", _BECOME, *ids, str(program), *arguments
 
     async def can_run(self, program: Path) -> bool:
         """Whether the account reaches ``program``, which root's home, for one, is closed to."""
-        try:
-            process = await asyncio.create_subprocess_exec(
-                str(program), "--version", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/",
-                user=self.user, group=self.group, extra_groups=self.extra_groups,
-            )  # fmt: skip
-        except PermissionError:
-            return False
+        process = await asyncio.create_subprocess_exec(
+            *self.command(program, "--version"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/"
+        )
         return await process.wait() == 0
 
 
