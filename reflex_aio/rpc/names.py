@@ -1,5 +1,7 @@
 """The names on the wire that both ends must know."""
 
+from collections.abc import Iterable
+
 STREAM_SERVICE = "reflexpb.Reflex"
 PAGES_SERVICE = "reflexaio.v1.ReflexPages"
 
@@ -12,6 +14,12 @@ STREAM_KEY = "reflex-stream"
 
 CURSOR_KEY = "reflex-cursor-bin"
 """Initial metadata: the cursor that the stream starts after, in UTF-8, with the head resolved."""
+
+
+def value_of(key: str, metadata: Iterable[tuple[str, str | bytes]] | None) -> str | bytes | None:
+    """Return the first value of ``key`` in metadata, or ``None``."""
+    # By pairs, as grpc.aio.Metadata is no mapping, and was half of one before grpcio 1.67.
+    return next((value for name, value in metadata or () if name == key), None)
 
 
 def check_stream_name(name: str) -> str:

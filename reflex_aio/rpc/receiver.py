@@ -90,9 +90,8 @@ class Receiver:
             self._arrived.set()
 
     async def _receive_all(self) -> Exception:
-        metadata = await self._call.initial_metadata()
-        if (cursor := dict(metadata).get(names.CURSOR_KEY)) is not None:
-            assert isinstance(cursor, bytes)  # by the key's suffix
+        cursor = names.value_of(names.CURSOR_KEY, await self._call.initial_metadata())
+        if isinstance(cursor, bytes):
             self._cursor = cursor.decode()
             self._opened.set()
         while True:

@@ -240,7 +240,7 @@ class StreamServer:
         await _abort(context, status.FAILED)
 
     def _source_for(self, context: grpc.aio.ServicerContext[Any, Any]) -> Source:
-        asked = dict(context.invocation_metadata() or ()).get(names.STREAM_KEY)
+        asked = names.value_of(names.STREAM_KEY, context.invocation_metadata())
         if asked is None:
             if self._default is None:
                 raise UnknownStream(

@@ -1,6 +1,6 @@
 """What the tests of this folder serve, and with what."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -49,16 +49,17 @@ async def take(stream: EventStream, count: int) -> list[Event]:
 
 
 class Watched:
-    """A source that counts the streams that are open, and the events that were read from it.
+    """A source that counts the streams that are open.
 
     :param failure: what its streams raise when they have no events left
+    :ivar closing: awaited before a stream is closed
     """
 
     def __init__(self, source: Source, failure: BaseException | None = None) -> None:
         self.source = source
         self.failure = failure
+        self.closing: Callable[[], Awaitable[None]] | None = None
         self.open = 0
-        self.read = 0
 
     def stream(self, after: str = "", **options: Any) -> EventStream:
         options["to_head"] |= self.failure is not None
@@ -85,9 +86,10 @@ class _WatchedStream(EventStream):
         page = await self._stream.read_page()
         if not page and self._watched.failure is not None:
             raise self._watched.failure
-        self._watched.read += len(page)
         return page
 
     async def _close(self) -> None:
+        if self._watched.closing is not None:
+            await self._watched.closing()
         await self._stream.aclose()
         self._watched.open -= 1
