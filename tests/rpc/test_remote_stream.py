@@ -79,7 +79,7 @@ async def test_to_head_ends_at_the_head_and_stays_ended(pages: bool) -> None:
         RemoteSource(channel, pages=pages).stream(to_head=True) as stream,
     ):
         assert ids([event async for event in stream]) == [1, 2]
-        assert await stream.read_page() == []
+        assert not await stream.read_page()
         assert await anext(stream, None) is None
 
 
