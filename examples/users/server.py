@@ -1,0 +1,26 @@
+"""The stream of users' events over gRPC, for other services."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import grpc
+
+from examples.users.schema import user_events
+from reflex_aio.rpc import StreamServer, server_options
+
+
+@asynccontextmanager
+async def serving(pool: asyncpg.Pool, address: str = "127.0.0.1:0") -> AsyncIterator[int]:
+    """Serve the stream ``users`` at ``address``, and tell the port."""
+    streams = StreamServer({"users": user_events.source(pool)})
+    server = grpc.aio.server(options=server_options())
+    port = server.add_insecure_port(address)
+    streams.add_to(server)
+    await server.start()
+    try:
+        yield port
+    finally:
+        # In this order: clients are told to come back later, not cut off.
+        await streams.stop()
+        await server.stop(grace=1.0)
