@@ -169,7 +169,7 @@ class _RemoteStream(EventStream):
         except convert.MalformedMessage as exc:
             self._disconnect()
             raise RemoteError(f"the server has sent what is no event: {exc}", code="INTERNAL") from exc
-        except StreamStopped:
+        except Exception:
             self._disconnect()
             raise
         self._start_after(events[-1].id)

@@ -14,9 +14,16 @@ Options = list[tuple[str, int]]
 # 300.
 _LEAST_PING_INTERVAL = 10.0
 
+# How long a client waits before it first tries to connect again, in seconds.
+_LEAST_BACKOFF = 0.1
+
 
 def channel_options(
-    *, keepalive: float | None = 30.0, keepalive_timeout: float = 10.0, max_message: int | None = None
+    *,
+    keepalive: float | None = 30.0,
+    keepalive_timeout: float = 10.0,
+    max_backoff: float = 5.0,
+    max_message: int | None = None,
 ) -> Options:
     """Return options for ``grpc.aio.insecure_channel`` or ``secure_channel``.
 
@@ -28,10 +35,16 @@ def channel_options(
         than every 300
     :param keepalive_timeout: take the connection for lost when a ping has no answer after this long, in
         seconds
+    :param max_backoff: wait no longer than this between two attempts to connect, in seconds. gRPC waits up to
+        120, in which calls fail at once, though the server be back
     :param max_message: the largest message to receive, in bytes; ``None``: 4 MiB, the default of gRPC
     :raises ValueError: if a value is out of its range
     """
     options = _keepalive(keepalive, keepalive_timeout)
+    options += [
+        ("grpc.initial_reconnect_backoff_ms", round(_LEAST_BACKOFF * 1000)),
+        ("grpc.max_reconnect_backoff_ms", round(_at_least(_LEAST_BACKOFF, max_backoff=max_backoff) * 1000)),
+    ]
     if max_message is not None:
         options.append(("grpc.max_receive_message_length", _at_least(1, max_message=max_message)))
     return options

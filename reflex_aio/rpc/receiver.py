@@ -62,14 +62,16 @@ class Receiver:
         :raises MalformedMessage: if a message isn't what the protocol says
         :raises StreamStopped: if the channel was closed, or the server ended the call without a reason
         """
-        while not self._messages:
-            if self._end is not None:
+        while True:
+            messages, self._messages, self._size = self._messages, [], 0
+            self._taken.set()
+            # No await from here to the return: a read that is cancelled must not have taken anything.
+            if events := [event for message in messages for event in self._decode(message)]:
+                return events
+            if self._end is not None and not messages:
                 raise self._end
             self._arrived.clear()
             await self._arrived.wait()
-        messages, self._messages, self._size = self._messages, [], 0
-        self._taken.set()
-        return [event for message in messages for event in self._decode(message)]
 
     def cancel(self) -> None:
         """End the call. The task ends with it."""

@@ -135,7 +135,8 @@ class StreamServer:
         message_class = convert.event_class_beside(request)
         async with self._opened(request, context, source) as stream:
             # When the call ends in a write, this generator is dropped at the yield, and can't await any more.
-            context.add_done_callback(lambda _: self._close_soon(stream))  # type: ignore[arg-type]  # stub is a class
+            # The stub has a class where it means a protocol.
+            context.add_done_callback(lambda _: self._close_soon(stream))  # type: ignore[arg-type]
             while events := await stream.read_page():
                 for event in events:
                     yield convert.event_to_message(event, message_class)

@@ -8,6 +8,7 @@ honest status code and the details; all of these are understood.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -28,6 +29,9 @@ from reflex_aio.rpc.convert import MalformedMessage
 
 _DETAILS_KEY = "grpc-status-details-bin"
 _JETTISON_TYPE = "type.googleapis.com/jettisonpb.WrappedError"
+
+# The headers' limit is 8 KiB; the message is in there three times, and a character may take twelve bytes.
+_LONGEST_MESSAGE = 300
 
 
 class _ReflexCode(StrEnum):
@@ -51,6 +55,11 @@ class Status:
     code: grpc.StatusCode
     message: str
     reflex_code: _ReflexCode | None = None
+
+    @classmethod
+    def of(cls, code: grpc.StatusCode, error: Exception, reflex_code: _ReflexCode | None = None) -> Self:
+        """Return the status that tells what ``error`` says, cut to what fits into HTTP/2's headers."""
+        return cls(code, str(error)[:_LONGEST_MESSAGE], reflex_code)
 
     def trailer(self) -> tuple[tuple[str, bytes], ...]:
         """Return the trailing metadata that make a Go client understand."""
@@ -80,15 +89,15 @@ def status_of(error: Exception) -> Status | None:
         case StreamStopped() | StreamClosed():
             return STOPPED
         case InvalidCursor():
-            return Status(grpc.StatusCode.INVALID_ARGUMENT, str(error), _ReflexCode.INVALID_ID)
+            return Status.of(grpc.StatusCode.INVALID_ARGUMENT, error, _ReflexCode.INVALID_ID)
         case MalformedMessage():
-            return Status(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            return Status.of(grpc.StatusCode.INVALID_ARGUMENT, error)
         case UnknownStream():
-            return Status(grpc.StatusCode.NOT_FOUND, str(error))
+            return Status.of(grpc.StatusCode.NOT_FOUND, error)
         case CursorAhead():
-            return Status(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+            return Status.of(grpc.StatusCode.FAILED_PRECONDITION, error)
         case MessageTooLarge():
-            return Status(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+            return Status.of(grpc.StatusCode.RESOURCE_EXHAUSTED, error)
         case ConnectionLost():
             return SOURCE_LOST
         case _:

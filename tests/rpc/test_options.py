@@ -15,7 +15,8 @@ def test_both_ends_ping_by_default_and_the_server_suffers_it() -> None:
 
 
 def test_keepalive_can_be_off() -> None:
-    assert channel_options(keepalive=None) == []
+    options = dict(channel_options(keepalive=None) + server_options(keepalive=None))
+    assert not [name for name in options if "keepalive" in name]
 
 
 def test_sizes_and_numbers_are_left_to_grpc_unless_given() -> None:
@@ -24,6 +25,14 @@ def test_sizes_and_numbers_are_left_to_grpc_unless_given() -> None:
     options = dict(server_options(max_message=1 << 23, max_streams=100))
     assert options["grpc.max_send_message_length"] == 1 << 23
     assert options["grpc.max_concurrent_streams"] == 100
+
+
+def test_clients_try_to_connect_again_before_long() -> None:
+    options = dict(channel_options())
+    assert options["grpc.initial_reconnect_backoff_ms"] == 100
+    assert options["grpc.max_reconnect_backoff_ms"] == 5_000
+    with pytest.raises(ValueError, match="max_backoff 0 is out of range"):
+        channel_options(max_backoff=0)
 
 
 @pytest.mark.parametrize("values", [{"keepalive": 9.9}, {"keepalive_timeout": 0}, {"max_message": 0}])
