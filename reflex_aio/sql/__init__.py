@@ -6,7 +6,8 @@ are used are imported.
 
 from reflex_aio.sql.cursors import CursorsTable
 from reflex_aio.sql.events import EventsTable, NewEvent
-from reflex_aio.sql.hub import Hub
+from reflex_aio.sql.exchange import Periods
+from reflex_aio.sql.hub import Hub, close_hubs
 from reflex_aio.sql.notifier import LocalNotifier, Notifier
 from reflex_aio.sql.schema import CursorColumns, EventColumns
 from reflex_aio.sql.settings import Inserter, PageLoader, Wakeups
@@ -22,5 +23,7 @@ __all__ = [
     "NewEvent",
     "Notifier",
     "PageLoader",
+    "Periods",
     "Wakeups",
+    "close_hubs",
 ]

@@ -1,4 +1,4 @@
-"""What child processes of the tests of hubs do. Some run with warnings as errors, so nothing of pytest here."""
+"""What child processes of the tests of hubs do. Some of them can't import pytest."""
 
 import asyncio
 import os

@@ -98,7 +98,7 @@ def _errors(table: str, schema_only: bool) -> Iterator[None]:
     except Exception as exc:
         if schema_only:
             raise
-        if isinstance(exc, _LOST) or (isinstance(exc, asyncpg.InterfaceError) and _is_closed(exc)):
+        if isinstance(exc, _LOST) or _is_closed(exc):
             reason = str(exc) or type(exc).__name__
             raise ConnectionLost(f"{table}: the database can't be reached: {reason}") from exc
         if isinstance(exc, (asyncpg.PostgresError, asyncpg.InterfaceError)):
@@ -106,10 +106,14 @@ def _errors(table: str, schema_only: bool) -> Iterator[None]:
         raise
 
 
-def _is_closed(exc: asyncpg.InterfaceError) -> bool:
+def _is_closed(exc: Exception) -> bool:
     # asyncpg has no class of its own for a connection that was lost before or under a statement.
     text = str(exc)
-    return "connection is closed" in text or "connection was closed" in text
+    if isinstance(exc, asyncpg.InternalClientError):
+        return 'protocol is in the "failed" state' in text
+    return isinstance(exc, asyncpg.InterfaceError) and (
+        "connection is closed" in text or "connection was closed" in text
+    )
 
 
 @asynccontextmanager
@@ -128,6 +132,6 @@ async def _acquire(pool: Any) -> AsyncIterator[Any]:
 async def _release(pool: Any, connection: Any) -> None:
     try:
         await pool.release(connection, timeout=_RELEASE_TIMEOUT)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
         # asyncpg has closed the connection, and the pool makes a new one.
         pass

@@ -160,6 +160,6 @@ class AsyncpgLink(Link):
         self._lost = None
         try:
             await self.connection.close(timeout=_CLOSE_TIMEOUT)
-        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
             # A statement is under way, or the server is silent: asyncpg has cut the connection.
             pass
