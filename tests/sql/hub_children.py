@@ -6,7 +6,7 @@ import os
 import asyncpg
 
 from reflex_aio.sql.drivers.asyncpg import AsyncpgDriver
-from reflex_aio.sql.hub import hub_of
+from reflex_aio.sql.hub import Hub, hub_of
 
 driver = AsyncpgDriver()
 
@@ -51,11 +51,11 @@ def insert(dsn: str, ending: str) -> None:
 
 
 def fork(dsn: str) -> None:
-    """Fork while a hub listens, and use hubs in both processes afterwards."""
+    """Fork while a hub listens, and use the very same one in both processes afterwards."""
+    hub = Hub(lambda: asyncpg.connect(dsn))
 
     async def parent() -> None:
-        connection = await asyncpg.connect(dsn)
-        hub, woken = await hub_of(driver, connection), asyncio.Event()
+        woken = asyncio.Event()
         hub.subscribe("public.back", woken.set)
         await woken.wait()
         woken.clear()
@@ -73,15 +73,12 @@ def fork(dsn: str) -> None:
         _, status = await asyncio.to_thread(os.waitpid, pid, 0)
         assert status == 0
         hub.notify("public.parent")
-        await connection.close()
 
     async def child() -> None:
-        connection = await asyncpg.connect(dsn)
-        hub, woken = await hub_of(driver, connection), asyncio.Event()
+        woken = asyncio.Event()
         hub.subscribe("public.child", woken.set)
         await woken.wait()
         hub.notify("public.child")
         hub.notify("public.back")
-        await connection.close()
 
     asyncio.run(parent())
