@@ -52,13 +52,15 @@ class Watched:
     """A source that counts the streams that are open.
 
     :param failure: what its streams raise when they have no events left
+    :ivar opening: awaited before a stream is opened
     :ivar closing: awaited before a stream is closed
     """
 
     def __init__(self, source: Source, failure: BaseException | None = None) -> None:
         self.source = source
         self.failure = failure
-        self.closing: Callable[[], Awaitable[None]] | None = None
+        self.opening: Callable[[], Awaitable[object]] | None = None
+        self.closing: Callable[[], Awaitable[object]] | None = None
         self.open = 0
 
     def stream(self, after: str = "", **options: Any) -> EventStream:
@@ -79,6 +81,8 @@ class _WatchedStream(EventStream):
         watched.open += 1
 
     async def _open(self) -> str:
+        if self._watched.opening is not None:
+            await self._watched.opening()
         await self._stream.__aenter__()
         return self._stream.cursor
 

@@ -187,6 +187,34 @@ async def test_a_remote_source_runs_in_a_spec_like_a_table(pages: bool) -> None:
     assert await store.get("test") == "1200"
 
 
+async def test_a_remote_source_can_be_served_in_turn(pages: bool) -> None:
+    events = await some_events(3)
+    async with (
+        serving(StreamServer(events)) as first,
+        serving(StreamServer(RemoteSource(first, pages=pages))) as second,
+    ):
+        source = RemoteSource(second, pages=pages)
+        async with source.stream("1", to_head=True) as stream:
+            assert ids([event async for event in stream]) == [2, 3]
+        async with source.stream(from_head=True) as stream:
+            assert stream.cursor == await source.head() == "3"
+            await events.insert(4, 1)
+            assert ids(await take(stream, 1)) == [4]
+
+
+async def test_an_open_that_is_cancelled_leaves_nothing_behind(pages: bool) -> None:
+    watched = Watched(MemoryEvents())
+    watched.opening = asyncio.Event().wait
+    async with serving(StreamServer(watched)) as channel:
+        stream = RemoteSource(channel, pages=pages).stream(from_head=True)
+        opening = asyncio.create_task(stream.__aenter__())
+        await eventually(lambda: watched.open == 1, "the server to begin")
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        await eventually(lambda: watched.open == 0, "the server's stream to be closed")
+
+
 async def test_head_is_that_of_the_source() -> None:
     events = MemoryEvents()
     async with serving(StreamServer(events)) as channel:

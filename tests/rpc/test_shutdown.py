@@ -13,15 +13,17 @@ from reflex_aio import (
     ConnectionLost,
     Consumer,
     Event,
+    EventStream,
     MemoryCursorStore,
     MemoryEvents,
+    Source,
     Spec,
     StreamStopped,
     is_expected,
     run_forever,
 )
 from reflex_aio.backoff import Backoff
-from reflex_aio.rpc import RemoteSource, StreamServer, server_options
+from reflex_aio.rpc import RemoteSource, StreamServer, channel_options, server_options
 from tests.rpc.serving import Watched, ids, serving, some_events, started, take
 from tests.waiting import eventually
 
@@ -95,6 +97,44 @@ async def test_a_client_that_takes_nothing_does_not_hold_up_the_stop() -> None:
             await streams.stop(grace=0.1)
 
 
+async def start(source: Source, port: int) -> tuple[grpc.aio.Server, StreamServer, int]:
+    """Serve ``source`` on ``port``, or on a free one if that is 0."""
+    server = grpc.aio.server(options=server_options())
+    streams = StreamServer(source)
+    streams.add_to(server)
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    return server, streams, port
+
+
+async def test_the_head_of_a_stream_survives_a_restart_before_its_first_event(pages: bool) -> None:
+    events = await some_events(3)
+    server, streams, port = await start(events, 0)
+    async with (
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}", channel_options()) as channel,
+        RemoteSource(channel, pages=pages).stream(from_head=True) as stream,
+    ):
+        await streams.stop()
+        await server.stop(None)
+        with pytest.raises((StreamStopped, ConnectionLost)):
+            await anext(stream)
+        await events.insert(4, 1)
+        server, streams, _ = await start(events, port)
+        received = await eventually(lambda: first_of(stream), "the client to reconnect")
+        assert received is not None
+        assert received.id == "4"
+    await streams.stop()
+    await server.stop(None)
+
+
+async def first_of(stream: EventStream) -> Event | None:
+    """Return the next event, or ``None`` if the server isn't there."""
+    try:
+        return await anext(stream)
+    except ConnectionLost:
+        return None
+
+
 async def test_a_consumer_survives_a_restart_of_the_server() -> None:
     events = await some_events(10)
     consumed: list[Event] = []
@@ -107,15 +147,7 @@ async def test_a_consumer_survives_a_restart_of_the_server() -> None:
         if len(consumed) == 20:
             twenty.set()
 
-    async def serve(port: int) -> tuple[grpc.aio.Server, StreamServer, int]:
-        server = grpc.aio.server(options=server_options())
-        streams = StreamServer(events)
-        streams.add_to(server)
-        port = server.add_insecure_port(f"127.0.0.1:{port}")
-        await server.start()
-        return server, streams, port
-
-    server, streams, port = await serve(0)
+    server, streams, port = await start(events, 0)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, asyncio.TaskGroup() as group:
         spec = Spec(RemoteSource(channel), MemoryCursorStore(), Consumer("c", consume))
         running = group.create_task(run_forever(spec, backoff=Backoff(initial=0.01, maximum=0.1)))
@@ -124,7 +156,7 @@ async def test_a_consumer_survives_a_restart_of_the_server() -> None:
         await server.stop(None)
         for i in range(10):
             await events.insert(i, 1)
-        server, streams, _ = await serve(port)
+        server, streams, _ = await start(events, port)
         await twenty.wait()
         running.cancel()
     await streams.stop()
