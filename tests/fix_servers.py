@@ -10,16 +10,18 @@ Without the distribution's server its tests are skipped with a reason, and fail 
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 import pytest_asyncio
 
 from reflex_aio.ext.embedded import EmbeddedPostgres
+
+T = TypeVar("T")
 
 DSN = os.environ.get("REFLEX_TEST_DSN")
 CI = bool(os.environ.get("CI"))
@@ -96,9 +98,13 @@ class Servers:
             assert DSN
             return GivenServer(DSN)
         if name not in self._started:
-            # In a loop of its own: a test's loop ends with the test.
-            self._started[name] = self._runner.run(self._stack.enter_async_context(make_server(name)))
+            self._started[name] = self.keep(make_server(name))
         return self._started[name]
+
+    def keep(self, server: AbstractAsyncContextManager[T]) -> T:
+        """Enter ``server``, until all tests have ended."""
+        # In a loop of its own: a test's loop ends with the test.
+        return self._runner.run(self._stack.enter_async_context(server))
 
 
 @pytest.fixture(scope="session")
