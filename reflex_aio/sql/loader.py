@@ -37,10 +37,13 @@ class Loader(ABC):
     topic: str
     """What wake-ups call the table: ``schema.table``. Known once the loader is open."""
 
+    lags: bool
+    """Whether events become visible only some time after the wake-ups that tell of them. Known once it is open."""
+
     @property
     @abstractmethod
     def obsolete(self) -> bool:
-        """Whether the table isn't the one that was opened, so that nothing can be loaded any more."""
+        """Whether the table, or its server, isn't what was opened any more: a new loader is needed."""
 
     @abstractmethod
     async def open(self) -> None:

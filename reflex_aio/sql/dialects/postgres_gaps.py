@@ -96,6 +96,11 @@ class Gaps:
         assert self._scan is not None
         return self._scan
 
+    @property
+    def age(self) -> float:
+        """How long ago the last scan was made, in seconds."""
+        return time.monotonic() - self._scanned_at
+
     async def open(self) -> None:
         """Find the sequence that feeds the ids, and make the first scan.
 

@@ -4,13 +4,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from reflex_aio.errors import (
-    ConnectionLost,
     CursorAhead,
     DatabaseError,
     SchemaError,
+    StreamStopped,
     TableNotFound,
     TableRefused,
 )
@@ -30,7 +30,11 @@ logger = logging.getLogger(__name__)
 
 # How often a standby is asked whether it has replayed enough, in seconds.
 _REPLAY_PERIOD = 0.005
+_IN_RECOVERY = "SELECT pg_is_in_recovery()"
 _REPLAYED = "SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn() - '0/0' >= $1::int8"
+# How old the last scan may be when a page is empty, before it is looked whether the table is still the one that was
+# opened, in seconds.
+_CHECK_PERIOD = 2.0
 # How many reads in a row may find another server than the scan before them.
 _STRANGERS = 3
 # How often to look whether the primary's noops have come, in seconds.
@@ -65,14 +69,16 @@ class PostgresLoader(Loader):
         self._queries: Queries
         self._name = settings.name
         self._strangers = 0
+        self._promoted = False
         # Whether the last page had a gap, and the next one had best be read so that gaps may be passed.
         self._gappy = False
         self._gap_since: dict[Position, float] = {}
         self.topic = ""
+        self.lags = False
 
     @property
     def obsolete(self) -> bool:
-        return self._gaps is not None and self._gaps.replaced is not None
+        return self._promoted or (self._gaps is not None and self._gaps.replaced is not None)
 
     def _borrow(self, pool: Any) -> Borrowed:
         settings = self._settings
@@ -95,6 +101,7 @@ class PostgresLoader(Loader):
         if timestamp_type not in TIMESTAMP_TYPES:
             difference = f"is {timestamp_type or 'missing'}: accepted is {TIMESTAMP_TYPES[0]}"
             raise SchemaError(table=settings.name, differences=[f'column "{columns.timestamp}" {difference}'])
+        self.lags = standby
         self._queries = Queries(settings, self._name, timestamp_type, one_server=not standby)
         if standby and self._settle_on is None:
             if self._fence_wanted:
@@ -115,7 +122,7 @@ class PostgresLoader(Loader):
                 reason="settle_on is given, but the pool to read from doesn't lead to a standby",
                 remedy="leave settle_on out to stream from a primary",
             )
-        self._gaps = Gaps(
+        gaps = Gaps(
             self._borrow(self._settle_on if standby else self._pool),
             table=settings.name,
             name=self._name,
@@ -123,10 +130,15 @@ class PostgresLoader(Loader):
             fenced=self._fence_wanted,
             standby=standby,
         )
-        await self._gaps.open()
-        if self._fence_wanted:
-            self._fence = Fence(settings, self._driver, self._statements, self._name, self._queries)
-            await self._fence.open()
+        try:
+            await gaps.open()
+            if self._fence_wanted:
+                self._fence = Fence(settings, self._driver, self._statements, self._name, self._queries)
+                await self._fence.open()
+        except BaseException:
+            await gaps.aclose()
+            raise
+        self._gaps = gaps
 
     async def check(self, position: Position, *, anew: bool) -> None:
         if self._gaps is None:
@@ -151,13 +163,17 @@ class PostgresLoader(Loader):
         return head
 
     async def load(self, position: Position, through: Borrowed) -> Page:
+        """Load the page after ``position``; on a standby, once that has replayed what the primary has settled.
+
+        :raises StreamStopped: if the standby was promoted
+        """
         if self._gaps is not None and self._gaps.replaced is not None:
             raise self._gaps.replaced
         # Taken before the statement is sent: what a scan settles, only later statements are sure to see.
         settled = self._gaps.settled if self._gaps is not None else None
         checked = settled is not None and settled.position > position and self._gappy
 
-        async def read(connection: Any) -> Page:
+        async def read(connection: Any) -> Page | None:
             if checked:
                 assert settled is not None
                 return await self._checked_page(connection, position, settled)
@@ -165,11 +181,18 @@ class PostgresLoader(Loader):
             return await self._page(connection, rows, position, 0)
 
         try:
+            # Outside of the time limit: a standby may be behind for as long as it likes.
             page = await through.use(read)
+            while page is None:
+                await asyncio.sleep(_REPLAY_PERIOD)
+                page = await through.use(read)
         except Exception:
             if self._gaps is not None:
                 self._gaps.forget()
             raise
+        if self._gaps is not None and not page.events and self._gaps.age > _CHECK_PERIOD:
+            # Of a table that began anew, nothing would come until its ids have passed this position.
+            await self.check(page.position, anew=True)
         self._gappy = page.gap or (self._gappy and checked)
         if self._gaps is not None and page.position > position:
             self._gaps.flowing = True
@@ -177,11 +200,12 @@ class PostgresLoader(Loader):
             self._tell_settled(position, page.position)
         return page
 
-    async def _checked_page(self, connection: Any, position: Position, settled: Settled) -> Page:
+    async def _checked_page(self, connection: Any, position: Position, settled: Settled) -> Page | None:
         gaps = self._gaps
         assert gaps is not None
-        if settled.wal is not None:
-            await self._replayed(connection, settled.wal)
+        # On the connection that reads, as a pool may lead to several standbys.
+        if settled.wal is not None and not await self._has_replayed(connection, settled.wal):
+            return None
         size = self._settings.page_size
         rows = await self._fetch(
             connection, self._queries.checked_page, position, size, self._name, gaps.sequence
@@ -207,14 +231,15 @@ class PostgresLoader(Loader):
                 limit = 0
         return await self._page(connection, rows, position, limit)
 
-    async def _replayed(self, connection: Any, wal: int) -> None:
-        while True:
-            in_recovery, replayed = (await self._driver.fetch(connection, _REPLAYED, wal))[0]
-            if not in_recovery:
-                raise ConnectionLost(f"{self._settings.name}: the standby was promoted")
-            if replayed:
-                return
-            await asyncio.sleep(_REPLAY_PERIOD)
+    async def _has_replayed(self, connection: Any, wal: int) -> bool:
+        in_recovery, replayed = (await self._driver.fetch(connection, _REPLAYED, wal))[0]
+        if not in_recovery:
+            self._stop_promoted()
+        return bool(replayed)
+
+    def _stop_promoted(self) -> NoReturn:
+        self._promoted = True
+        raise StreamStopped(f"{self._settings.name}: the standby was promoted to a primary")
 
     async def _fetch(self, connection: Any, sql: str, *args: Any) -> Sequence[Row]:
         began = time.perf_counter()
@@ -248,6 +273,8 @@ class PostgresLoader(Loader):
             return
         # A standby: what fills the gap comes from the primary, with or without a wake-up.
         await asyncio.sleep(min(self._settings.poll_period, _STANDBY_PERIOD))
+        if not (await self._statements.fetch(_IN_RECOVERY))[0][0]:
+            self._stop_promoted()
 
     def upkeep_due(self) -> float | None:
         return None if self._gaps is None else self._gaps.upkeep_due()
