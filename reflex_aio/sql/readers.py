@@ -10,9 +10,10 @@ from reflex_aio.sql.borrow import Borrowed
 from reflex_aio.sql.dialects.events import events_dialect
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.hub import hub_of
+from reflex_aio.sql.loader import Position
 from reflex_aio.sql.notifier import Notifier
 from reflex_aio.sql.settings import EventsSettings
-from reflex_aio.sql.tail import Tail
+from reflex_aio.sql.tail import Feed, Tail
 
 __all__ = ["Reader", "shared_reader"]
 
@@ -38,13 +39,7 @@ class Reader:
         self._opened = False
         self._users = 0
         self._forget: Callable[[], None]
-        self.tail = Tail(
-            self.loader,
-            self.borrow(),
-            self._subscribe,
-            poll_period=settings.poll_period,
-            table=settings.name,
-        )
+        self._tails: list[Tail] = []
 
     def borrow(self) -> Borrowed:
         """Return a new way to run statements on the pool."""
@@ -56,10 +51,36 @@ class Reader:
         async with self._opening:
             if self._opened:
                 return
-            await self.loader.open()
             if self._notifier is None and self.settings.wakeups is not None:
                 self._notifier = await self._hub()
+            await self.loader.open()
             self._opened = True
+
+    def attach(self, position: Position) -> Feed | None:
+        """Return a feed of what comes after ``position`` from the table's tail; ``None`` if that is past it already.
+
+        There is one tail, but for streams that stand beyond a gap at which it waits: these get another one, until the
+        first has come as far.
+        """
+        for tail in self._tails:
+            if tail.serves(position):
+                return tail.attach(position)
+        settings = self.settings
+        tail = Tail(
+            self.loader,
+            self.borrow(),
+            self._subscribe,
+            advanced=self._merge,
+            poll_period=settings.poll_period,
+            table=settings.name,
+        )
+        self._tails.append(tail)
+        return tail.attach(position)
+
+    def _merge(self, tail: Tail) -> None:
+        for other in self._tails[self._tails.index(tail) + 1 :]:
+            if other.position <= tail.position:
+                other.disperse()
 
     async def _hub(self) -> Notifier:
         # A standby can neither listen nor notify: with settle_on, it is the primary's notifications that wake.
@@ -80,7 +101,8 @@ class Reader:
         self._users -= 1
         if self._users == 0:
             self._forget()
-            await self.tail.aclose()
+            for tail in self._tails:
+                await tail.aclose()
             await self.loader.aclose()
 
 

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from reflex_aio.errors import InvalidCursor, ReflexError
+from reflex_aio.errors import InvalidCursor
 from reflex_aio.event import Event
 from reflex_aio.sql.borrow import Borrowed
 from reflex_aio.sql.dialects.events import events_dialect
@@ -96,7 +96,7 @@ class _TableStream(EventStream):
         if not options.from_head:
             await loader.check(self._position, anew=False)
         elif self._may_be_fed:
-            self._feed = self._reader.tail.attach(self._position)
+            self._feed = self._reader.attach(self._position)
         return _cursor(self._position)
 
     @property
@@ -130,7 +130,7 @@ class _TableStream(EventStream):
             # While this page is consumed, the server is at work on the next one.
             self._ahead = self._start_load()
         elif self._may_be_fed and not page.gap:
-            self._feed = self._reader.tail.attach(self._position)
+            self._feed = self._reader.attach(self._position)
         elif not page.gap:
             self._caught_up = not page.events
         return page
@@ -138,7 +138,7 @@ class _TableStream(EventStream):
     async def _fed_page(self, feed: Feed) -> Page | None:
         try:
             page = await feed.read()
-        except ReflexError:
+        except Exception:
             # The next read begins with a page of its own, and a tail that may be a new one.
             self._feed = None
             raise

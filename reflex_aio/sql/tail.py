@@ -1,15 +1,16 @@
 """One reader at the head of a table, for all streams of a process that have come that far.
 
 Each wake-up costs one query, however many streams there are. What it finds is handed to each stream's feed, as one and
-the same list; a feed that isn't emptied is cut off, and its stream reads for itself until it has caught up.
+the same list; a feed that isn't emptied is cut off, and its stream reads for itself until it has caught up. So is one
+whose stream stands beyond a gap that the reader waits at.
 """
 
 import asyncio
 import logging
+import math
 import random
-import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import copy
 from typing import TypeAlias
 
@@ -21,12 +22,12 @@ __all__ = ["Feed", "Subscribe", "Tail"]
 
 logger = logging.getLogger(__name__)
 
-# How many pages a feed may hold before it is cut off; all feeds hold the same pages.
-_FEED_PAGES = 8
-# How many of the last pages are kept for streams that are about to arrive.
-_RECENT_PAGES = 8
-# How often an idle tail looks whether the table is still the one that it knows, in seconds.
-_CHECK_PERIOD = 10.0
+# How many events a feed may hold before it is cut off; all feeds hold the same lists. And how many of the last ones are
+# kept for streams that are about to arrive.
+_KEPT = 10_000
+# When a wake-up finds nothing where events become visible later than they are told of, it is looked again after the
+# first of these, and then ever later, in seconds.
+_LOOK_AGAIN = 0.005
 
 Subscribe: TypeAlias = Callable[[Callable[[], None]], Callable[[], None]]
 """Given what to call on each wake-up, returns what ends the subscription."""
@@ -40,6 +41,33 @@ class _Section:
     def __init__(self, start: Position, page: Page) -> None:
         self.start, self.end, self.events = start, page.position, page.events
 
+    @property
+    def weight(self) -> int:
+        return 1 + len(self.events)
+
+
+class _Sections:
+    """Sections in a row, and what they weigh together."""
+
+    def __init__(self) -> None:
+        self._sections: deque[_Section] = deque()
+        self.weight = 0
+
+    def __len__(self) -> int:
+        return len(self._sections)
+
+    def __iter__(self) -> Iterator[_Section]:
+        return iter(self._sections)
+
+    def append(self, section: _Section) -> None:
+        self._sections.append(section)
+        self.weight += section.weight
+
+    def popleft(self) -> _Section:
+        section = self._sections.popleft()
+        self.weight -= section.weight
+        return section
+
 
 class Feed:
     """What a tail hands to one stream. Read by one task."""
@@ -47,7 +75,7 @@ class Feed:
     def __init__(self, tail: "Tail", position: Position) -> None:
         self._tail = tail
         self._position = position
-        self._sections: deque[_Section] = deque()
+        self._sections = _Sections()
         self._filled = asyncio.Event()
         self._cut = False
         self._error: Exception | None = None
@@ -96,33 +124,47 @@ class Tail:
     :param loader: loads the table's pages
     :param statements: the connection to load them through
     :param subscribe: subscribes to the table's wake-ups
+    :param advanced: called when the tail has come further, with nothing missing behind it
     :param poll_period: how long to wait for a wake-up before looking all the same, in seconds
     """
 
     def __init__(
-        self, loader: Loader, statements: Borrowed, subscribe: Subscribe, *, poll_period: float, table: str
+        self,
+        loader: Loader,
+        statements: Borrowed,
+        subscribe: Subscribe,
+        *,
+        advanced: Callable[["Tail"], None],
+        poll_period: float,
+        table: str,
     ) -> None:
         self._loader = loader
         self._statements = statements
         self._subscribe = subscribe
+        self._advanced = advanced
         self._poll_period = poll_period
         self._table = table
         self._tasks = Tasks()
         self._reader: asyncio.Task[None] | None = None
         self._feeds: set[Feed] = set()
-        self._position: Position = 0
-        self._recent: deque[_Section] = deque(maxlen=_RECENT_PAGES)
+        self.position: Position = 0
+        self._at_gap = False
+        self._recent = _Sections()
         self._woken = asyncio.Event()
-        self._checked_at = time.monotonic()
+        self._look_again = math.inf
+
+    def serves(self, position: Position) -> bool:
+        """Tell whether a stream at ``position`` is served here, rather than waiting at a gap that lies behind it."""
+        return self._reader is None or not (self._at_gap and position > self.position)
 
     def attach(self, position: Position) -> Feed | None:
         """Return a feed of all that comes after ``position``; ``None`` if the tail has passed that too long ago."""
         feed = Feed(self, position)
-        if self._reader is None or self._reader.done():
-            self._position = position
-            self._recent.clear()
+        if self._reader is None:
+            self.position, self._at_gap = position, False
+            self._recent = _Sections()
             self._reader = self._tasks.start(self._read(), name=f"reflex_aio: tail of {self._table}")
-        elif position < self._position:
+        elif position < self.position:
             missed = [section for section in self._recent if section.end > position]
             if not missed or missed[0].start > position:
                 return None
@@ -131,26 +173,39 @@ class Tail:
         self._feeds.add(feed)
         return feed
 
+    def disperse(self) -> None:
+        """Cut off all feeds, which are served as well elsewhere."""
+        for feed in tuple(self._feeds):
+            self._cut_off(feed)
+
     async def aclose(self) -> None:
         """End the reader and give back the connection."""
         await self._tasks.aclose()
         await self._statements.aclose()
 
+    def _cut_off(self, feed: Feed) -> None:
+        # It keeps what it has; its stream loads the rest when it comes to it.
+        feed._end(None)
+        self._detach(feed)
+
     def _detach(self, feed: Feed) -> None:
         self._feeds.discard(feed)
         if not self._feeds and self._reader is not None:
-            self._reader.cancel()
-            self._reader = None
+            reader, self._reader = self._reader, None
+            if reader is not asyncio.current_task():
+                reader.cancel()
 
     async def _read(self) -> None:
         me = asyncio.current_task()
         # Before anything is loaded, so that no wake-up falls in between.
         unsubscribe = self._subscribe(self._woken.set)
         try:
-            while True:
+            while self._reader is me:
                 await self._advance()
         except Exception as exc:
-            self._end(exc)
+            # Feeds that came when this was already cancelled belong to another reader.
+            if self._reader is me:
+                self._end(exc)
         finally:
             unsubscribe()
             if self._reader is me:
@@ -164,43 +219,52 @@ class Tail:
 
     async def _advance(self) -> None:
         """Load what there is, then wait until there may be more."""
-        # A page proves the head only against wake-ups from before its query was sent.
-        self._woken.clear()
-        start = self._position
+        if self._woken.is_set():
+            # A page proves the head only against wake-ups from before its query was sent.
+            self._woken.clear()
+            self._look_again = _LOOK_AGAIN
+        start = self.position
         page = await self._loader.load(start, self._statements)
+        self._at_gap = page.gap
         if page.position > start:
-            self._position = page.position
+            self.position = page.position
             self._hand_out(_Section(start, page))
+        if page.gap:
+            for feed in [feed for feed in self._feeds if feed._position > self.position]:
+                self._cut_off(feed)
+        else:
+            self._advanced(self)
+        if not self._feeds:
+            return
         if self._loader.upkeep_due() == 0.0:
             await self._loader.upkeep()
         if page.more:
             return
         if page.gap:
-            await self._loader.settle(self._position, self._woken)
-            return
-        if not page.events and time.monotonic() - self._checked_at > _CHECK_PERIOD:
-            # Of a table that began anew, nothing would come until its ids have passed this position.
-            await self._loader.check(self._position, anew=True)
-            self._checked_at = time.monotonic()
-        await self._wait()
+            await self._loader.settle(self.position, self._woken)
+        else:
+            await self._wait()
 
     def _hand_out(self, section: _Section) -> None:
         self._recent.append(section)
-        stalled = [feed for feed in self._feeds if len(feed._sections) >= _FEED_PAGES]
-        for feed in stalled:
-            # It keeps what it has; its stream loads the rest when it comes to it.
-            self._feeds.discard(feed)
-            feed._end(None)
-        for feed in self._feeds:
-            feed._put(section)
+        while self._recent.weight > _KEPT and len(self._recent) > 1:
+            self._recent.popleft()
+        for feed in tuple(self._feeds):
+            if feed._sections.weight >= _KEPT:
+                self._cut_off(feed)
+            else:
+                feed._put(section)
 
     async def _wait(self) -> None:
         loop = asyncio.get_running_loop()
         # Spread out, so that processes started together don't poll together.
-        poll_at = loop.time() + self._poll_period * random.uniform(0.9, 1.0)
+        wait = self._poll_period * random.uniform(0.9, 1.0)
+        if self._loader.lags and self._look_again < wait:
+            wait, self._look_again = self._look_again, self._look_again * 2
+        look_at = loop.time() + wait
         while not self._woken.is_set():
             upkeep = self._loader.upkeep_due()
-            left = poll_at - loop.time()
+            left = look_at - loop.time()
             if left <= 0:
                 return
             try:
