@@ -210,9 +210,10 @@ class EventStream(ABC):
         try:
             with anyio.CancelScope() as self._busy:
                 done = await work()
-                # Of a read that was past cancelling nothing is handed out any more.
-                if self._closed is None:
-                    return done
+                if self._closed is not None:
+                    # The read was past cancelling; what it brings is handed out no more.
+                    raise StreamClosed
+                return done
         finally:
             self._busy = None
             if self._idle is not None:

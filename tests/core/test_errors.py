@@ -116,6 +116,11 @@ def test_schema_error_lists_the_differences() -> None:
     assert isinstance(TableNotFound(table="t"), SchemaError)
 
 
+def test_table_that_is_not_found_for_its_capitals_says_so() -> None:
+    assert "case counts" in str(TableNotFound(table="UserEvents"))
+    assert "case counts" not in str(TableNotFound(table="user_events"))
+
+
 def test_table_refused_says_what_to_do() -> None:
     assert str(TableRefused(table="t", reason="it cycles", remedy="NO CYCLE")) == "t: it cycles: NO CYCLE"
 
