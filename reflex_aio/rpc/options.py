@@ -79,9 +79,12 @@ def server_options(
 def _keepalive(period: float | None, timeout: float) -> Options:
     if period is None:
         return []
+    milliseconds = round(_at_least(0.1, keepalive_timeout=timeout) * 1000)
     return [
         ("grpc.keepalive_time_ms", round(_at_least(_LEAST_PING_INTERVAL, keepalive=period) * 1000)),
-        ("grpc.keepalive_timeout_ms", round(_at_least(0.1, keepalive_timeout=timeout) * 1000)),
+        ("grpc.keepalive_timeout_ms", milliseconds),
+        # Without it a ping is waited for for a minute, whatever the timeout of keepalive (seen on 1.85).
+        ("grpc.http2.ping_timeout_ms", milliseconds),
         # Otherwise pings end after the second one without an event in between.
         ("grpc.http2.max_pings_without_data", 0),
     ]

@@ -23,6 +23,7 @@ from reflex_aio import (
 from reflex_aio.rpc import RemoteSource, StreamServer, channel_options, server_options
 from reflex_aio.rpc.names import STREAM_METHOD
 from tests.fix_processes import Spawn
+from tests.fix_proxy import Proxy
 from tests.rpc.serving import Watched, ids, serving, some_events, started, take
 from tests.waiting import eventually
 
@@ -163,6 +164,32 @@ async def serve_three_events() -> None:
     await server.start()
     print(port, flush=True)
     await server.wait_for_termination()
+
+
+async def test_a_connection_lost_without_a_word_is_noticed_at_both_ends() -> None:
+    watched = Watched(await some_events(1))
+    server = grpc.aio.server(options=quick(server_options(keepalive_timeout=0.5)))
+    StreamServer(watched).add_to(server)
+    async with (
+        started(server) as target,
+        Proxy(f"tcp://nobody@{target}/") as proxy,
+        grpc.aio.insecure_channel(
+            f"127.0.0.1:{proxy.port}", quick(channel_options(keepalive_timeout=0.5))
+        ) as channel,
+        RemoteSource(channel).stream() as stream,
+    ):
+        await take(stream, 1)
+        proxy.stall()
+        with pytest.raises(ConnectionLost, match="ping timeout"):
+            async with asyncio.timeout(20):
+                await anext(stream)
+        await eventually(lambda: watched.open == 0, "the server to notice", within=20)
+        proxy.resume()
+
+
+def quick(options: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """The options, but with pings every second, which is more often than they let."""
+    return [(name, 1000 if name == "grpc.keepalive_time_ms" else value) for name, value in options]
 
 
 closing_ends_calls = pytest.mark.skipif(
