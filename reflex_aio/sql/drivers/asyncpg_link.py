@@ -21,7 +21,12 @@ _CLOSE_TIMEOUT = 1.0
 # Appended to the user's own, so that pg_stat_activity tells our connections from theirs.
 _APPLICATION_NAME = "reflex_aio"
 
-_NOTIFY = "SELECT pg_catalog.pg_notify($1, payload) FROM unnest($2::text[]) AS payload"
+# A NOTIFY is a transaction that writes. A crash loses it whether or not it was flushed to disk, so it doesn't wait, and
+# leaves the disk to the writers' commits. Not set for the session, which behind a pooler is everybody's.
+_NOTIFY = """
+SELECT pg_catalog.pg_notify($1, payload), pg_catalog.set_config('synchronous_commit', 'off', true)
+FROM unnest($2::text[]) AS payload
+"""
 
 
 class Address:

@@ -1,0 +1,121 @@
+"""Inserting: an update and an event in one transaction, against the same with a plain INSERT."""
+
+import asyncio
+import time
+from typing import Any
+
+import asyncpg
+
+from benchmarks.measure import Baseline, Measured, Result, compare
+from reflex_aio.sql import EventsTable
+
+__all__ = ["bench_insert"]
+
+EVENTS = EventsTable("bench_inserts")
+SILENT = EVENTS.replace(wakeups=None)
+LOUD = EVENTS.replace(wakeups="transaction")
+MANY = 1000
+BATCHES = 10
+
+
+async def bench_insert(dsn: str, *, transactions: int, repeat: int) -> list[Result]:
+    """Measure ``transactions`` transactions of each kind."""
+    async with asyncpg.create_pool(dsn, min_size=8, max_size=8) as pool:
+        await _prepare(pool)
+
+        async def insert(name: str, what: str, ours: Any, against: Baseline, **more: Any) -> Result:
+            writers = more.pop("writers", 1)
+            measured = _transacting(pool, ours, transactions, writers)
+            return await compare(
+                name, what=what, ours=measured, against=against, unit="transactions/s", repeat=repeat, **more
+            )
+
+        plain = Baseline("plain INSERT", _transacting(pool, _plain, transactions, 1))
+        silent = Baseline("wake-ups off", _transacting(pool, _insert(SILENT), transactions, 8))
+        copy = Baseline("COPY", _copying(pool))
+        return [
+            await insert("insert", "insert, 1 writer", _insert(EVENTS), plain, floor=0.85),
+            await insert("insert_silent", "insert, 1 writer, wake-ups off", _insert(SILENT), plain),
+            await insert("insert_8", "insert, 8 writers", _insert(EVENTS), silent, writers=8),
+            await insert(
+                "insert_8_notify", "insert, 8 writers, NOTIFY within", _insert(LOUD), silent, writers=8
+            ),
+            await compare(
+                "insert_many",
+                what=f"insert_many of {MANY}",
+                ours=_inserting_many(pool),
+                against=copy,
+                unit="events/s",
+                repeat=repeat,
+            ),
+        ]
+
+
+async def _prepare(pool: Any) -> None:
+    async with pool.acquire() as connection:
+        await EVENTS.create(connection)
+        await connection.execute("CREATE TABLE bench_users (id bigint PRIMARY KEY, name text NOT NULL)")
+        await connection.execute(
+            "INSERT INTO bench_users SELECT i, 'nobody' FROM generate_series(1, 64) AS i"
+        )
+
+
+async def _plain(connection: Any, user: int) -> None:
+    await connection.fetch(
+        "INSERT INTO bench_inserts (foreign_id, type) VALUES ($1, $2) RETURNING id", str(user), 1
+    )
+
+
+def _insert(events: EventsTable) -> Any:
+    async def insert(connection: Any, user: int) -> None:
+        await events.insert(connection, user, 1)
+
+    return insert
+
+
+def _transacting(pool: Any, insert: Any, transactions: int, writers: int) -> Measured:
+    async def write(user: int) -> None:
+        async with pool.acquire() as connection:
+            for i in range(transactions // writers):
+                async with connection.transaction():
+                    await connection.execute("UPDATE bench_users SET name = $2 WHERE id = $1", user, str(i))
+                    await insert(connection, user)
+
+    async def measure() -> float:
+        began = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for user in range(1, writers + 1):
+                group.create_task(write(user))
+        return transactions / (time.perf_counter() - began)
+
+    return measure
+
+
+def _inserting_many(pool: Any) -> Measured:
+    events = [(i, 1) for i in range(MANY)]
+
+    async def measure() -> float:
+        async with pool.acquire() as connection:
+            began = time.perf_counter()
+            for _ in range(BATCHES):
+                async with connection.transaction():
+                    await EVENTS.insert_many(connection, events)
+            return BATCHES * MANY / (time.perf_counter() - began)
+
+    return measure
+
+
+def _copying(pool: Any) -> Measured:
+    records = [(str(i), 1) for i in range(MANY)]
+
+    async def measure() -> float:
+        async with pool.acquire() as connection:
+            began = time.perf_counter()
+            for _ in range(BATCHES):
+                async with connection.transaction():
+                    await connection.copy_records_to_table(
+                        "bench_inserts", records=records, columns=["foreign_id", "type"]
+                    )
+            return BATCHES * MANY / (time.perf_counter() - began)
+
+    return measure

@@ -1,0 +1,119 @@
+"""Waking: from before a COMMIT to the handler in another process, against a bare NOTIFY between the two."""
+
+import asyncio
+import json
+import statistics
+import sys
+import time
+from typing import Any
+
+import asyncpg
+
+from benchmarks.measure import Baseline, Measured, Result, compare
+from benchmarks.processes import Child, child
+from reflex_aio.sql import EventsTable
+
+__all__ = ["bench_latency", "write"]
+
+EVENTS = EventsTable("bench_latency")
+CHANNEL = "bench_latency_raw"
+# Between two events, in seconds: longer than wake-ups are coalesced, as one event's latency is what is asked for.
+PAUSE = 0.02
+
+
+async def bench_latency(dsn: str, *, events: int, repeat: int) -> list[Result]:
+    """Measure the median latency of ``events`` events, one at a time, written by another process."""
+    async with asyncpg.create_pool(dsn, min_size=2, max_size=8) as pool:
+        async with pool.acquire() as connection:
+            await EVENTS.create(connection)
+        async with child("benchmarks.bench_latency:write", dsn) as writer:
+            return [
+                await compare(
+                    "latency_p50",
+                    what="commit to handler, other process",
+                    ours=_streaming(pool, writer, events),
+                    against=Baseline("bare NOTIFY", _notified(dsn, writer, events)),
+                    unit="s",
+                    better="lower",
+                    floor=2.5,
+                    repeat=repeat,
+                ),
+                await compare(
+                    "latency_p50_100",
+                    what="the same, the last of 100 streams",
+                    ours=_streaming(pool, writer, events, streams=100),
+                    against=Baseline("one stream", _streaming(pool, writer, events)),
+                    unit="s",
+                    better="lower",
+                    repeat=repeat,
+                ),
+            ]
+
+
+def _streaming(pool: Any, writer: Child, events: int, *, streams: int = 1) -> Measured:
+    async def consume(ready: asyncio.Barrier, received: dict[str, float]) -> None:
+        async with EVENTS.stream(pool, from_head=True) as stream:
+            await ready.wait()
+            for _ in range(events):
+                event = await anext(stream)
+                received[event.id] = time.monotonic()
+
+    async def measure() -> float:
+        ready = asyncio.Barrier(streams + 1)
+        received: dict[str, float] = {}
+        async with asyncio.TaskGroup() as group:
+            for _ in range(streams):
+                group.create_task(consume(ready, received))
+            await ready.wait()
+            await writer.write(f"insert {events}")
+        sent: dict[str, float] = json.loads(await writer.read())
+        return statistics.median(received[event_id] - began for event_id, began in sent.items())
+
+    return measure
+
+
+def _notified(dsn: str, writer: Child, events: int) -> Measured:
+    async def measure() -> float:
+        received: dict[str, float] = {}
+        done = asyncio.Event()
+
+        def heard(connection: Any, pid: int, channel: str, payload: Any) -> None:
+            received[str(payload)] = time.monotonic()
+            if len(received) == events:
+                done.set()
+
+        connection = await asyncpg.connect(dsn)
+        try:
+            await connection.add_listener(CHANNEL, heard)
+            await writer.write(f"notify {events}")
+            await done.wait()
+        finally:
+            await connection.close()
+        sent: dict[str, float] = json.loads(await writer.read())
+        return statistics.median(received[key] - began for key, began in sent.items())
+
+    return measure
+
+
+async def write(dsn: str) -> None:
+    """Write as told by lines on the standard input, and print when each commit began. In a process of its own."""
+    pool = await asyncpg.create_pool(dsn, min_size=1, max_size=2)
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
+    while line := (await reader.readline()).decode().split():
+        sent: dict[str, float] = {}
+        async with pool.acquire() as connection:
+            for i in range(int(line[1])):
+                await asyncio.sleep(PAUSE)
+                if line[0] == "notify":
+                    sent[str(i)] = time.monotonic()
+                    await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, str(i))
+                    continue
+                transaction = connection.transaction()
+                await transaction.start()
+                event_id = await EVENTS.insert(connection, i + 1, 1)
+                sent[event_id] = time.monotonic()
+                await transaction.commit()
+        print(json.dumps(sent), flush=True)

@@ -1,0 +1,128 @@
+"""Streaming: async for over a table, run, and a remote stream, against paging by the driver."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import grpc
+
+from benchmarks.measure import Baseline, Measured, Result, compare
+from benchmarks.processes import child
+from reflex_aio import Consumer, Event, Source, Spec, run
+from reflex_aio.rpc import RemoteSource, StreamServer, channel_options, server_options
+from reflex_aio.sql import CursorsTable, EventsTable
+
+__all__ = ["bench_stream", "serve"]
+
+PAGE = 1000
+EVENTS = EventsTable("bench_events", metadata=True, trace=True, page_size=PAGE)
+CURSORS = CursorsTable("bench_cursors")
+QUERY = """
+SELECT id, type, foreign_id, timestamp, metadata, trace FROM bench_events WHERE id > $1 ORDER BY id LIMIT $2
+"""
+
+
+async def bench_stream(dsn: str, *, rows: int, repeat: int) -> list[Result]:
+    """Measure streams of ``rows`` events with all columns."""
+    async with asyncpg.create_pool(dsn, min_size=2, max_size=10) as pool:
+        await _fill(pool, rows)
+        paging = Baseline("asyncpg paging", _paging(pool))
+
+        async def against_paging(name: str, what: str, ours: Measured, floor: float | None = None) -> Result:
+            return await compare(
+                name, what=what, ours=ours, against=paging, unit="events/s", floor=floor, repeat=repeat
+            )
+
+        results = [
+            await against_paging("stream_local", "async for, local", _iterating(EVENTS.source(pool)), 0.5),
+            await against_paging("run_local", "run, cursors written behind", _running(pool)),
+        ]
+        async with _served(dsn) as address, grpc.aio.insecure_channel(address, channel_options()) as channel:
+            pages, single = RemoteSource(channel), RemoteSource(channel, pages=False)
+            results += [
+                await against_paging("stream_grpc", "async for, gRPC, pages", _iterating(pages)),
+                await against_paging(
+                    "stream_grpc_single", "async for, gRPC, event by event", _iterating(single)
+                ),
+            ]
+        return results
+
+
+async def _fill(pool: Any, rows: int) -> None:
+    async with pool.acquire() as connection:
+        await EVENTS.create(connection)
+        await CURSORS.create(connection)
+        await connection.execute(
+            "INSERT INTO bench_events (foreign_id, type, metadata, trace)"
+            " SELECT i::text, i % 5 + 1, 'some metadata', 'a trace of the span' FROM generate_series(1, $1::int) AS i",
+            rows,
+        )
+        await connection.execute("VACUUM ANALYZE bench_events")
+
+
+def _paging(pool: Any) -> Measured:
+    async def measure() -> float:
+        began, count, last = time.perf_counter(), 0, 0
+        async with pool.acquire() as connection:
+            while page := await connection.fetch(QUERY, last, PAGE):
+                for _row in page:
+                    count += 1
+                last = page[-1]["id"]
+        return count / (time.perf_counter() - began)
+
+    return measure
+
+
+def _iterating(source: Source) -> Measured:
+    async def measure() -> float:
+        began, count = time.perf_counter(), 0
+        async with source.stream(to_head=True) as stream:
+            async for _event in stream:
+                count += 1
+        return count / (time.perf_counter() - began)
+
+    return measure
+
+
+def _running(pool: Any) -> Measured:
+    count = 0
+
+    async def count_it(event: Event) -> None:
+        nonlocal count
+        count += 1
+
+    async def measure() -> float:
+        nonlocal count
+        async with pool.acquire() as connection:
+            await connection.execute("TRUNCATE bench_cursors")
+        store = CURSORS.store(pool, flush_every=1.0)
+        began, count = time.perf_counter(), 0
+        await run(Spec(EVENTS.source(pool), store, Consumer("bench", count_it), to_head=True))
+        return count / (time.perf_counter() - began)
+
+    return measure
+
+
+@asynccontextmanager
+async def _served(dsn: str) -> AsyncIterator[str]:
+    async with child("benchmarks.bench_stream:serve", dsn) as process:
+        yield await process.read()
+
+
+async def serve(dsn: str) -> None:
+    """Serve the events over gRPC, in a process of its own, until interrupted; print the address."""
+    async with asyncpg.create_pool(dsn, min_size=1, max_size=4) as pool:
+        server = grpc.aio.server(options=server_options())
+        streams = StreamServer(EVENTS.source(pool))
+        streams.add_to(server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        print(f"127.0.0.1:{port}", flush=True)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await streams.stop()
+            await server.stop(None)

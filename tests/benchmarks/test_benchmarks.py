@@ -1,0 +1,36 @@
+import json
+import sys
+from asyncio.subprocess import PIPE, STDOUT, create_subprocess_exec
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.asyncio
+
+FLOORS = {"stream_local": 0.5, "insert": 0.85, "latency_p50": 2.5}
+
+
+@pytest.mark.timeout(240)
+async def test_every_benchmark_runs_and_says_what_it_measured(tmp_path: Path) -> None:
+    output = tmp_path / "quick.json"
+    bench = await create_subprocess_exec(
+        sys.executable, "-m", "benchmarks", "--quick", "--output", str(output), stdout=PIPE, stderr=STDOUT
+    )
+    printed = (await bench.communicate())[0].decode()
+
+    assert bench.returncode == 0, printed
+    results = json.loads(output.read_text())
+    assert {name: results[name]["floor"] for name in FLOORS} == FLOORS
+    for name, result in results.items():
+        assert result["ratio"] > 0, name
+        assert result["runs"], name
+        assert result["unit"], name
+        assert result["what"] in printed
+
+
+async def test_few_rows_are_refused() -> None:
+    bench = await create_subprocess_exec(sys.executable, "-m", "benchmarks", "--rows", "1", stderr=PIPE)
+    refused = (await bench.communicate())[1].decode()
+
+    assert bench.returncode == 2
+    assert "--rows is at least 1000" in refused
