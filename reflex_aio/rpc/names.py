@@ -18,7 +18,7 @@ CURSOR_KEY = "reflex-cursor-bin"
 
 def value_of(key: str, metadata: Iterable[tuple[str, str | bytes]] | None) -> str | bytes | None:
     """Return the first value of ``key`` in metadata, or ``None``."""
-    # By pairs, as grpc.aio.Metadata is no mapping, and was half of one before grpcio 1.67.
+    # By pairs, which is what grpc.aio.Metadata iterates over in every version; dict() takes not all of them.
     return next((value for name, value in metadata or () if name == key), None)
 
 

@@ -151,9 +151,10 @@ class StreamServer:
         self._stopping = True
         if self._stop_health is not None:
             await self._stop_health()
-        async with anyio.create_task_group() as group:
-            for stream in list(self._streams):
-                group.start_soon(stream.aclose)
+        closed = await asyncio.gather(*(stream.aclose() for stream in self._streams), return_exceptions=True)
+        for error in closed:
+            if error is not None:
+                logger.error("a stream could not be closed", exc_info=error)
         with anyio.move_on_after(grace):
             while self._calls:
                 await self._idle.wait()
@@ -229,7 +230,7 @@ class StreamServer:
                 await self._fail(context, exc)
             else:
                 if known is status.SOURCE_LOST:
-                    logger.warning("a stream has lost its source: %s", exc)
+                    logger.warning("%s has lost its source: %s", _told(context), exc)
                 await _abort(context, known)
         finally:
             self._calls -= 1
@@ -237,7 +238,7 @@ class StreamServer:
                 self._idle.set()
 
     async def _fail(self, context: grpc.aio.ServicerContext[Any, Any], error: BaseException) -> None:
-        logger.error("a stream has failed", exc_info=error)
+        logger.error("%s has failed", _told(context), exc_info=error)
         await _abort(context, status.FAILED)
 
     def _source_for(self, context: grpc.aio.ServicerContext[Any, Any]) -> Source:
@@ -255,6 +256,11 @@ class StreamServer:
     def _close_soon(self, stream: EventStream) -> None:
         if stream in self._streams:
             self._tasks.start(stream.aclose(), name="reflex_aio served stream")
+
+
+def _told(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    name = names.value_of(names.STREAM_KEY, context.invocation_metadata())
+    return f"the stream {'without a name' if name is None else repr(name)} for {context.peer()}"
 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], how: status.Status) -> None:

@@ -93,7 +93,9 @@ class _WatchedStream(EventStream):
         return page
 
     async def _close(self) -> None:
-        if self._watched.closing is not None:
-            await self._watched.closing()
-        await self._stream.aclose()
-        self._watched.open -= 1
+        try:
+            if self._watched.closing is not None:
+                await self._watched.closing()
+        finally:
+            await self._stream.aclose()
+            self._watched.open -= 1

@@ -327,3 +327,4 @@ async def test_a_lost_source_is_logged_without_a_stack(caplog: pytest.LogCapture
     [record] = [record for record in caplog.records if record.name == "reflex_aio.rpc.server"]
     assert (record.levelno, record.exc_info) == (logging.WARNING, None)
     assert "db1 is gone" in record.getMessage()
+    assert "the stream without a name for ipv4:127.0.0.1" in record.getMessage()

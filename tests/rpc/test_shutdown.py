@@ -16,6 +16,7 @@ from reflex_aio import (
     EventStream,
     MemoryCursorStore,
     MemoryEvents,
+    RemoteError,
     Source,
     Spec,
     StreamStopped,
@@ -68,6 +69,32 @@ async def test_stop_may_be_called_again_and_at_once() -> None:
         await streams.stop()
         with pytest.raises(StreamStopped):
             await anext(stream)
+
+
+async def test_a_stream_that_can_not_be_closed_is_logged_and_holds_up_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    watched = Watched(await some_events(1))
+    streams = StreamServer(watched)
+    failures = iter([ZeroDivisionError("no"), None])
+
+    async def closing() -> None:
+        if (failure := next(failures)) is not None:
+            raise failure
+
+    watched.closing = closing
+    async with (
+        serving(streams) as channel,
+        RemoteSource(channel).stream() as one,
+        RemoteSource(channel).stream() as other,
+    ):
+        await take(one, 1)
+        await take(other, 1)
+        await streams.stop()
+        for stream in (one, other):
+            with pytest.raises((StreamStopped, RemoteError)):
+                await anext(stream)
+    assert "could not be closed" in caplog.text
 
 
 async def test_events_on_their_way_arrive_before_the_stop() -> None:
