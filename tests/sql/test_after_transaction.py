@@ -1,4 +1,4 @@
-"""When asyncpg's connections tell that a transaction has ended, and where they are connected."""
+"""When asyncpg's connections tell that a transaction has ended."""
 
 import asyncio
 import gc
@@ -192,75 +192,6 @@ async def test_a_connection_that_ends_inside_its_transaction_is_forgotten(
         return gone() is None and held() is None
 
     await eventually(collected, "the connection and what was to be called collected")
-
-
-async def test_a_connection_keeps_its_server_over_acquires_and_is_asked_once(database: Database) -> None:
-    asked = Calls()
-    async with asyncpg.create_pool(database.dsn, min_size=1, max_size=1) as pool:
-        async with pool.acquire() as connection:
-            server = await driver.server(connection)
-        async with pool.acquire() as connection, connection.transaction():
-            connection.add_query_logger(lambda statement: asked())
-            assert await driver.server(connection) == server
-            await _turn()
-            assert asked.count == 0
-
-
-async def test_connections_to_the_same_database_as_the_same_user_have_one_server(
-    database: Database, connect: Connect
-) -> None:
-    await (await connect()).execute("CREATE ROLE other_user LOGIN")
-    try:
-        one, two = await connect(), await connect()
-        other_user = await connect(user="other_user")
-        other_database = await connect(database="postgres")
-        assert await driver.server(one) == await driver.server(two)
-        assert await driver.server(one) != await driver.server(other_user)
-        assert await driver.server(one) != await driver.server(other_database)
-        await other_user.close()
-    finally:
-        await one.execute("DROP ROLE other_user")
-
-
-async def test_to_ask_for_the_server_starts_nothing_in_the_callers_transaction(connect: Connect) -> None:
-    connection = await connect()
-    async with connection.transaction():
-        await driver.server(connection)
-        # Refused after any query.
-        await connection.execute("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
-
-
-async def test_the_server_is_known_in_an_aborted_transaction_too(connect: Connect) -> None:
-    connection, other = await connect(), await connect()
-    await connection.execute("BEGIN")
-    with pytest.raises(asyncpg.DivisionByZeroError):
-        await connection.execute("SELECT 1/0")
-    assert await driver.server(connection) == await driver.server(other)
-    assert connection.is_in_transaction()
-
-
-async def test_a_connector_outlives_its_connection_and_names_itself(connect: Connect) -> None:
-    connection = await connect(server_settings={"application_name": "billing", "search_path": "elsewhere"})
-    connector = await driver.connector(connection)
-    await connection.close()
-    ours = await connector()
-    try:
-        assert await ours.fetchval("SHOW application_name") == "billing reflex_aio"
-        assert await ours.fetchval("SHOW search_path") == "elsewhere"
-    finally:
-        await ours.close()
-
-
-async def test_a_link_takes_no_connection_of_a_pool(pool: asyncpg.Pool) -> None:
-    async with pool.acquire() as connection:
-        with pytest.raises(TypeError, match=r"asyncpg\.connect"):
-            await driver.link(connection)
-
-
-async def test_a_proxys_connection_has_the_private_name_that_we_rely_on(pool: asyncpg.Pool) -> None:
-    connection: Any
-    async with pool.acquire() as connection:
-        assert isinstance(connection._con, asyncpg.Connection)
 
 
 async def _turn() -> None:
