@@ -270,3 +270,60 @@ async def test_cancelling_the_task_ends_it_with_the_cursor_before_the_event() ->
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await store.get("c") == "1"
+
+
+async def out_of_time_by_anyio(event: Event) -> None:
+    with anyio.fail_after(0):
+        await anyio.sleep_forever()
+
+
+async def out_of_time_by_asyncio(event: Event) -> None:
+    async with asyncio.timeout(0):
+        await anyio.sleep_forever()
+
+
+async def out_of_time_stubbornly(event: Event) -> None:
+    with anyio.fail_after(0):
+        for _ in range(5):
+            try:
+                await anyio.sleep(0.001)
+            except asyncio.CancelledError:
+                continue
+        await anyio.sleep_forever()
+
+
+async def fail_in_a_group(event: Event) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(anyio.sleep_forever)
+        raise ValueError("x")
+
+
+async def fail(event: Event) -> None:
+    raise ValueError("x")
+
+
+@pytest.mark.parametrize("filters", [{}, {"types": [1]}], ids=["unfiltered", "filtered"])
+@pytest.mark.parametrize(
+    "handler",
+    [out_of_time_by_anyio, out_of_time_by_asyncio, out_of_time_stubbornly, fail_in_a_group, fail],
+)
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+async def test_cancellation_within_the_run_is_not_taken_for_one_of_the_run(
+    handler: Any, filters: Any
+) -> None:
+    restarts = 0
+
+    class Counting(RecordingHooks):
+        def consumer_restarting(self, *_: Any, **__: Any) -> None:
+            nonlocal restarts
+            restarts += 1
+            if restarts == 3:
+                task.cancel()
+
+    runs = Runs(*(Pages(events(1, 1)) for _ in range(4)))
+    consumer = Consumer("c", handler, **filters)
+    spec = Spec(runs.source, MemoryCursorStore(), consumer, hooks=Counting())
+    task = asyncio.create_task(run_forever(spec, backoff=Backoff(0.001, 0.001)))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert restarts == 3
