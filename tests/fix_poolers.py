@@ -70,7 +70,7 @@ class Pgbouncer:
             self._process = await asyncio.create_subprocess_exec(
                 program, *account, str(configuration), cwd=self._directory, stdout=output, stderr=output
             )
-        await eventually((self._directory / ".s.PGSQL.6432").exists, self._said)
+        await eventually(self._accepts, self._said)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -79,6 +79,16 @@ class Pgbouncer:
             self._process.kill()
         await self._process.wait()
         shutil.rmtree(self._directory)
+
+    async def _accepts(self) -> bool:
+        # The socket is there a moment before it listens.
+        try:
+            _, writer = await asyncio.open_unix_connection(self._directory / ".s.PGSQL.6432")
+        except OSError:
+            return False
+        writer.close()
+        await writer.wait_closed()
+        return True
 
     def _said(self) -> str:
         return f"PgBouncer started: {(self._directory / 'output').read_text()}"

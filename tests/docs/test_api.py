@@ -1,0 +1,30 @@
+"""docs/api.md names what the packages export, all of it and nothing else."""
+
+import re
+from importlib import import_module
+
+import pytest
+
+from tests.docs.documents import CHECKOUT
+
+SECTIONS = re.split(r"^## ", (CHECKOUT / "docs/api.md").read_text(), flags=re.MULTILINE)[1:]
+MODULES = {section.split("\n", 1)[0]: section for section in SECTIONS}
+
+
+def test_the_packages_that_users_import_are_there() -> None:
+    assert {"reflex_aio", "reflex_aio.sql", "reflex_aio.rpc"} <= MODULES.keys()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_each_exported_name_has_its_line_in_order(module: str) -> None:
+    named = re.findall(r"^\| `(\w+)` \| .+ \|$", MODULES[module], re.MULTILINE)
+    assert named == list(import_module(module).__all__)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_methods_that_are_named_exist(module: str) -> None:
+    for name, words in re.findall(
+        r"^\| `(Event|CursorsTable|EventsTable)` \| (.+) \|$", MODULES[module], re.MULTILINE
+    ):
+        for method in re.findall(r"`(\w+)`", words):
+            assert hasattr(getattr(import_module(module), name), method), f"{name}.{method}"

@@ -1,0 +1,98 @@
+"""What the README and the pages of docs/ say is so: their code runs, their links lead somewhere, their tests exist."""
+
+import ast
+import asyncio
+import contextlib
+import inspect
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tests.docs.documents import CHECKOUT, DOCUMENTS, Block, anchors, blocks, links, named_tests
+from tests.fix_databases import Database
+
+PROGRAMS = [
+    pytest.param(document, block, id=f"{document.name}:{block.line}")
+    for document in DOCUMENTS
+    for block in blocks(document, "python")
+    if block.is_program
+]
+every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+
+
+@every_document
+@pytest.mark.asyncio
+async def test_the_pieces_of_code_run_one_after_the_other(
+    document: Path, database: Database, pool: asyncpg.Pool
+) -> None:
+    """They share their names, as in ``python -m asyncio``, and begin with ``dsn`` and ``pool``."""
+    names: dict[str, Any] = {"dsn": database.dsn, "pool": pool, "__name__": "document"}
+    for block in blocks(document, "python"):
+        if block.is_program:
+            continue
+        printed = io.StringIO()
+        async with asyncio.timeout(30):
+            with contextlib.redirect_stdout(printed):
+                result = eval(_compiled(document, block), names)
+                if inspect.isawaitable(result):
+                    await result
+        if block.output is not None:
+            assert printed.getvalue() == block.output, f"what {document.name}:{block.line} prints"
+
+
+@pytest.mark.parametrize(("document", "block"), PROGRAMS)
+def test_programs_run_and_print_what_is_said(document: Path, block: Block, tmp_path: Path) -> None:
+    program = tmp_path / f"{document.stem}.py"
+    program.write_text(block.code)
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout == block.output
+
+
+def test_the_readme_begins_with_a_program() -> None:
+    first = blocks(CHECKOUT / "README.md", "python")[0]
+    assert first.is_program
+    assert first.output
+
+
+@every_document
+def test_links_lead_somewhere(document: Path) -> None:
+    for link in links(document):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = document.parent / path if path else document
+        assert target.exists(), f"{document.name} links to {link}"
+        if anchor:
+            assert anchor in anchors(target), f"{document.name} links to {link}"
+
+
+@every_document
+def test_the_tests_that_are_named_exist(document: Path) -> None:
+    for path, function in named_tests(document):
+        assert path.exists(), f"{document.name} names {path}"
+        if function:
+            defined = re.search(rf"^(async )?def {function}\(", path.read_text(), re.MULTILINE)
+            assert defined, f"{document.name} names {path.name}::{function}"
+
+
+def _compiled(document: Path, block: Block) -> CodeType:
+    # The empty lines make tracebacks name the document's own.
+    code = "\n" * (block.line - 1) + block.code
+    compiled = compile(code, str(document), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    assert isinstance(compiled, CodeType)
+    return compiled

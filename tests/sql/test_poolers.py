@@ -1,0 +1,48 @@
+"""A whole service behind PgBouncer in transaction mode, which hands out server connections by the transaction."""
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from reflex_aio import Consumer, Event, Spec, run
+from reflex_aio.sql import CursorsTable, EventsTable
+from tests.fix_databases import Database
+from tests.waiting import eventually
+
+user_events = EventsTable("user_events")
+cursors = CursorsTable("cursors")
+
+
+@pytest.mark.asyncio
+@pytest.mark.suite_server
+@pytest.mark.parametrize("pgbouncer", ["transaction"], indirect=True)
+async def test_events_go_through_a_pooler_in_transaction_mode(database: Database, pgbouncer: str) -> None:
+    consumed: list[int] = []
+    committed = []
+
+    async def consume(event: Event) -> None:
+        consumed.append(int(event.foreign_id))
+
+    async with asyncpg.create_pool(pgbouncer, statement_cache_size=0) as pool:
+        async with pool.acquire() as connection:
+            await user_events.create(connection)
+            await cursors.create(connection)
+        store = cursors.store(pool, flush_every=0.05)
+        running = asyncio.create_task(run(Spec(user_events.source(pool), store, Consumer("c", consume))))
+        for number in range(1, 101):
+            async with pool.acquire() as connection:
+                transaction = connection.transaction()
+                await transaction.start()
+                await user_events.insert(connection, number, 1)
+                if number % 3:
+                    committed.append(number)
+                    await transaction.commit()
+                else:
+                    await transaction.rollback()
+        await eventually(lambda: running.done() or len(consumed) >= len(committed), "all are consumed")
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert consumed == committed
+        assert await store.get("c") == "100"
