@@ -13,7 +13,12 @@ TEST_TOOLS: list[str] = pyproject()["dependency-groups"]["test"]
 REQUIREMENTS: list[str] = sum(PROJECT["optional-dependencies"].values(), PROJECT["dependencies"])
 
 # The whole suite runs on one Python; these do on each, as they show within seconds whether a version fits.
-SMOKE = ["tests/pb", "tests/rpc", "tests/test_infrastructure.py"]
+SMOKE = [
+    "tests/pb",
+    "tests/rpc/test_remote_stream.py",
+    "tests/rpc/test_go.py",
+    "tests/test_infrastructure.py",
+]
 OTHER_PYTHONS = [version for version in ("3.11", "3.12", "3.13") if version != f"3.{sys.version_info.minor}"]
 
 
