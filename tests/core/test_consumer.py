@@ -50,7 +50,7 @@ def test_consumer_without_a_name_is_refused(name: str) -> None:
         {"lag_alert": "1"},
         {"activity_ttl": b"1"},
     ],
-    ids=str,
+    ids=lambda arguments: " ".join(f"{name}={type(value).__name__}" for name, value in arguments.items()),
 )
 def test_argument_of_the_wrong_type_is_named(arguments: dict[str, Any]) -> None:
     [what] = arguments
