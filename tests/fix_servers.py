@@ -9,6 +9,7 @@ Without the distribution's server its tests are skipped with a reason, and fail 
 
 import asyncio
 import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ SETTINGS: dict[str, str | int | bool] = {
     "wal_level": "logical",
     "max_wal_senders": 10,
     "fsync": False,
+    # The data may be in memory.
+    "max_wal_size": "256MB",
     "log_line_prefix": "%m [%p] %q%d %a ",
 }
 
@@ -71,7 +74,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def make_server(name: str) -> EmbeddedPostgres:
     """A server of ours, not yet started."""
     programs = None if name == EMBEDDED else distribution_programs()
-    return EmbeddedPostgres(programs=programs, settings=SETTINGS)
+    return EmbeddedPostgres(programs=programs, settings=SETTINGS, temporary_in=memory())
+
+
+def memory() -> Path | None:
+    """A file system in memory with room for servers, or None. A database is made there in a tenth of the time."""
+    path = Path("/dev/shm")
+    # Containers have 64 MB of it, where programs may not be run.
+    if (
+        path.is_dir()
+        and shutil.disk_usage(path).free > 4 << 30
+        and not os.statvfs(path).f_flag & os.ST_NOEXEC
+    ):
+        return path
+    return None
 
 
 def distribution_programs() -> Path:

@@ -82,6 +82,7 @@ class EmbeddedPostgres:
 
     :param directory: where the data is kept; made when missing or empty. By default it is temporary and
         removed on leaving.
+    :param temporary_in: where temporary directories are made; by default where the system has them
     :param port: listen on 127.0.0.1 at this port too, 0 for a free one; any local account can then connect
         as superuser
     :param settings: server settings beyond the defaults, like ``{"max_connections": 200, "fsync": False}``
@@ -94,12 +95,14 @@ class EmbeddedPostgres:
         self,
         directory: str | os.PathLike[str] | None = None,
         *,
+        temporary_in: str | os.PathLike[str] | None = None,
         port: int | None = None,
         settings: Mapping[str, str | int | float | bool] | None = None,
         programs: str | os.PathLike[str] | None = None,
         start_timeout: float = 60.0,
     ) -> None:
         self._given_directory = None if directory is None else Path(directory).absolute()
+        self._temporary_in = temporary_in
         self._tcp = port is not None
         self._port = _free_port() if port == 0 else port or _DEFAULT_PORT
         self._settings = dict(settings or {})
@@ -230,7 +233,7 @@ class EmbeddedPostgres:
         return output
 
     async def _prepare(self) -> None:
-        self._home = _make_home()
+        self._home = _make_home(self._temporary_in)
         self._account.own(self._home)
         if not await self._account.can_run(self._programs / "postgres"):
             if not self._bundled:
@@ -316,8 +319,8 @@ class EmbeddedPostgres:
         self._server = None
 
 
-def _make_home() -> Path:
-    home = Path(tempfile.mkdtemp(prefix="reflex-"))
+def _make_home(parent: str | os.PathLike[str] | None) -> Path:
+    home = Path(tempfile.mkdtemp(prefix="reflex-", dir=parent))
     if len(os.fsencode(home)) > _SOCKET_DIRECTORY_MAX:
         home.rmdir()
         home = Path(tempfile.mkdtemp(prefix="reflex-", dir="/tmp"))

@@ -14,11 +14,18 @@ import pytest
 
 from reflex_aio.ext.embedded import EmbeddedPostgres, EmbeddedPostgresError, StopMode
 from tests.fix_processes import Spawn
+from tests.fix_servers import memory
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio
 
 FAST = {"fsync": False}
+
+
+@pytest.fixture(autouse=True)
+def in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    if (directory := memory()) is not None:
+        monkeypatch.setattr(tempfile, "tempdir", str(directory))
 
 
 @pytest.fixture
