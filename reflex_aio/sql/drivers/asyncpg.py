@@ -108,9 +108,11 @@ def _errors(table: str, schema_only: bool) -> Iterator[None]:
 
 def _is_closed(exc: Exception) -> bool:
     # asyncpg has no class of its own for a connection that was lost before or under a statement.
-    text = str(exc)
     if isinstance(exc, asyncpg.InternalClientError):
-        return 'protocol is in the "failed" state' in text
+        # Its own complaint that the server spoke out of turn, as a backend does that is being ended. No two statements
+        # are ever sent at once from here, so it can't be about that.
+        return True
+    text = str(exc)
     return isinstance(exc, asyncpg.InterfaceError) and (
         "connection is closed" in text or "connection was closed" in text
     )
@@ -123,7 +125,9 @@ async def _acquire(pool: Any) -> AsyncIterator[Any]:
         yield connection
     except BaseException:
         # A statement may be under way still: to wait until the server has cancelled it would hold the slot.
-        connection.terminate()
+        # Of a connection that was lost the pool has taken the proxy away already.
+        if _underlying(connection) is not None:
+            connection.terminate()
         await shielded(_release(pool, connection))
         raise
     await shielded(_release(pool, connection))
