@@ -8,6 +8,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+import uvloop
 
 from reflex_aio.sql.drivers.asyncpg import AsyncpgDriver
 from tests.fix_databases import Connect, Database
@@ -74,6 +75,27 @@ async def test_when_it_is_called_the_commit_is_visible_to_others(connect: Connec
             driver.after_transaction(writer, "key", read)
         await eventually(lambda count=expected: len(reads) == count, "called")  # type: ignore[misc]
         assert await reads[-1] == expected
+
+
+async def test_under_uvloop_each_commit_is_told_before_the_next_transaction_goes_on(
+    database: Database,
+) -> None:
+    """There, a logger may run when the next transaction has begun already."""
+
+    async def write() -> None:
+        connection, called = await asyncpg.connect(database.dsn), Calls()
+        for count in range(1, 1000):
+            async with connection.transaction():
+                driver.after_transaction(connection, "key", called)
+            async with connection.transaction():
+                assert called.count == count
+        await connection.close()
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(write())
+
+    await asyncio.to_thread(run)
 
 
 async def test_the_end_of_a_savepoint_is_not_the_end_of_the_transaction(connect: Connect) -> None:

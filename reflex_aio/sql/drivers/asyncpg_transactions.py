@@ -15,7 +15,8 @@ def after_transaction(connection: Any, key: Hashable, call: Callable[[], None]) 
     ``UPDATE ...; COMMIT``, the end of ``connection.transaction()``, the ROLLBACK of a pool on release.
 
     A COMMIT that was prepared explicitly is not logged; then the next statement tells, in a pool its reset
-    query at the latest.
+    query at the latest. Loggers run a little after their statement, and in uvloop possibly when the next
+    transaction has begun already: so the usual texts count as well, and the rest waits for the end of that one.
 
     :param connection: an asyncpg connection, no proxy
     """
@@ -40,17 +41,26 @@ class _TransactionEnd:
             connection.add_query_logger(self._statement_ended)
         self._calls[key] = call
 
-    def _statement_ended(self, statement: object) -> None:
+    def _statement_ended(self, statement: Any) -> None:
         connection = self._connection()
         if connection is None:
             return
         if not connection.is_closed():
-            if connection.is_in_transaction():
+            if connection.is_in_transaction() and not _is_end(statement):
                 return
             connection.remove_query_logger(self._statement_ended)
         calls, self._calls = self._calls, {}
         for call in calls.values():
             call()
+
+
+def _is_end(statement: Any) -> bool:
+    sql = statement.query
+    return (
+        statement.exception is None
+        and len(sql) < 20
+        and sql.strip("; \n").upper() in ("COMMIT", "END", "ROLLBACK")
+    )
 
 
 _ends: WeakKeyDictionary[Any, _TransactionEnd] = WeakKeyDictionary()
