@@ -52,7 +52,7 @@ class Hub:
 
     :param connect: opens a connection that belongs to no pool: an async function of nothing
     :param periods: how long is waited for what
-    :param backoff: the delays between tries to connect
+    :param backoff: the delays between tries to connect; by default up to 5 seconds, as streams poll meanwhile
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Hub:
     ) -> None:
         self._connect = connect
         self._periods = Periods() if periods is None else periods
-        self._backoff = Backoff() if backoff is None else backoff
+        self._backoff = Backoff(maximum=5.0) if backoff is None else backoff
         self._hooks = installed() if hooks is None else hooks
         self._traffic = Traffic()
         self._tasks = Tasks()
