@@ -166,9 +166,11 @@ def test_event_survives_copying_and_pickling() -> None:
     assert pickle.loads(pickle.dumps(event)) == event
 
 
-def test_neither_events_nor_those_of_subclasses_burden_the_garbage_collector() -> None:
-    assert not gc.is_tracked(Event("7", 1, "42", 0, b"m"))
-    assert not gc.is_tracked(AnonymousEvent("7", 1, "42", 0, b"m", None, "somewhere"))
+@pytest.mark.parametrize("kind", [Event, AnonymousEvent])
+def test_neither_events_nor_those_of_subclasses_burden_the_garbage_collector(kind: type[Event]) -> None:
+    assert kind.__struct_config__.gc is False
+    assert kind.__struct_config__.frozen is True
+    assert not gc.is_tracked(kind("7", 1, "42", 0, b"m"))
 
 
 class Nowhere(tzinfo):
