@@ -12,7 +12,7 @@ PROTO_STAMP := $(PROTO_VENV)/.stamp
 # What mypy and ruff read: all the Python there is in this checkout. mypy can't read the generator of protos, whose
 # imports are in an environment of their own.
 CODE := $(wildcard reflex_aio tests examples benchmarks)
-# What is handed on to pytest: make test ARGS="tests/sql -k gap -x"
+# What is handed on to pytest: make test ARGS="tests/sql -k gap -x"; -n 0 for one process, as debuggers need it
 ARGS ?=
 
 .PHONY: help
@@ -67,7 +67,7 @@ check: lint types proto-check ## everything that can be checked without running 
 
 .PHONY: test
 test: $(STAMP) ## run the tests; ARGS go to pytest
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup $(ARGS)
 
 .PHONY: demo
 demo: $(STAMP) ## see the whole story in under a minute

@@ -14,10 +14,12 @@ REQUIREMENTS: list[str] = sum(PROJECT["optional-dependencies"].values(), PROJECT
 
 # The whole suite runs on one Python; these do on each, as they show within seconds whether a version fits.
 SMOKE = [
+    "tests/core",
     "tests/pb",
     "tests/rpc/test_remote_stream.py",
     "tests/rpc/test_go.py",
-    "tests/test_infrastructure.py",
+    "tests/sql/test_cursors.py",
+    "tests/sql/test_after_transaction.py",
 ]
 OTHER_PYTHONS = [version for version in ("3.11", "3.12", "3.13") if version != f"3.{sys.version_info.minor}"]
 
@@ -44,4 +46,5 @@ def test_on_each_python(version: str, scratch: Path, wheel: Path, checkout: Path
 def pass_the_smoke_tests(environment: Environment, checkout: Path) -> None:
     tested = environment.run("-c", "import reflex_aio; print(reflex_aio.__file__)", cwd=checkout)
     assert Path(tested).is_relative_to(environment.directory)
-    environment.run("-m", "pytest", "-q", *SMOKE, cwd=checkout)
+    # What differs between servers is not at stake.
+    environment.run("-m", "pytest", "-q", "-k", "not pg15", *SMOKE, cwd=checkout)
