@@ -145,9 +145,13 @@ class CursorsTable:
         elif conflicts := await self.set_many(connection, {name: cursor}):
             raise conflicts[name]
 
-    async def set_many(self, connection: Any, cursors: Mapping[str, str]) -> dict[str, CursorConflict]:
+    async def set_many(
+        self, connection: Any, cursors: Mapping[str, str], *, lock_timeout: float | None = None
+    ) -> dict[str, CursorConflict]:
         """Move the cursors of several consumers forward, in one statement.
 
+        :param lock_timeout: how long the database may wait for another transaction that holds one of them, in
+            seconds; it stays in force to the end of the caller's transaction, if there is one
         :return: the conflicts of the consumers whose cursor would move backwards; all others are moved
         :raises InvalidCursor: if one isn't of this table's type; then none is moved
         :raises TypeError: if it isn't a connection
@@ -160,7 +164,7 @@ class CursorsTable:
         conflicts: dict[str, CursorConflict] = {}
         with driver.errors(self.name, schema_only=True):
             for _ in range(_TRIES):
-                for name in await dialect.move(driver, connection, left):
+                for name in await dialect.move(driver, connection, left, lock_timeout=lock_timeout):
                     del left[name]
                     self._hooks.cursor_set(self.name)
                 for name, cursor in list(left.items()):

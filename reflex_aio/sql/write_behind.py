@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 _BACKOFF = Backoff(initial=0.1, maximum=5.0)
 
+# The share of the time for a flush that one statement may wait for others' transactions: it may take several.
+_LOCK_SHARE = 0.25
+
 # A flush that somebody waits for, and what went wrong with it for good.
 _Waiter = asyncio.Future[SchemaError | None]
 
@@ -242,7 +245,10 @@ class WriteBehindCursorStore(TableCursorStore):
         if not cursors:
             return
         async with self._connection() as connection:
-            conflicts = await self._table.set_many(connection, cursors)
+            # A statement that we give up waiting for would wait on in the database.
+            conflicts = await self._table.set_many(
+                connection, cursors, lock_timeout=self._flush_timeout * _LOCK_SHARE
+            )
         for name, cursor in cursors.items():
             if name in conflicts:
                 self._conflicts[name] = conflicts[name]

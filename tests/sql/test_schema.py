@@ -1,7 +1,7 @@
 """Names, the tables that are made of them, and comparing real tables with what is expected."""
 
 import asyncio
-import hashlib
+import secrets
 
 import asyncpg
 import pytest
@@ -9,6 +9,7 @@ import pytest
 from reflex_aio.errors import TableNotFound
 from reflex_aio.sql.dialects.schema import schema_dialect
 from reflex_aio.sql.drivers import driver_of_connection
+from reflex_aio.sql.notifier import CHANNEL, payload_of
 from reflex_aio.sql.schema import CursorColumns, CursorsSchema, EventColumns, EventsSchema, Name
 from tests.fix_databases import Connect
 from tests.waiting import eventually
@@ -135,6 +136,31 @@ async def test_services_that_start_at_once_create_one_table(connect: Connect) ->
 
 
 @pytest.mark.asyncio
+async def test_a_table_that_the_search_path_finds_is_not_created_again(connect: Connect) -> None:
+    connection = await connect()
+    await connection.execute(POSTGRES.create(events(trigger=True)))
+    await connection.execute("CREATE SCHEMA app; SET search_path = app, public")
+    await connection.execute(POSTGRES.create(events(trigger=True)))
+    assert await connection.fetchval("SELECT to_regclass('app.events')") is None
+
+
+@pytest.mark.asyncio
+async def test_creating_a_table_that_is_there_takes_no_right_to_create(connect: Connect) -> None:
+    connection = await connect()
+    await connection.execute(POSTGRES.create(events(trigger=True)))
+    role = "r" + secrets.token_hex(4)
+    await connection.execute(
+        f"REVOKE CREATE ON SCHEMA public FROM public; CREATE ROLE {role}; SET ROLE {role}"
+    )
+    try:
+        await connection.execute(POSTGRES.create(events(trigger=True)))
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(POSTGRES.create(cursors()))
+    finally:
+        await connection.execute(f"RESET ROLE; DROP ROLE {role}")
+
+
+@pytest.mark.asyncio
 async def test_creating_a_table_in_use_waits_for_none_of_its_writers(connect: Connect) -> None:
     connection, writer = await connect(), await connect()
     await connection.execute(POSTGRES.create(events(trigger=True)))
@@ -174,7 +200,7 @@ async def test_the_trigger_wakes_once_for_each_statement_at_commit(connect: Conn
     schema = events(table, trigger=True)
     await connection.execute(POSTGRES.ddl(schema))
     heard: list[object] = []
-    await listener.add_listener("reflex_aio", lambda *message: heard.append(message[-1]))
+    await listener.add_listener(CHANNEL, lambda *message: heard.append(message[-1]))
     insert = f"INSERT INTO {schema.table.quoted(POSTGRES.quote)} (type, foreign_id)"
     async with connection.transaction():
         await connection.execute(f"{insert} SELECT 1, i::text FROM generate_series(1, 100) i")
@@ -183,7 +209,7 @@ async def test_the_trigger_wakes_once_for_each_statement_at_commit(connect: Conn
     await eventually(lambda: heard, "a wake-up")
     await connection.execute(f"{insert} VALUES (1, '7')")
     await eventually(lambda: len(heard) == 2, lambda: f"two wake-ups {heard}")
-    assert heard == [table, table]
+    assert heard == [payload_of(table)] * 2
     await listener.reset()
 
 
@@ -196,7 +222,7 @@ async def test_the_trigger_hashes_a_payload_past_200_bytes(connect: Connect) -> 
     try:
         connection = await connect(database=name)
         heard: list[object] = []
-        await connection.add_listener("reflex_aio", lambda *message: heard.append(message[-1]))
+        await connection.add_listener(CHANNEL, lambda *message: heard.append(message[-1]))
         long = "é" * 63
         with pytest.raises(ValueError, match="126 bytes"):
             Name(long)
@@ -206,7 +232,8 @@ async def test_the_trigger_hashes_a_payload_past_200_bytes(connect: Connect) -> 
             + f'INSERT INTO "{long}"."{long}" (type, foreign_id) VALUES (1, \'7\')'
         )
         await eventually(lambda: heard, "a wake-up")
-        assert heard == ["md5:" + hashlib.md5(f"{long}.{long}".encode()).hexdigest()]
+        assert heard == [payload_of(f"{long}.{long}")]
+        assert str(heard[0]).startswith("md5:")
         await connection.close()
     finally:
         await admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')

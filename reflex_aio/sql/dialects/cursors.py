@@ -33,8 +33,13 @@ class CursorDialect(ABC):
         """Return the cursors by consumer."""
 
     @abstractmethod
-    async def move(self, driver: Driver, connection: Any, cursors: Mapping[str, str]) -> set[str]:
-        """Move the cursors that don't go backwards, in one statement, and return their consumers' names."""
+    async def move(
+        self, driver: Driver, connection: Any, cursors: Mapping[str, str], *, lock_timeout: float | None
+    ) -> set[str]:
+        """Move the cursors that don't go backwards, in one statement, and return their consumers' names.
+
+        :param lock_timeout: how long to wait for another transaction that holds one, in seconds
+        """
 
     @abstractmethod
     async def move_from(self, driver: Driver, connection: Any, name: str, cursor: str, expected: str) -> bool:

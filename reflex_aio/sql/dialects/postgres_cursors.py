@@ -29,10 +29,12 @@ class PostgresCursors(CursorDialect):
         replace = f"UPDATE SET {last} = excluded.{last}, {updated} = excluded.{updated}"
         self._get = f"SELECT {last}::text FROM {table} WHERE {name} = $1"
         self._all = f"SELECT {name}::text, {last}::text FROM {table} ORDER BY 1"
-        # In the order of names: two statements that move the same cursors don't deadlock.
+        # In the order of names: two statements that move the same cursors don't deadlock. The timeout is set before
+        # the first row is written, and for this transaction alone.
         self._move = (
             f"{insert} SELECT name, cursor::{kind}, now()"
-            " FROM unnest($1::text[], $2::text[]) AS given (name, cursor) ORDER BY name"
+            " FROM unnest($1::text[], $2::text[]) AS given (name, cursor)"
+            " WHERE $3::text IS NULL OR set_config('lock_timeout', $3, true) IS NOT NULL ORDER BY name"
             f" ON CONFLICT ({name}) DO {replace} WHERE {forward} RETURNING {name}::text"
         )
         self._begin = (
@@ -54,8 +56,11 @@ class PostgresCursors(CursorDialect):
         rows = await driver.fetch(connection, self._all)
         return {row[0]: row[1] for row in rows}
 
-    async def move(self, driver: Driver, connection: Any, cursors: Mapping[str, str]) -> set[str]:
-        rows = await driver.fetch(connection, self._move, list(cursors), list(cursors.values()))
+    async def move(
+        self, driver: Driver, connection: Any, cursors: Mapping[str, str], *, lock_timeout: float | None
+    ) -> set[str]:
+        timeout = None if lock_timeout is None else f"{max(1, round(lock_timeout * 1000))}ms"
+        rows = await driver.fetch(connection, self._move, list(cursors), list(cursors.values()), timeout)
         return {row[0] for row in rows}
 
     async def move_from(self, driver: Driver, connection: Any, name: str, cursor: str, expected: str) -> bool:

@@ -64,23 +64,26 @@ class PostgresSchema(SchemaDialect):
     quote: ClassVar[str] = '"'
 
     def ddl(self, schema: EventsSchema | CursorsSchema) -> str:
-        statements = [self._table(schema, "CREATE TABLE")]
+        statements = [self._table(schema)]
         if isinstance(schema, EventsSchema) and schema.trigger:
             statements += [self._function(schema.table), self._trigger(schema.table)]
         return "".join(f"{statement};\n" for statement in statements)
 
     def create(self, schema: EventsSchema | CursorsSchema) -> str:
-        statements = f"{self._table(schema, 'CREATE TABLE IF NOT EXISTS')};\n"
+        table = schema.table.quoted(self.quote)
+        # IF NOT EXISTS would look in one schema of the search path alone, ask for the right to create even where
+        # nothing is to be created, and fail when two services start at once.
+        statements = [
+            "PERFORM pg_advisory_xact_lock(hashtext('reflex_aio create'))",
+            f"IF to_regclass('{table}') IS NULL THEN\n{self._table(schema)};\nEND IF",
+        ]
         if isinstance(schema, EventsSchema) and schema.trigger:
             # Not OR REPLACE: that would lock out the writers of a table in use, whenever a service starts.
-            statements += (
-                f"IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgname = '{_WAKE}'"
-                f" AND tgrelid = '{schema.table.quoted(self.quote)}'::regclass) THEN\n"
-                f"{self._function(schema.table)};\n{self._trigger(schema.table)};\nEND IF;\n"
+            statements.append(
+                f"IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgname = '{_WAKE}' AND tgrelid = '{table}'::regclass)"
+                f" THEN\n{self._function(schema.table)};\n{self._trigger(schema.table)};\nEND IF"
             )
-        # IF NOT EXISTS alone fails when two services start at once: both find nothing, and one is refused.
-        lock = "PERFORM pg_advisory_xact_lock(hashtext('reflex_aio create'));\n"
-        return f"DO $create$ BEGIN\n{lock}{statements}END $create$"
+        return "DO $create$ BEGIN\n" + "".join(f"{statement};\n" for statement in statements) + "END $create$"
 
     def expected(self, schema: EventsSchema | CursorsSchema) -> Sequence[ExpectedColumn]:
         if isinstance(schema, CursorsSchema):
@@ -113,11 +116,11 @@ class PostgresSchema(SchemaDialect):
             _KINDS.get(kind, f"relation of kind {kind!r}"), {column.name: column for column in columns}
         )
 
-    def _table(self, schema: EventsSchema | CursorsSchema, create: str) -> str:
+    def _table(self, schema: EventsSchema | CursorsSchema) -> str:
         columns = ",\n".join(
             f"    {self.quote}{name}{self.quote} {kind}" for name, kind in self._columns(schema)
         )
-        return f"{create} {schema.table.quoted(self.quote)} (\n{columns}\n)"
+        return f"CREATE TABLE {schema.table.quoted(self.quote)} (\n{columns}\n)"
 
     def _columns(self, schema: EventsSchema | CursorsSchema) -> list[tuple[str, str]]:
         if isinstance(schema, CursorsSchema):
