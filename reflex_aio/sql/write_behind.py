@@ -3,15 +3,14 @@
 import asyncio
 import logging
 import math
-from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from reflex_aio.backoff import Backoff
-from reflex_aio.errors import ConnectionLost, CursorConflict, DatabaseError, ReflexError, SchemaError
+from reflex_aio.errors import CursorConflict, DatabaseError
 from reflex_aio.sql.cursor_store import TableCursorStore
 from reflex_aio.sql.cursor_values import check_consumer, check_cursor, is_behind
-from reflex_aio.tasks import Tasks, shielded
+from reflex_aio.sql.flusher import Flusher
+from reflex_aio.tasks import shielded
 
 if TYPE_CHECKING:
     from reflex_aio.sql.cursors import CursorsTable
@@ -20,13 +19,8 @@ __all__ = ["WriteBehindCursorStore"]
 
 logger = logging.getLogger(__name__)
 
-_BACKOFF = Backoff(initial=0.1, maximum=5.0)
-
-# The share of the time for a flush that one statement may wait for others' transactions: it may take several.
+# The share of flush_timeout that one statement may wait for another transaction: a flush may take several.
 _LOCK_SHARE = 0.25
-
-# A flush that somebody waits for, and what went wrong with it for good.
-_Waiter = asyncio.Future[SchemaError | None]
 
 
 class WriteBehindCursorStore(TableCursorStore):
@@ -51,26 +45,23 @@ class WriteBehindCursorStore(TableCursorStore):
         for what, seconds in (("flush_every", flush_every), ("flush_timeout", flush_timeout)):
             if not 0 < seconds < math.inf:
                 raise ValueError(f"{what} {seconds} is out of range: accepted is a number of seconds above 0")
-        self._flush_every = flush_every
-        self._flush_timeout = flush_timeout
+        self._flusher = Flusher(
+            self._write, what=f"cursors in {table.name}", every=flush_every, timeout=flush_timeout
+        )
+        self._lock_timeout = flush_timeout * _LOCK_SHARE
         self._entered = 0
         self._leaving = 0
-        self._tasks = Tasks()
-        self._flusher: asyncio.Task[None] | None = None
         # What was set and isn't known to be stored.
         self._cursors: dict[str, str] = {}
         self._conflicts: dict[str, CursorConflict] = {}
-        self._failure: Exception | None = None
-        self._waiters: set[_Waiter] = set()
-        # Whether there is something to store, and whether that is to be done now.
-        self._changed = asyncio.Event()
-        self._due = asyncio.Event()
         # Held by whoever writes: a flush under way could undo a rewind.
         self._writing = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         self._entered += 1
-        self._start_flusher()
+        self._flusher.start()
+        if self._cursors:
+            self._flusher.changed()
         return self
 
     async def __aexit__(
@@ -91,7 +82,8 @@ class WriteBehindCursorStore(TableCursorStore):
         finally:
             self._leaving -= 1
             if not self._entered and not self._leaving:
-                await self._stop()
+                await self._flusher.stop()
+                self._log_conflicts()
 
     async def get(self, name: str) -> str:
         """Return the cursor of the consumer ``name``, stored or not, or ``""`` if it has none."""
@@ -122,7 +114,7 @@ class WriteBehindCursorStore(TableCursorStore):
         elif is_behind(cursor, before):
             raise CursorConflict(consumer=name, stored=before, given=cursor)
         self._cursors[name] = cursor
-        self._changed.set()
+        self._flusher.changed()
 
     async def _set_now(self, name: str, cursor: str, expected: str | None) -> None:
         async with self._writing:
@@ -158,7 +150,7 @@ class WriteBehindCursorStore(TableCursorStore):
         """
         if self._entered or self._leaving:
             if self._cursors:
-                await self._flush()
+                await self._flusher.flush()
             for name in self._conflicts:
                 raise self._conflicts.pop(name)
         else:
@@ -169,66 +161,16 @@ class WriteBehindCursorStore(TableCursorStore):
         """Return the stored cursors by consumer, without those in memory: what is after a crash."""
         return await super().all()
 
-    # The flusher, and those who wait for it.
-
-    def _start_flusher(self) -> None:
-        # It may have been cancelled from outside, as asyncio.run does with every task when it ends.
-        if self._flusher is None or self._flusher.done() or self._flusher.cancelling():
-            self._flusher = self._tasks.start(self._keep_flushing(), name=f"flush {self._table!r}")
-
-    async def _stop(self) -> None:
-        for conflict in self._conflicts.values():
-            logger.error("%s", conflict)
-        self._conflicts.clear()
-        # Another one may be started, by entering again, before this one has ended.
-        tasks, self._tasks, self._flusher = self._tasks, Tasks(), None
-        await tasks.aclose()
-
-    async def _keep_flushing(self) -> None:
-        delays, pause = _BACKOFF.delays(), self._flush_every
-        while True:
-            await self._changed.wait()
-            await self._until_due(pause)
-            self._changed.clear()
-            try:
-                async with asyncio.timeout(self._flush_timeout):
-                    await self._write()
-            except Exception as exc:
-                pause = next(delays)
-                self._failed(exc, pause)
-            else:
-                delays, pause, self._failure = _BACKOFF.delays(), self._flush_every, None
-
-    async def _until_due(self, seconds: float) -> None:
-        """Wait until somebody asks for a flush, at most so long."""
-        timer = asyncio.get_running_loop().call_later(seconds, self._due.set)
-        try:
-            await self._due.wait()
-        finally:
-            timer.cancel()
-        self._due.clear()
-
-    def _failed(self, error: Exception, pause: float) -> None:
-        if isinstance(error, TimeoutError):
-            error = ConnectionLost(f"{self._table.name}: no answer within {self._flush_timeout:g} s")
-        unforeseen = not isinstance(error, ReflexError)
-        logger.warning("cursors not stored, trying again in %.1f s: %s", pause, error, exc_info=unforeseen)
-        self._failure = error
-        self._changed.set()
-        if isinstance(error, SchemaError):
-            self._answer(self._waiters, error)
-
     async def _write(self) -> None:
-        """Store all cursors, and answer those who asked for that before it began."""
+        """Store all cursors."""
         async with self._writing:
-            waiters, cursors = set(self._waiters), dict(self._cursors)
+            cursors = dict(self._cursors)
             try:
                 await self._store(cursors)
             except DatabaseError:
                 if len(cursors) == 1:
                     raise
                 await self._store_each(cursors)
-            self._answer(waiters, None)
 
     async def _store_each(self, cursors: dict[str, str]) -> None:
         # One cursor that the database refuses holds back none of the others.
@@ -246,9 +188,7 @@ class WriteBehindCursorStore(TableCursorStore):
             return
         async with self._connection() as connection:
             # A statement that we give up waiting for would wait on in the database.
-            conflicts = await self._table.set_many(
-                connection, cursors, lock_timeout=self._flush_timeout * _LOCK_SHARE
-            )
+            conflicts = await self._table.set_many(connection, cursors, lock_timeout=self._lock_timeout)
         for name, cursor in cursors.items():
             if name in conflicts:
                 self._conflicts[name] = conflicts[name]
@@ -262,31 +202,8 @@ class WriteBehindCursorStore(TableCursorStore):
         if cursor is not None and self._cursors.get(name) == cursor:
             del self._cursors[name]
 
-    def _answer(self, waiters: Iterable[_Waiter], result: SchemaError | None) -> None:
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(result)
-
-    async def _flush(self) -> None:
-        """Have what is in memory now stored, and wait for that, within bounds."""
-        waiter: _Waiter = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
-        self._changed.set()
-        self._due.set()
-        self._start_flusher()
-        try:
-            await asyncio.wait([waiter], timeout=self._flush_timeout)
-        finally:
-            self._waiters.discard(waiter)
-        failure = waiter.result() if waiter.done() else self._too_late()
-        if failure is not None:
-            raise failure
-
-    def _too_late(self) -> Exception:
-        reason = f"{self._table.name}: cursors could not be stored within {self._flush_timeout:g} s"
-        if self._failure is None or isinstance(self._failure, ConnectionLost):
-            error: Exception = ConnectionLost(f"{reason}: {self._failure or 'no answer'}")
-        else:
-            error = DatabaseError(f"{reason}: {self._failure}")
-        error.__cause__ = self._failure
-        return error
+    def _log_conflicts(self) -> None:
+        """Log the conflicts of those who have left without hearing of them."""
+        for conflict in self._conflicts.values():
+            logger.error("%s", conflict)
+        self._conflicts.clear()

@@ -111,6 +111,53 @@ async def test_a_store_is_entered_while_another_leaves_it(pool: asyncpg.Pool, co
     assert await stored(pool) == "4"
 
 
+async def test_a_store_is_entered_at_any_moment_of_another_leaving_it(pool: asyncpg.Pool) -> None:
+    await made(pool)
+    for turns in range(12):
+        store = write_behind(pool, flush_every=0.01)
+        await store.__aenter__()
+        leaving = asyncio.create_task(store.__aexit__(None, None, None))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        async with store:
+            cursor = str(turns + 1)
+            await store.set("a", cursor)
+
+            async def is_stored(cursor: str = cursor) -> bool:
+                return await stored(pool) == cursor
+
+            await eventually(is_stored)
+        await leaving
+
+
+async def test_leaving_waits_for_its_own_flush_though_another_has_left(
+    pool: asyncpg.Pool, connect: Connect
+) -> None:
+    async with held(pool, connect) as hold:
+        store = write_behind(pool)
+        first = asyncio.create_task(set_within(store, {"a": "2"}))
+        await hold.waiting()
+        second = asyncio.create_task(set_within(store, {"b": "2"}))
+        await asyncio.wait([second], timeout=0.1)
+        await hold.end()
+        await asyncio.gather(first, second)
+        assert await store.all() == {"a": "2", "b": "2"}
+
+
+async def test_a_cursor_set_under_a_flush_is_left_to_the_next(pool: asyncpg.Pool, connect: Connect) -> None:
+    async with held(pool, connect) as hold, write_behind(pool) as store:
+        await store.set("a", "10")
+        flushing = asyncio.create_task(store.flush())
+        await hold.waiting()
+        await store.set("a", "11")
+        await hold.end()
+        await flushing
+        assert await store.get("a") == "11"
+        assert await stored(pool) == "10"
+        await store.flush()
+        assert await stored(pool) == "11"
+
+
 async def test_flush_stores_all_that_was_set_before_while_others_go_on(pool: asyncpg.Pool) -> None:
     await made(pool)
     async with write_behind(pool) as store:
@@ -291,7 +338,7 @@ async def test_cursors_set_while_the_server_is_down_are_stored_when_it_is_back(
             await own_server.stop()
             await store.set("a", "2")
             await store.set("b", "2")
-            await eventually(lambda: "cursors not stored, trying again" in caplog.text)
+            await eventually(lambda: "not stored, trying again" in caplog.text)
             assert await store.get("a") == "2"
             await own_server.start()
 
@@ -306,7 +353,7 @@ async def test_what_can_not_be_stored_on_leaving_is_kept(own_server: EmbeddedPos
         await made(pool)
         store = write_behind(pool, flush_timeout=0.5)
         await own_server.stop()
-        with pytest.raises(ConnectionLost, match=r"cursors could not be stored within 0\.5 s"):
+        with pytest.raises(ConnectionLost, match=r"cursors in cursors: not stored within 0\.5 s"):
             await set_within(store, {"a": "2"})
         await own_server.start()
         assert await store.get("a") == "2"
@@ -427,23 +474,29 @@ async def test_leaving_stores_to_the_end_though_cancelled(pool: asyncpg.Pool, co
         await hold.waiting()
         for _ in range(3):
             task.cancel()
-            await asyncio.sleep(0)
-        assert not task.done()
+            done, _ = await asyncio.wait([task], timeout=0.1)
+            assert not done
         await hold.end()
         with pytest.raises(asyncio.CancelledError):
             await task
     assert await stored(pool) == "10"
 
 
-async def test_leaving_a_store_that_can_not_store_is_bounded(pool: asyncpg.Pool, connect: Connect) -> None:
+async def test_leaving_is_bounded_and_what_was_not_stored_is_when_the_store_is_entered_again(
+    pool: asyncpg.Pool, connect: Connect
+) -> None:
     async with held(pool, connect) as hold:
-        store = write_behind(pool, flush_timeout=0.3)
+        store = write_behind(pool, flush_every=0.01, flush_timeout=0.3)
         with pytest.raises((ConnectionLost, DatabaseError), match=r"within 0\.3 s"):
             await set_within(store, {"a": "10"})
         await eventually(lambda: pool.get_size() == pool.get_idle_size())
         await hold.end()
-    await store.flush()
-    assert await stored(pool) == "10"
+    async with store:
+
+        async def is_stored() -> bool:
+            return await stored(pool) == "10"
+
+        await eventually(is_stored)
 
 
 class CancelledAt:
@@ -506,24 +559,29 @@ async def test_cancellation_at_any_await_leaves_no_task_and_loses_no_cursor(pool
     assert nth > 4
 
 
+@pytest.mark.parametrize("flush_every", [NEVER, 0.01], ids=["before-a-flush", "under-a-flush"])
 async def test_a_loop_that_cancels_everything_at_once_loses_no_cursor(
-    pool: asyncpg.Pool, connect: Connect
+    pool: asyncpg.Pool, connect: Connect, flush_every: float
 ) -> None:
     # As asyncio.run does with the tasks that are left when it ends.
-    await made(pool)
-    store = write_behind(pool)
-    before = asyncio.all_tasks()
+    async with held(pool, connect) as hold:
+        store = write_behind(pool, flush_every=flush_every)
+        before = asyncio.all_tasks()
 
-    async def work() -> None:
-        async with store:
-            await store.set("a", "10")
-            await asyncio.sleep(NEVER)
+        async def work() -> None:
+            async with store:
+                await store.set("a", "10")
+                await asyncio.sleep(NEVER)
 
-    working = asyncio.create_task(work())
-    await eventually(lambda: len(asyncio.all_tasks() - before) > 1)
-    tasks = asyncio.all_tasks() - before
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
+        working = asyncio.create_task(work())
+        if flush_every == NEVER:
+            await eventually(lambda: len(asyncio.all_tasks() - before) == 2)
+        else:
+            await hold.waiting()
+        for task in asyncio.all_tasks() - before:
+            task.cancel()
+        await hold.end()
+        async with asyncio.timeout(10):
+            await asyncio.wait([working])
     assert working.cancelled()
     assert await stored(pool) == "10"
