@@ -26,10 +26,11 @@ venv: $(STAMP) ## create .venv with the package, its extras and the development 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "$$($(PYTHON) --version) is too old: reflex_aio needs 3.11, try make PYTHON=python3.12" >&2; exit 1; }
-	[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV) \
+	@echo "installing into $(VENV), once: the package, PostgreSQL and the tools of development"
+	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV) \
 	  || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/pip install --quiet --editable '.[embedded,health,reflection]' --group dev
+	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@$(BIN)/pip install --quiet --editable '.[embedded,health,reflection]' --group dev
 	@touch $@
 
 .PHONY: format

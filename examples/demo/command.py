@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         passed = asyncio.run(_tell(screen, users=options.users, seed=options.seed))
     except KeyboardInterrupt:
-        screen.failure("interrupted: everything that was started has been stopped and removed")
+        screen.title("interrupted: everything that was started has been stopped and removed")
         return 130
     except (EmbeddedPostgresError, ModuleNotFoundError, OSError) as exc:
         print(f"the demonstration can't be run: {exc}", file=sys.stderr)

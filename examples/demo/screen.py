@@ -20,6 +20,7 @@ class Screen:
         self._steps = 0
 
     def title(self, text: str) -> None:
+        """Tell what this is, or how it ended early."""
         self._console.print(f"[bold]{text}[/]")
 
     def step(self, text: str) -> None:

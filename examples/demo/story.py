@@ -152,7 +152,7 @@ async def _judge(screen: Screen, users_pool: asyncpg.Pool, mailer_pool: asyncpg.
     screen.note(f"{changes} changes of users were committed, and {len(committed)} events with them")
     screen.note(f"{drawn - len(committed)} more events were inserted, and rolled back with their changes")
     screen.note(
-        f"mailer got {verdicts[1].repeated} events once more after the kill; each event led to one of {mails} mails"
+        f"{verdicts[1].repeated} events came to mailer twice, after the kill; it has {mails} mails, one for each event"
     )
     screen.verdicts(verdicts)
     return report(screen, verdicts, changes=changes, mails=mails)
