@@ -7,7 +7,6 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import import_module
-from typing import Any
 
 __all__ = ["Child", "child"]
 
@@ -38,7 +37,7 @@ class Child:
 
 @asynccontextmanager
 async def child(function: str, *arguments: str) -> AsyncIterator[Child]:
-    """Run ``module:function`` in a process of its own, and interrupt it at the end."""
+    """Run ``module:function`` in a process of its own, and cancel it at the end."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "benchmarks.processes", function, *arguments),
@@ -50,16 +49,19 @@ async def child(function: str, *arguments: str) -> AsyncIterator[Child]:
         yield Child(process)
     finally:
         with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGINT)
+            process.terminate()
         await process.wait()
 
 
-def main(function: str, *arguments: str) -> None:
+async def main(function: str, *arguments: str) -> None:
+    """Run the function until it returns, or this process is told to end."""
     module, _, name = function.partition(":")
-    work: Any = getattr(import_module(module), name)
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(work(*arguments))
+    work = asyncio.ensure_future(getattr(import_module(module), name)(*arguments))
+    # Not SIGINT, which is ignored in the children of a shell's background job.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, work.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await work
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    asyncio.run(main(*sys.argv[1:]))

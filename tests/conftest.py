@@ -2,6 +2,7 @@
 
 pytest_plugins = [
     "pytester",
+    "tests.fix_signals",
     "tests.fix_leaks",
     "tests.fix_servers",
     "tests.fix_databases",
