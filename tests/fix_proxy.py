@@ -73,23 +73,27 @@ class Proxy:
         self._flow.set()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._listener is None:
+            # Accepted by the kernel before the stop.
+            writer.transport.abort()
+            return
         connection = asyncio.create_task(self._serve(reader, writer))
         self._connections.add(connection)
         connection.add_done_callback(self._connections.discard)
+        # Reset, as a cut cable or a killed server would; a close would first send what is buffered. Here, as a task
+        # that is cancelled before it began does nothing.
+        connection.add_done_callback(lambda _: writer.transport.abort())
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             upstream_reader, upstream_writer = await self._connect()
         except OSError:
-            writer.transport.abort()
             return
         try:
             async with asyncio.TaskGroup() as pumps:
                 pumps.create_task(self._pump(reader, upstream_writer))
                 pumps.create_task(self._pump(upstream_reader, writer))
         finally:
-            # Reset, as a cut cable or a killed server would; a close would first send what is buffered.
-            writer.transport.abort()
             upstream_writer.transport.abort()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
