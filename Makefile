@@ -70,6 +70,12 @@ check: lint types proto-check ## everything that can be checked without running 
 test: $(STAMP) ## run the tests; ARGS go to pytest
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup $(ARGS)
 
+.PHONY: coverage
+coverage: $(STAMP) ## run the tests in one process, and print which lines they did not reach
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
 .PHONY: demo
 demo: $(STAMP) ## see the whole story in under a minute
 	@$(BIN)/python -m examples.demo $(ARGS)

@@ -1,5 +1,10 @@
 """What every test shares: one plugin for each concern."""
 
+import os
+
+# gRPC writes notes on its connections to standard error.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
 pytest_plugins = [
     "pytester",
     "tests.fix_signals",

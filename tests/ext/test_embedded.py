@@ -159,6 +159,37 @@ async def test_a_cancelled_start_leaves_nothing(
         assert children() == before
 
 
+async def test_a_server_is_stopped_even_if_leaving_is_cancelled() -> None:
+    entered, leave = asyncio.Event(), asyncio.Event()
+    servers: list[EmbeddedPostgres] = []
+
+    async def serve_until_told() -> None:
+        async with EmbeddedPostgres(settings=FAST) as server:
+            servers.append(server)
+            entered.set()
+            await leave.wait()
+
+    before = children()
+    task = asyncio.create_task(serve_until_told())
+    await entered.wait()
+    home = servers[0].socket_directory
+    leave.set()
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert children() == before
+    assert not home.exists()
+
+
+async def test_a_start_that_takes_too_long_is_given_up() -> None:
+    before = children()
+    with pytest.raises(EmbeddedPostgresError, match="not ready after 0 s"):
+        async with EmbeddedPostgres(settings=FAST, start_timeout=0.0):
+            pass
+    assert children() == before
+
+
 @pytest.mark.parametrize("own_directory", [False, True])
 async def test_the_server_ends_with_its_killed_owner(
     spawn: Spawn, reachable_path: Path, own_directory: bool
@@ -190,6 +221,17 @@ async def test_the_installation_is_copied_if_the_servers_account_cannot_reach_it
     async with server:
         assert await answer(server.dsn) == 1
         assert server.programs.is_relative_to(server.socket_directory)
+
+
+async def test_programs_out_of_the_accounts_reach_are_refused(reachable_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root starts the server as another account")
+    closed = reachable_path / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "bin").symlink_to(EmbeddedPostgres().programs)
+    with pytest.raises(EmbeddedPostgresError, match="out of reach of the account"):
+        async with EmbeddedPostgres(programs=closed / "bin"):
+            pass
 
 
 async def test_without_the_extra_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
