@@ -1,6 +1,7 @@
 """A connection of the user's pool, kept between statements for as long as nobody else needs it."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -17,7 +18,7 @@ T = TypeVar("T")
 # How often it is looked whether somebody else needs the connection, while no statement is under way, in seconds.
 _LOOK = 0.05
 # How long the connection is kept without a statement, in seconds.
-_KEEP = 1.0
+_KEEP = 5.0
 
 
 class Borrowed:
@@ -80,8 +81,15 @@ class Borrowed:
                 self._keeper.start(self._watch(), name=f"reflex_aio: give back a connection ({self._table})")
             return result
 
+    def release_soon(self) -> None:
+        """Don't keep the connection, if there is one: nothing is to be run for a while."""
+        self._used = -math.inf
+
     async def aclose(self) -> None:
-        """Give back the connection. It may be borrowed again."""
+        """Give back the connection, also when cancelled meanwhile. It may be borrowed again."""
+        await shielded(self._close())
+
+    async def _close(self) -> None:
         await self._keeper.aclose()
         self._watching = False
         async with self._using:

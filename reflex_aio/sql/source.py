@@ -131,6 +131,8 @@ class _TableStream(EventStream):
             self._ahead = self._start_load()
         elif self._may_be_fed and not page.gap:
             self._feed = self._reader.attach(self._position)
+            if self._feed is not None:
+                self._statements.release_soon()
         elif not page.gap:
             self._caught_up = not page.events
         return page

@@ -23,6 +23,7 @@ from reflex_aio.sql.dialects.postgres_queries import TIMESTAMP_TYPES, Queries, e
 from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.loader import Loader, Page, Position, safe_prefix
 from reflex_aio.sql.settings import EventsSettings
+from reflex_aio.tasks import shielded
 
 __all__ = ["PostgresLoader"]
 
@@ -136,9 +137,10 @@ class PostgresLoader(Loader):
                 self._fence = Fence(settings, self._driver, self._statements, self._name, self._queries)
                 await self._fence.open()
         except BaseException:
-            await gaps.aclose()
+            await shielded(gaps.aclose())
             raise
         self._gaps = gaps
+        self._statements.release_soon()
 
     async def check(self, position: Position, *, anew: bool) -> None:
         if self._gaps is None:
