@@ -19,7 +19,7 @@ class Reading:
     """What a stream has handed out so far, read by a task of its own."""
 
     def __init__(self, stream: EventStream) -> None:
-        self._stream = stream
+        self.stream = stream
         self.events: list[Event] = []
         self.task = asyncio.create_task(self._read(), name="reading")
 
@@ -28,7 +28,7 @@ class Reading:
         return [int(event.id) for event in self.events]
 
     async def _read(self) -> None:
-        while page := await self._stream.read_page():
+        while page := await self.stream.read_page():
             self.events += page
 
     async def reached(self, id: int, *, within: float = 10.0) -> list[int]:
