@@ -1,0 +1,43 @@
+"""An events table in the test's database, and a pool to read it through."""
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest_asyncio
+
+from reflex_aio.sql.events import EventsTable
+from tests.fix_databases import Connect, Database
+from tests.gaps.interleaving import HOLD_HERE, Points, watched_pool
+
+
+@pytest_asyncio.fixture
+async def writer(connect: Connect) -> asyncpg.Connection:
+    """A connection that writes, in transactions of one statement."""
+    return await connect()
+
+
+@pytest_asyncio.fixture
+async def events(writer: asyncpg.Connection) -> EventsTable:
+    """The table ``events``, made; streams of it only poll, as most writers here are not the library's."""
+    events = EventsTable("events", wakeups=None, poll_period=0.05)
+    await events.create(writer)
+    await writer.execute(HOLD_HERE)
+    return events
+
+
+@pytest_asyncio.fixture
+async def _watched(database: Database) -> AsyncIterator[tuple[asyncpg.Pool, Points]]:
+    async with watched_pool(database.dsn) as watched:
+        yield watched
+
+
+@pytest_asyncio.fixture
+async def readers(_watched: tuple[asyncpg.Pool, Points]) -> asyncpg.Pool:
+    """The pool that streams read through."""
+    return _watched[0]
+
+
+@pytest_asyncio.fixture
+async def points(_watched: tuple[asyncpg.Pool, Points]) -> Points:
+    """Where the statements of ``readers`` are counted, and can be held."""
+    return _watched[1]
