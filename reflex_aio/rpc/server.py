@@ -246,12 +246,18 @@ class StreamServer:
         if asked is None:
             if self._default is None:
                 raise UnknownStream(
-                    f"this server has several streams: name one by the metadata {names.STREAM_KEY}"
+                    f"this server has several streams, to be named by the metadata {names.STREAM_KEY}:"
+                    f" {self._told_names()}"
                 )
             return self._default
         if (source := self._sources.get(str(asked))) is None:
-            raise UnknownStream(f"there is no stream named {asked!r}", name=str(asked))
+            raise UnknownStream(
+                f"there is no stream named {asked!r}: there are {self._told_names()}", name=str(asked)
+            )
         return source
+
+    def _told_names(self) -> str:
+        return ", ".join(map(repr, self._sources)) or "none with a name"
 
     def _close_soon(self, stream: EventStream) -> None:
         if stream in self._streams:
