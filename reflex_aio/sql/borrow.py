@@ -63,15 +63,15 @@ class Borrowed:
                 async with asyncio.timeout(self._timeout) as limit:
                     with self._driver.errors(self._table):
                         if self._lent is None:
-                            lent = self._driver.acquire(self._pool)
-                            self._connection = await lent.__aenter__()
-                            self._lent = lent
+                            lending = self._driver.acquire(self._pool)
+                            self._connection = await lending.__aenter__()
+                            self._lent = lending
                         result = await work(self._connection)
             except BaseException as exc:
+                lent = self._lent is not None
                 await self._give_back(exc)
                 if isinstance(exc, TimeoutError) and limit.expired():
-                    message = f"{self._table}: the database has not answered within {self._timeout:g} s"
-                    raise ConnectionLost(message) from exc
+                    raise self._too_late(lent) from exc
                 raise
             self._used = asyncio.get_running_loop().time()
             if not self._driver.can_spare(self._pool):
@@ -115,6 +115,11 @@ class Borrowed:
                         await self._give_back()
         finally:
             self._watching = False
+
+    def _too_late(self, lent: bool) -> ConnectionLost:
+        # Of a pool it isn't known whether it waits for the server, or for somebody who uses its last connection.
+        what = "the database has not answered" if lent else "no connection of the pool was to be had"
+        return ConnectionLost(f"{self._table}: {what} within {self._timeout:g} s")
 
     async def _give_back(self, exc: BaseException | None = None) -> None:
         lent, self._lent, self._connection = self._lent, None, None
