@@ -1,6 +1,7 @@
 """Loading a table's events page by page: what is common to all databases."""
 
 import asyncio
+import reprlib
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from reflex_aio.event import Event
 from reflex_aio.sql.borrow import Borrowed
 from reflex_aio.sql.drivers.base import Row
 
-__all__ = ["Loader", "Page", "Position", "safe_prefix"]
+__all__ = ["Loader", "Page", "Position", "check_loaded", "safe_prefix"]
 
 Position = int
 """The id up to which a reader has everything; 0 is before the first."""
@@ -107,3 +108,23 @@ def safe_prefix(rows: Sequence[Row], position: Position, settled: Position) -> t
         + first
     )
     return end, rows[end - 1][0] if end > first else position
+
+
+def check_loaded(loaded: object, given: Sequence[Event]) -> Sequence[Event]:
+    """Return what a table's own loader has made of a page, if it may be handed out instead of it.
+
+    :raises TypeError: if it isn't a sequence of events
+    :raises ValueError: if it has ids that the page doesn't have, or not in this order
+    """
+    if not isinstance(loaded, Sequence) or not all(isinstance(event, Event) for event in loaded):
+        # None above all, as of a loader that has changed the list that it was given.
+        raise TypeError(f"the loader has returned {reprlib.repr(loaded)}: accepted is a sequence of events")
+    ids = (event.id for event in given)
+    for event in loaded:
+        # Goes on from where the last one was found.
+        if event.id not in ids:
+            raise ValueError(
+                f"the loader has returned event {event.id} twice, out of order or without having been given it:"
+                " the ids are the cursors of those who read on from there"
+            )
+    return loaded

@@ -21,7 +21,7 @@ from reflex_aio.sql.dialects.postgres_fence import Fence
 from reflex_aio.sql.dialects.postgres_gaps import Gaps, Settled
 from reflex_aio.sql.dialects.postgres_queries import TIMESTAMP_TYPES, Queries, events_of
 from reflex_aio.sql.drivers.base import Driver, Row
-from reflex_aio.sql.loader import Loader, Page, Position, safe_prefix
+from reflex_aio.sql.loader import Loader, Page, Position, check_loaded, safe_prefix
 from reflex_aio.sql.settings import EventsSettings
 from reflex_aio.tasks import shielded
 
@@ -104,6 +104,8 @@ class PostgresLoader(Loader):
             raise SchemaError(table=settings.name, differences=[f'column "{columns.timestamp}" {difference}'])
         self.lags = standby
         self._queries = Queries(settings, self._name, timestamp_type, one_server=not standby)
+        # No row of it: that a column is missing is better told now than by the first read.
+        await self._statements.fetch(self._queries.page, 0, 0)
         if standby and self._settle_on is None:
             if self._fence_wanted:
                 raise TableRefused(
@@ -259,7 +261,7 @@ class PostgresLoader(Loader):
             self._settings.hooks.gap_detected(self._settings.name, end, rows[count][0])
         events: Sequence[Event] = events_of(rows[:count] if gap else rows, self._settings)
         if self._settings.loader is not None and events:
-            events = await self._settings.loader(connection, events)
+            events = check_loaded(await self._settings.loader(connection, events), events)
         return Page(events, end, len(rows) == self._settings.page_size and not gap, gap)
 
     def _tell_settled(self, position: Position, end: Position) -> None:
