@@ -39,7 +39,7 @@ class CursorsTable:
     :param columns: what its columns are called
     :param cursor_type: ``"int"``, as of events in tables, or ``"str"``
     :param hooks: told what happens; by default those installed for the process
-    :raises TypeError: if a name is no string
+    :raises TypeError: if an argument has the wrong type
     :raises ValueError: if a name or the cursor type isn't accepted
     """
 
@@ -51,7 +51,9 @@ class CursorsTable:
         cursor_type: CursorType = "int",
         hooks: Hooks | None = None,
     ) -> None:
-        self._schema = CursorsSchema(Name.parse(name), columns or CursorColumns(), cursor_type)
+        self._schema = CursorsSchema(
+            Name.parse(name), CursorColumns() if columns is None else columns, cursor_type
+        )
         self._given_hooks = hooks
         self._hooks = installed() if hooks is None else hooks
 

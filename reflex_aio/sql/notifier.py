@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 __all__ = ["CHANNEL", "LocalNotifier", "Notifier", "payload_of"]
 
@@ -16,6 +16,7 @@ CHANNEL = "reflex_aio"
 _PAYLOAD_MAX = 200
 
 
+@runtime_checkable
 class Notifier(Protocol):
     """Tells streams that a table may have new events.
 

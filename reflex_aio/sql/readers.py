@@ -112,7 +112,7 @@ _readers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, Reader]] =
 def shared_reader(settings: EventsSettings, driver: Driver, pool: Any, settle_on: Any, fence: bool) -> Reader:
     """Return this event loop's reader of a table through a pool, for one more user."""
     readers = _readers.setdefault(asyncio.get_running_loop(), {})
-    key = (settings, id(pool), id(settle_on), fence)
+    key = (settings.key, id(pool), id(settle_on), fence)
     reader = readers.get(key)
     if reader is None or reader.loader.obsolete:
         reader = readers[key] = Reader(settings, driver, pool, settle_on, fence)

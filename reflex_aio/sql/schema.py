@@ -35,6 +35,11 @@ def _check_identifier(text: str, what: str) -> None:
         raise ValueError(f"{what} {text!r} has {len(text.encode())} bytes: accepted are at most {_LONGEST}")
 
 
+def _check_kind(what: str, value: object, kind: type, accepted: str) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{what} {value!r} is a {type(value).__name__}: accepted is {accepted}")
+
+
 @dataclass(frozen=True, slots=True)
 class Name:
     """The name of a table, within a schema or wherever the connection's search path finds it.
@@ -133,6 +138,7 @@ class EventsSchema:
     :param trace: whether there is a column for traces
     :param trigger: whether a trigger wakes the streams, for writers that aren't Python
     :raises ValueError: if ``foreign_id`` is none of the types accepted
+    :raises TypeError: if a value has the wrong type
     """
 
     table: Name
@@ -145,6 +151,9 @@ class EventsSchema:
     def __post_init__(self) -> None:
         if self.foreign_id not in ("text", "bigint"):
             raise ValueError(f"foreign_id {self.foreign_id!r} is not accepted: 'text' or 'bigint' is")
+        _check_kind("columns", self.columns, EventColumns, "an EventColumns, or None for the usual names")
+        for what, flag in (("metadata", self.metadata), ("trace", self.trace)):
+            _check_kind(what, flag, bool, "a bool, which tells whether there is such a column")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +162,7 @@ class CursorsSchema:
 
     :param cursor_type: the type of cursors: integers, as of an events table, or opaque strings
     :raises ValueError: if ``cursor_type`` is none of the types accepted
+    :raises TypeError: if ``columns`` has the wrong type
     """
 
     table: Name
@@ -162,6 +172,7 @@ class CursorsSchema:
     def __post_init__(self) -> None:
         if self.cursor_type not in ("int", "str"):
             raise ValueError(f"cursor_type {self.cursor_type!r} is not accepted: 'int' or 'str' is")
+        _check_kind("columns", self.columns, CursorColumns, "a CursorColumns, or None for the usual names")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +205,8 @@ class ExpectedColumn:
     nullable: bool = False
     needs_default: bool = False
     unique: bool = False
+    otherwise: str = ""
+    """What else may be done about a column of another type."""
 
 
 def differences(found: FoundTable, expected: Sequence[ExpectedColumn]) -> list[str]:
@@ -224,7 +237,8 @@ def _missing(wanted: ExpectedColumn, found: FoundTable) -> list[str]:
 def _differing(column: FoundColumn, wanted: ExpectedColumn) -> list[str]:
     lines: list[str] = []
     if column.type not in wanted.types:
-        lines.append(f'column "{column.name}" is {column.type}: accepted is {_either(wanted.types)}')
+        line = f'column "{column.name}" is {column.type}: accepted is {_either(wanted.types)}'
+        lines.append(f"{line} ({wanted.otherwise})" if wanted.otherwise else line)
     if column.nullable and not wanted.nullable:
         lines.append(f'column "{column.name}" may be NULL: it should be NOT NULL')
     if wanted.needs_default and not column.has_default:

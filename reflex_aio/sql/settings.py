@@ -1,6 +1,7 @@
 """What an events table is: the settings that table object, loader and tail share."""
 
-from collections.abc import Awaitable, Callable, Sequence
+import math
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -19,10 +20,17 @@ PageLoader: TypeAlias = Callable[[Any, Sequence[Event]], Awaitable[Sequence[Even
 Inserter: TypeAlias = Callable[[Any, str, int, bytes | None, bytes | None], Awaitable[int | str]]
 """Given a connection, foreign id, type, metadata and trace, inserts an event and returns its id."""
 
+_WAKEUPS = ("commit", "transaction", "trigger", None)
+_LONGEST_PAGE = 100_000
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class EventsSettings:
-    """The settings of an events table. :class:`~reflex_aio.sql.EventsTable` tells what each means."""
+    """The settings of an events table. :class:`~reflex_aio.sql.EventsTable` tells what each means.
+
+    :raises ValueError: if one is out of its range
+    :raises TypeError: if one has the wrong type
+    """
 
     schema: EventsSchema
     page_size: int
@@ -36,6 +44,27 @@ class EventsSettings:
     hooks: Hooks
     clock: Callable[[], float]
 
+    def __post_init__(self) -> None:
+        if self.wakeups not in _WAKEUPS:
+            raise ValueError(
+                f"wakeups {self.wakeups!r} is not accepted: {', '.join(map(repr, _WAKEUPS))} are"
+            )
+        _check("page_size", self.page_size, _is_number(self.page_size, int), "an int")
+        if not 1 <= self.page_size <= _LONGEST_PAGE:
+            raise ValueError(f"page_size {self.page_size} is out of range: accepted is 1 to {_LONGEST_PAGE}")
+        for what, seconds in (("poll_period", self.poll_period), ("query_timeout", self.query_timeout)):
+            _check(what, seconds, _is_number(seconds, (int, float)), "a number of seconds above 0")
+            if not 0 < seconds < math.inf:
+                raise ValueError(f"{what} {seconds} is out of range: accepted is a number of seconds above 0")
+        _check("notifier", self.notifier, _or_none(self.notifier, Notifier), "a Notifier or None")
+        if self.notifier is not None and self.wakeups is None:
+            raise ValueError("wakeups=None means that streams only poll: leave out notifier, or wakeups")
+        _check("include_noops", self.include_noops, isinstance(self.include_noops, bool), "a bool")
+        for what, function in (("loader", self.loader), ("inserter", self.inserter)):
+            _check(what, function, function is None or callable(function), "an async function or None")
+        _check("hooks", self.hooks, isinstance(self.hooks, Hooks), "a Hooks or None")
+        _check("clock", self.clock, callable(self.clock), "a function that returns seconds")
+
     @property
     def name(self) -> str:
         """The table's name, for messages."""
@@ -45,3 +74,24 @@ class EventsSettings:
     def columns(self) -> EventColumns:
         """The table's column names."""
         return self.schema.columns
+
+    @property
+    def key(self) -> Hashable:
+        """What differs where readers can't be shared. True only as long as these settings are held."""
+        # By their identities, as objects of the user's may not be hashable, or be equal and yet not the same.
+        objects = (self.notifier, self.loader, self.inserter, self.hooks, self.clock)
+        plain = (self.schema, self.page_size, self.poll_period, self.query_timeout, self.wakeups)
+        return *plain, self.include_noops, *map(id, objects)
+
+
+def _check(what: str, value: object, fits: bool, accepted: str) -> None:
+    if not fits:
+        raise TypeError(f"{what} {value!r} is a {type(value).__name__}: accepted is {accepted}")
+
+
+def _is_number(value: object, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _or_none(value: object, kind: type) -> bool:
+    return value is None or isinstance(value, kind)
