@@ -101,7 +101,7 @@ def check_foreign_id(foreign_id: object) -> str:
     """Return a foreign id as a string.
 
     :raises TypeError: if it is neither a string nor an integer
-    :raises ValueError: if it is empty, or holds a NUL, which databases don't store
+    :raises ValueError: if it is empty, or holds what databases don't store: a NUL, or half a surrogate pair
     """
     return _text("foreign id", "the id of the changed row", foreign_id)
 
@@ -135,10 +135,22 @@ def _text(what: str, meaning: str, value: object) -> str:
         return str(int(value))
     if not isinstance(value, str):
         raise TypeError(f"{what} {value!r} is a {_name(value)}: accepted is {meaning}, a str or int")
-    if not value or "\0" in value:
-        raise ValueError(f"{what} {value!r} is empty or holds a NUL: accepted is {meaning}")
+    if not value or "\0" in value or not _is_encodable(value):
+        raise ValueError(
+            f"{what} {value!r} is empty, or holds a NUL or a lone surrogate: accepted is {meaning}"
+        )
     # Of an enum of strings too, for which str() would give the member's name.
     return str.__str__(value)
+
+
+def _is_encodable(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _as_int(text: str) -> int | None:

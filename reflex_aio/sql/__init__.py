@@ -5,9 +5,10 @@ are used are imported.
 """
 
 from reflex_aio.sql.cursors import CursorsTable
-from reflex_aio.sql.events import EventsTable, NewEvent
+from reflex_aio.sql.events import EventsTable
 from reflex_aio.sql.exchange import Periods
 from reflex_aio.sql.hub import Hub, close_hubs
+from reflex_aio.sql.new_events import NewEvent
 from reflex_aio.sql.notifier import LocalNotifier, Notifier
 from reflex_aio.sql.schema import CursorColumns, EventColumns
 from reflex_aio.sql.settings import Inserter, PageLoader, Wakeups

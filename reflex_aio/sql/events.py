@@ -1,34 +1,24 @@
 """The events table: inserting events in the caller's transaction, and streaming them."""
 
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Self
 
-from reflex_aio.errors import SchemaError
-from reflex_aio.event import check_event
+from reflex_aio.errors import DatabaseError, SchemaError
 from reflex_aio.hooks import Hooks, installed
 from reflex_aio.sql.dialects.events import EventsDialect, events_dialect
 from reflex_aio.sql.dialects.schema import schema_dialect
 from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
-from reflex_aio.sql.drivers.base import Driver
+from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.hub import hub_of
+from reflex_aio.sql.new_events import NewEvent, Values, check_new_event, check_new_events
 from reflex_aio.sql.notifier import CHANNEL, Notifier, payload_of
 from reflex_aio.sql.schema import EventColumns, EventsSchema, ForeignIdType, Name
 from reflex_aio.sql.settings import EventsSettings, Inserter, PageLoader, Wakeups
 from reflex_aio.sql.source import TableSource
 from reflex_aio.stream import EventStream
 
-__all__ = ["EventsTable", "NewEvent"]
-
-NewEvent = (
-    tuple[str | int, int]
-    | tuple[str | int, int, bytes | None]
-    | tuple[str | int, int, bytes | None, bytes | None]
-)
-"""Foreign id, type, and if need be metadata and trace."""
-
-_WAKEUPS = ("commit", "transaction", "trigger", None)
-_LONGEST_PAGE = 100_000
+__all__ = ["EventsTable"]
 
 
 class EventsTable:
@@ -78,15 +68,6 @@ class EventsTable:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._arguments = {key: value for key, value in locals().items() if key != "self"}
-        if wakeups not in _WAKEUPS:
-            raise ValueError(f"wakeups {wakeups!r} is not accepted: {', '.join(map(repr, _WAKEUPS))} are")
-        if notifier is not None and wakeups is None:
-            raise ValueError("wakeups=None means that streams only poll: leave out notifier, or wakeups")
-        if not 1 <= page_size <= _LONGEST_PAGE:
-            raise ValueError(f"page_size {page_size} is out of range: accepted is 1 to {_LONGEST_PAGE}")
-        for what, seconds in (("poll_period", poll_period), ("query_timeout", query_timeout)):
-            if not seconds > 0:
-                raise ValueError(f"{what} {seconds} is out of range: accepted is a number of seconds above 0")
         self._settings = EventsSettings(
             schema=EventsSchema(
                 Name.parse(name),
@@ -107,7 +88,8 @@ class EventsTable:
             hooks=installed() if hooks is None else hooks,
             clock=clock,
         )
-        # What wake-ups call the table, by server: it need be asked for once.
+        # What wake-ups call the table: it need be asked for once. The search path decides which table a name without a
+        # schema stands for, so there may be several.
         self._topics: dict[Hashable, str] = {}
         self._inserts: dict[str, str] = {}
 
@@ -175,91 +157,97 @@ class EventsTable:
         :raises TypeError: if a value has the wrong type
         :raises ValueError: if a value is out of its range, or belongs in a column that the table doesn't have
         :raises TableNotFound: if there is no such table
-        :raises SchemaError: if a column is missing
+        :raises SchemaError: if a column is missing, or of another type
+        :raises DatabaseError: if a trigger or a rule has kept the event out of the table
         """
-        event = (*self._checked(foreign_id, type, metadata, trace), metadata, trace)
-        driver = driver_of_connection(connection)
         settings = self._settings
+        values = check_new_event(settings.schema, foreign_id, type, metadata, trace)
+        driver = driver_of_connection(connection)
         with driver.errors(self.name, schema_only=True):
             if settings.inserter is not None:
-                inserted = await settings.inserter(connection, *event)
-            else:
-                given = self._present(*event)
-                inserted = (await driver.fetch(connection, self._insert(driver.dialect), *given))[0][0]
-            await self._announce(driver, connection)
-        return str(inserted)
+                return (await self._insert_by(settings.inserter, driver, connection, [values]))[0]
+            rows = await driver.fetch(connection, self._insert_sql(driver.dialect), *self._present(values))
+            return (await self._inserted(driver, connection, rows, 1))[0]
 
     async def insert_many(self, connection: Any, events: Iterable[NewEvent]) -> list[str]:
         """Insert events in the order given, by one statement, and return their ids. See :meth:`insert`.
 
         :param events: for each event its foreign id, type, and if need be metadata and trace
         """
-        checked = []
-        for foreign_id, kind, *more in events:
-            if len(more) > 2:
-                raise ValueError(
-                    f"an event has {2 + len(more)} values: accepted is (foreign_id, type, metadata, trace)"
-                )
-            metadata, trace = (*more, None, None)[:2]
-            checked.append((*self._checked(foreign_id, kind, metadata, trace), metadata, trace))
-        driver = driver_of_connection(connection)
-        if not checked:
-            return []
         settings = self._settings
+        values = check_new_events(settings.schema, events)
+        driver = driver_of_connection(connection)
+        if not values:
+            return []
         with driver.errors(self.name, schema_only=True):
             if settings.inserter is not None:
-                ids = [await settings.inserter(connection, *event) for event in checked]
-            else:
-                given = self._present(*map(list, zip(*checked, strict=True)))
-                rows = await driver.fetch(
-                    connection, events_dialect(driver.dialect).insert_many(settings), *given
-                )
-                ids = [row[0] for row in rows]
-            await self._announce(driver, connection)
-        return [str(event_id) for event_id in ids]
+                return await self._insert_by(settings.inserter, driver, connection, values)
+            columns = self._present([list(column) for column in zip(*values, strict=True)])
+            rows = await driver.fetch(
+                connection, events_dialect(driver.dialect).insert_many(settings), *columns
+            )
+            return await self._inserted(driver, connection, rows, len(values))
 
-    def _checked(
-        self, foreign_id: str | int, type: int, metadata: bytes | None, trace: bytes | None
-    ) -> tuple[str, int]:
+    def _present(self, values: Sequence[Any]) -> list[Any]:
+        """Return those of foreign id, type, metadata and trace that the table has columns for."""
         schema = self._settings.schema
-        for what, value, present in (("metadata", metadata, schema.metadata), ("trace", trace, schema.trace)):
-            if value is not None and not present:
-                raise ValueError(
-                    f"{self.name} has no column for {what}: EventsTable({self.name!r}, {what}=True) says that it has,"
-                    " and its ddl() makes it"
-                )
-        return check_event(foreign_id, type, metadata, trace)
+        foreign_id, kind, metadata, trace = values
+        return [foreign_id, kind, *[metadata] * schema.metadata, *[trace] * schema.trace]
 
-    def _present(self, foreign_id: Any, type: Any, metadata: Any, trace: Any) -> list[Any]:
-        schema = self._settings.schema
-        return [foreign_id, type, *[metadata] * schema.metadata, *[trace] * schema.trace]
-
-    def _insert(self, dialect: str) -> str:
+    def _insert_sql(self, dialect: str) -> str:
         if dialect not in self._inserts:
             self._inserts[dialect] = events_dialect(dialect).insert(self._settings)
         return self._inserts[dialect]
 
-    async def _announce(self, driver: Driver, connection: Any) -> None:
-        """See to it that streams are woken once the events just inserted are visible."""
+    async def _inserted(self, driver: Driver, connection: Any, rows: Sequence[Row], count: int) -> list[str]:
+        """Return the ids in what an INSERT has returned, and see to it that streams are woken."""
+        if len(rows) != count:
+            raise DatabaseError(
+                f"{self.name}: the database has inserted {len(rows)} of {count} events, without an error: does a"
+                " trigger or a rule keep rows out of the table?"
+            )
+        await self._announce(driver, connection, rows[0][1])
+        return [str(row[0]) for row in rows]
+
+    async def _insert_by(
+        self, inserter: Inserter, driver: Driver, connection: Any, events: Iterable[Values]
+    ) -> list[str]:
+        ids = [await inserter(connection, *values) for values in events]
+        for event_id in ids:
+            if isinstance(event_id, bool) or not isinstance(event_id, (int, str)):
+                raise TypeError(
+                    f"the inserter has returned {event_id!r}: accepted is the event's id, an int or str"
+                )
+        await self._announce(driver, connection, None)
+        return [str(event_id) for event_id in ids]
+
+    async def _announce(self, driver: Driver, connection: Any, table: Hashable) -> None:
+        """See to it that streams are woken once the events just inserted are visible.
+
+        :param table: which of the tables of this name they are in, if that is known
+        """
         settings = self._settings
         if settings.wakeups == "transaction":
-            topic = await self._topic(driver, connection)
+            topic = await self._topic(driver, connection, table)
             notify = events_dialect(driver.dialect).notify()
             await driver.fetch(connection, notify, CHANNEL, payload_of(topic))
         elif settings.wakeups == "commit":
-            topic = await self._topic(driver, connection)
-            notifier = settings.notifier or await hub_of(driver, connection)
+            topic = await self._topic(driver, connection, table)
+            given = settings.notifier
+            notifier = await hub_of(driver, connection) if given is None else given
             driver.after_transaction(connection, topic, lambda: notifier.notify(topic))
 
-    async def _topic(self, driver: Driver, connection: Any) -> str:
+    async def _topic(self, driver: Driver, connection: Any, table: Hashable) -> str:
         if self._settings.schema.table.schema is not None:
             return self.name
-        server = await driver.server(connection)
-        topic = self._topics.get(server)
+        key = (await driver.server(connection), table)
+        topic = self._topics.get(key)
         if topic is None:
             dialect: EventsDialect = events_dialect(driver.dialect)
             rows = await driver.fetch(connection, dialect.topic, dialect.table(self._settings))
-            topic = self._topics[server] = rows[0][0] if rows else self.name
+            topic = rows[0][0] if rows else self.name
+            if table is not None:
+                self._topics[key] = topic
         return topic
 
     # Reading.

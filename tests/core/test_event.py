@@ -103,9 +103,9 @@ def test_foreign_id_of_another_type_is_refused(foreign_id: Any) -> None:
         check_foreign_id(foreign_id)
 
 
-@pytest.mark.parametrize("foreign_id", ["", "\0", "a\0b"])
-def test_foreign_id_that_is_empty_or_holds_a_nul_is_refused(foreign_id: str) -> None:
-    with pytest.raises(ValueError, match="is empty or holds a NUL"):
+@pytest.mark.parametrize("foreign_id", ["", "\0", "a\0b", "a\ud800"])
+def test_foreign_id_that_no_database_stores_is_refused(foreign_id: str) -> None:
+    with pytest.raises(ValueError, match="is empty, or holds a NUL or a lone surrogate"):
         check_foreign_id(foreign_id)
 
 

@@ -273,7 +273,8 @@ async def test_tables_that_can_be_streamed_are_accepted(connect: Connect, column
         "CREATE DOMAIN small AS int; CREATE DOMAIN smaller AS int NOT NULL;"
         f"CREATE TABLE events ({columns}, timestamp timestamptz NOT NULL DEFAULT now())"
     )
-    assert await compare(connection, events()) == []
+    integer = "foreign_id int" in columns or "foreign_id bigint" in columns
+    assert await compare(connection, events(foreign_id="bigint" if integer else "text")) == []
 
 
 @pytest.mark.asyncio
@@ -295,7 +296,6 @@ async def test_a_partitioned_table_is_accepted_if_its_key_begins_with_the_id(
     assert await compare(connection, events()) == []
 
 
-NUMBERS = "smallint, integer, bigint"
 UNZONED = "timestamp without time zone"
 CASE = "names are quoted, so case counts"
 GOOD = {
@@ -348,7 +348,8 @@ GOOD = {
         (
             {"foreign_id": "char(9) NOT NULL"},
             [
-                f'column "foreign_id" is character: accepted is text, character varying, {NUMBERS} or uuid',
+                'column "foreign_id" is character: accepted is text, character varying or uuid (foreign_id='
+                + "'bigint' is for integers)",
             ],
         ),
         ({"metadata": "jsonb"}, ['column "metadata" is jsonb: accepted is bytea']),

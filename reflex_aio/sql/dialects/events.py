@@ -26,14 +26,15 @@ class EventsDialect(ABC):
 
     @abstractmethod
     def insert(self, settings: EventsSettings) -> str:
-        """Return the statement that inserts an event and returns its id.
+        """Return the statement that inserts an event, and returns its id and what tells in which table it is.
 
-        Its arguments: foreign id, type, and metadata and trace if the table has them.
+        The search path may lead a name without a schema to any of several tables. Its arguments: foreign id, type, and
+        metadata and trace if the table has them.
         """
 
     @abstractmethod
     def insert_many(self, settings: EventsSettings) -> str:
-        """Return the statement that inserts events and returns their ids, in the order given.
+        """Return the statement that inserts events, with a row for each of what :meth:`insert` returns, in that order.
 
         Its arguments are those of :meth:`insert`, each as a list.
         """

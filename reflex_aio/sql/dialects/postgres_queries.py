@@ -32,7 +32,7 @@ def insert_sql(settings: EventsSettings, table: str) -> str:
     values = ", ".join(
         [f"$1::text{_cast(settings)}", *(f"${i}::{kind}" for i, kind in enumerate(types[1:], 2))]
     )
-    return f"INSERT INTO {table} ({_columns(settings)}) VALUES ({values}) RETURNING {_id(settings)}"
+    return f"INSERT INTO {table} ({_columns(settings)}) VALUES ({values}) {_returning(settings, table)}"
 
 
 def insert_many_sql(settings: EventsSettings, table: str) -> str:
@@ -43,7 +43,7 @@ def insert_many_sql(settings: EventsSettings, table: str) -> str:
     chosen = ", ".join([f"c1{_cast(settings)}", *names[1:]])
     return (
         f"INSERT INTO {table} ({_columns(settings)})"
-        f" SELECT {chosen} FROM unnest({arrays}) AS given({', '.join(names)}) RETURNING {_id(settings)}"
+        f" SELECT {chosen} FROM unnest({arrays}) AS given({', '.join(names)}) {_returning(settings, table)}"
     )
 
 
@@ -125,6 +125,11 @@ def _columns(settings: EventsSettings) -> str:
     names = [columns.foreign_id, columns.type]
     names += [columns.metadata] * settings.schema.metadata + [columns.trace] * settings.schema.trace
     return ", ".join(f'"{name}"' for name in names)
+
+
+def _returning(settings: EventsSettings, table: str) -> str:
+    # A constant of the statement, made anew whenever the search path changes. tableoid would be a partition's.
+    return f"RETURNING {_id(settings)}, '{table}'::regclass::oid"
 
 
 def _id(settings: EventsSettings) -> str:

@@ -98,7 +98,7 @@ class PostgresSchema(SchemaDialect):
             ExpectedColumn(events.id, _INTEGERS, needs_default=True, unique=True),
             ExpectedColumn(events.type, ("smallint", *_INTEGERS)),
             ExpectedColumn(events.timestamp, _TIMES, needs_default=True),
-            ExpectedColumn(events.foreign_id, (*_TEXTS, "smallint", *_INTEGERS, "uuid")),
+            _foreign_id(schema),
         ]
         if schema.metadata:
             columns.append(ExpectedColumn(events.metadata, ("bytea",), nullable=True))
@@ -160,3 +160,11 @@ class PostgresSchema(SchemaDialect):
 
     def _wake(self, table: Name) -> str:
         return Name(_WAKE, table.schema).quoted(self.quote)
+
+
+def _foreign_id(schema: EventsSchema) -> ExpectedColumn:
+    name = schema.columns.foreign_id
+    if schema.foreign_id == "bigint":
+        return ExpectedColumn(name, ("smallint", *_INTEGERS, *_TEXTS))
+    # A uuid can be streamed, and inserted by an inserter.
+    return ExpectedColumn(name, (*_TEXTS, "uuid"), otherwise="foreign_id='bigint' is for integers")

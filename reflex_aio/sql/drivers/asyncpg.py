@@ -91,11 +91,14 @@ def _underlying(connection: Any) -> Any:
 def _errors(table: str, schema_only: bool) -> Iterator[None]:
     try:
         yield
-    except asyncpg.UndefinedTableError as exc:
-        raise TableNotFound(table=table) from exc
-    except asyncpg.UndefinedColumnError as exc:
-        raise SchemaError(table=table, differences=[f"{exc} (validate() compares the whole table)"]) from exc
+    except (asyncpg.UndefinedColumnError, asyncpg.DatatypeMismatchError) as exc:
+        raise SchemaError(
+            table=table, differences=[f"{exc.args[0]} (validate() compares the whole table)"]
+        ) from exc
     except Exception as exc:
+        # Not of a table that a trigger is after, say.
+        if isinstance(exc, asyncpg.UndefinedTableError) and table in str(exc):
+            raise TableNotFound(table=table) from exc
         if schema_only:
             raise
         if isinstance(exc, _LOST) or _is_closed(exc):

@@ -84,7 +84,7 @@ class Driver(ABC):
 
         :param schema_only: leave all but the first two as they are, for statements on a caller's connection
         :raises TableNotFound: for a table that doesn't exist
-        :raises SchemaError: for a column that doesn't exist
+        :raises SchemaError: for a column that doesn't exist, or is of another type
         :raises ConnectionLost: if the server can't be reached or ended the connection
         :raises DatabaseError: for every other failure that the database reports
         """
