@@ -9,6 +9,8 @@
     ├── InvalidCursor          not a cursor of this source (also a ValueError)
     ├── CursorAhead            the cursor lies beyond everything the table ever held
     ├── CursorConflict         the cursor isn't where the caller believed it to be
+    ├── ErrorNotFound          the errors table has no such error (also a LookupError)
+    ├── EventNotFound          the source has no such event (also a LookupError)
     ├── FilterError            a consumer's event filter raised
     ├── UnknownStream          the server has no stream of that name
     ├── MessageTooLarge        one event is larger than a gRPC message may be
@@ -31,6 +33,8 @@ __all__ = [
     "CursorAhead",
     "CursorConflict",
     "DatabaseError",
+    "ErrorNotFound",
+    "EventNotFound",
     "FilterError",
     "InvalidCursor",
     "MessageTooLarge",
@@ -112,6 +116,26 @@ class CursorConflict(ReflexError):
         self.stored = stored
         self.given = given
         self.expected = expected
+
+
+class ErrorNotFound(ReflexError, LookupError):
+    """Raised when an errors table has no error of the id asked for."""
+
+    def __init__(self, *, table: str, error_id: str) -> None:
+        super().__init__(f"{table}: there is no error {error_id}")
+        self.table = table
+        self.error_id = error_id
+
+
+class EventNotFound(ReflexError, LookupError):
+    """Raised when a source doesn't have the event asked for: it was deleted, or belongs to another source."""
+
+    def __init__(self, *, source: str, event_id: str) -> None:
+        super().__init__(
+            f"{source}: there is no event {event_id}: was it deleted, or is this another source?"
+        )
+        self.source = source
+        self.event_id = event_id
 
 
 class FilterError(ReflexError):

@@ -37,6 +37,9 @@ class Hooks:
     def event_failed(self, consumer: str, event: Event, error: Exception, seconds: float) -> None:
         """The consumer's handler, or its filter, has raised."""
 
+    def event_dead_lettered(self, consumer: str, event: Event, error: BaseException) -> None:
+        """The consumer's error on an event was recorded, so that the consumer may go on without the event."""
+
     def cursor_set(self, table: str) -> None:
         """A cursor was written to a cursors table."""
 

@@ -1,21 +1,26 @@
-"""Events and cursors in SQL tables.
+"""Events, cursors and the errors of consumers in SQL tables.
 
 One table object serves every client library: the connection or pool that is passed in decides. Only the libraries that
 are used are imported.
 """
 
 from reflex_aio.sql.cursors import CursorsTable
+from reflex_aio.sql.dead_letters import ConsumerError, ErrorsTable, ErrorStatus
 from reflex_aio.sql.events import EventsTable
 from reflex_aio.sql.exchange import Periods
 from reflex_aio.sql.hub import Hub, close_hubs
 from reflex_aio.sql.new_events import NewEvent
 from reflex_aio.sql.notifier import LocalNotifier, Notifier
-from reflex_aio.sql.schema import CursorColumns, EventColumns
+from reflex_aio.sql.schema import CursorColumns, ErrorColumns, EventColumns
 from reflex_aio.sql.settings import Inserter, PageLoader, Wakeups
 
 __all__ = [
+    "ConsumerError",
     "CursorColumns",
     "CursorsTable",
+    "ErrorColumns",
+    "ErrorStatus",
+    "ErrorsTable",
     "EventColumns",
     "EventsTable",
     "Hub",

@@ -101,6 +101,11 @@ class EventsTable:
         """The table's name, as given."""
         return self._settings.name
 
+    @property
+    def has_metadata(self) -> bool:
+        """Whether the table has a column for metadata."""
+        return self._settings.schema.metadata
+
     def replace(self, **changes: Any) -> Self:
         """Return a table object that differs in the constructor's arguments given, and in nothing else."""
         return type(self)(**{**self._arguments, **changes})

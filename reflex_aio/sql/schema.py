@@ -1,13 +1,15 @@
 """Names of tables and columns, and which of them a table has. The SQL made of them is the dialects'."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
-from typing import Literal
+from typing import Literal, TypeAlias
 
 __all__ = [
     "CursorColumns",
     "CursorType",
     "CursorsSchema",
+    "ErrorColumns",
+    "ErrorsSchema",
     "EventColumns",
     "EventsSchema",
     "ExpectedColumn",
@@ -15,6 +17,7 @@ __all__ = [
     "FoundColumn",
     "FoundTable",
     "Name",
+    "TableSchema",
     "differences",
 ]
 
@@ -85,7 +88,7 @@ class Name:
         return self.table if self.schema is None else f"{self.schema}.{self.table}"
 
 
-def _check_columns(columns: "EventColumns | CursorColumns") -> None:
+def _check_columns(columns: "EventColumns | CursorColumns | ErrorColumns") -> None:
     names: tuple[str, ...] = astuple(columns)
     for field, name in zip(fields(columns), names, strict=True):
         _check_identifier(name, f"column name {field.name}=")
@@ -124,6 +127,26 @@ class CursorColumns:
     id: str = "id"
     last_event_id: str = "last_event_id"
     updated_at: str = "updated_at"
+
+    def __post_init__(self) -> None:
+        _check_columns(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorColumns:
+    """The column names of an errors table.
+
+    :raises TypeError: if a name is no string
+    :raises ValueError: if a name has characters that :class:`Name` refuses, or is given twice
+    """
+
+    id: str = "id"
+    consumer: str = "consumer"
+    event_id: str = "event_id"
+    error_msg: str = "error_msg"
+    created_at: str = "created_at"
+    updated_at: str = "updated_at"
+    error_status: str = "error_status"
 
     def __post_init__(self) -> None:
         _check_columns(self)
@@ -176,6 +199,18 @@ class CursorsSchema:
 
 
 @dataclass(frozen=True, slots=True)
+class ErrorsSchema:
+    """What an errors table looks like."""
+
+    table: Name
+    columns: ErrorColumns = ErrorColumns()
+
+
+TableSchema: TypeAlias = EventsSchema | CursorsSchema | ErrorsSchema
+"""What a table of one of the kinds that there are looks like."""
+
+
+@dataclass(frozen=True, slots=True)
 class FoundColumn:
     """A column that a table has. ``type`` is named as the database names it."""
 
@@ -194,6 +229,8 @@ class FoundTable:
 
     kind: str
     columns: Mapping[str, FoundColumn]
+    keys: Collection[frozenset[str]] = ()
+    """The sets of columns whose values an index keeps unique."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +246,11 @@ class ExpectedColumn:
     """What else may be done about a column of another type."""
 
 
-def differences(found: FoundTable, expected: Sequence[ExpectedColumn]) -> list[str]:
-    """Return a line for each way in which a table isn't what is expected."""
+def differences(found: FoundTable, expected: Sequence[ExpectedColumn], key: Sequence[str] = ()) -> list[str]:
+    """Return a line for each way in which a table isn't what is expected.
+
+    :param key: the columns that one index should keep unique together; none if empty
+    """
     if found.kind != "table":
         return [f"it is a {found.kind}: accepted is a table"]
     lines: list[str] = []
@@ -223,6 +263,9 @@ def differences(found: FoundTable, expected: Sequence[ExpectedColumn]) -> list[s
             lines.append(
                 f'column "{column.name}" is NOT NULL and has no default: inserts leave it out, and would fail'
             )
+    if key and frozenset(key) not in found.keys:
+        columns = ", ".join(f'"{name}"' for name in key)
+        lines.append(f"there is no unique index on ({columns})")
     return lines
 
 

@@ -24,7 +24,7 @@ def test_each_exported_name_has_its_line_in_order(module: str) -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_methods_that_are_named_exist(module: str) -> None:
     for name, words in re.findall(
-        r"^\| `(Event|CursorsTable|EventsTable)` \| (.+) \|$", MODULES[module], re.MULTILINE
+        r"^\| `(Event|CursorsTable|ErrorsTable|EventsTable)` \| (.+) \|$", MODULES[module], re.MULTILINE
     ):
         for method in re.findall(r"`(\w+)`", words):
             assert hasattr(getattr(import_module(module), name), method), f"{name}.{method}"

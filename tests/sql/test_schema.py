@@ -10,13 +10,21 @@ from reflex_aio.errors import TableNotFound
 from reflex_aio.sql.dialects.schema import schema_dialect
 from reflex_aio.sql.drivers import driver_of_connection
 from reflex_aio.sql.notifier import CHANNEL, payload_of
-from reflex_aio.sql.schema import CursorColumns, CursorsSchema, EventColumns, EventsSchema, Name
+from reflex_aio.sql.schema import (
+    CursorColumns,
+    CursorsSchema,
+    ErrorColumns,
+    ErrorsSchema,
+    EventColumns,
+    EventsSchema,
+    Name,
+    TableSchema,
+)
 from tests.fix_databases import Connect
 from tests.waiting import eventually
 
 POSTGRES = schema_dialect("postgres")
 LONGEST = "é" * 31 + "x"
-Schema = EventsSchema | CursorsSchema
 
 
 def events(table: str = "events", **options: object) -> EventsSchema:
@@ -33,10 +41,12 @@ EVERY_SCHEMA = [
     events("Mixed-Case", columns=EventColumns("ID", "Type", "at", "row", "meta-data", "t")),
     cursors(),
     cursors(cursor_type="str", columns=CursorColumns("consumer", "cursor", "at")),
+    ErrorsSchema(Name("consumer_errors")),
+    ErrorsSchema(Name("Failed-Events"), ErrorColumns("ID", "who", "event", "what", "since", "at", "how")),
 ]
 
 
-async def compare(connection: asyncpg.Connection, schema: Schema) -> list[str]:
+async def compare(connection: asyncpg.Connection, schema: TableSchema) -> list[str]:
     return await POSTGRES.compare(driver_of_connection(connection), connection, schema)
 
 
@@ -109,7 +119,7 @@ def test_a_dialect_that_is_not_known_is_refused() -> None:
 @pytest.mark.every_postgres
 @pytest.mark.asyncio
 @pytest.mark.parametrize("schema", EVERY_SCHEMA, ids=str)
-async def test_a_table_that_we_make_is_as_we_expect(connect: Connect, schema: Schema) -> None:
+async def test_a_table_that_we_make_is_as_we_expect(connect: Connect, schema: TableSchema) -> None:
     connection = await connect()
     await connection.execute(POSTGRES.ddl(schema))
     assert await compare(connection, schema) == []
@@ -118,7 +128,7 @@ async def test_a_table_that_we_make_is_as_we_expect(connect: Connect, schema: Sc
 @pytest.mark.every_postgres
 @pytest.mark.asyncio
 @pytest.mark.parametrize("schema", EVERY_SCHEMA, ids=str)
-async def test_a_table_is_created_once_and_then_left_alone(connect: Connect, schema: Schema) -> None:
+async def test_a_table_is_created_once_and_then_left_alone(connect: Connect, schema: TableSchema) -> None:
     connection = await connect()
     for _ in range(2):
         await connection.execute(POSTGRES.create(schema))

@@ -7,11 +7,13 @@ from reflex_aio.sql.dialects.schema import SchemaDialect
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.schema import (
     CursorsSchema,
+    ErrorsSchema,
     EventsSchema,
     ExpectedColumn,
     FoundColumn,
     FoundTable,
     Name,
+    TableSchema,
 )
 
 __all__ = ["PostgresSchema"]
@@ -33,6 +35,15 @@ LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisd
 LEFT JOIN pg_type t ON t.oid = a.atttypid
 WHERE c.oid = to_regclass($1)
 ORDER BY a.attnum
+"""
+
+_KEYS = """
+SELECT array_agg(a.attname::text)
+FROM pg_index i
+JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+WHERE i.indrelid = to_regclass($1) AND i.indisunique AND i.indisvalid AND i.indimmediate
+  AND i.indpred IS NULL AND i.indexprs IS NULL
+GROUP BY i.indexrelid
 """
 
 _INTEGERS = ("integer", "bigint")
@@ -63,13 +74,13 @@ class PostgresSchema(SchemaDialect):
 
     quote: ClassVar[str] = '"'
 
-    def ddl(self, schema: EventsSchema | CursorsSchema) -> str:
+    def ddl(self, schema: TableSchema) -> str:
         statements = [self._table(schema)]
         if isinstance(schema, EventsSchema) and schema.trigger:
             statements += [self._function(schema.table), self._trigger(schema.table)]
         return "".join(f"{statement};\n" for statement in statements)
 
-    def create(self, schema: EventsSchema | CursorsSchema) -> str:
+    def create(self, schema: TableSchema) -> str:
         table = schema.table.quoted(self.quote)
         # IF NOT EXISTS would look in one schema of the search path alone, ask for the right to create even where
         # nothing is to be created, and fail when two services start at once.
@@ -85,13 +96,24 @@ class PostgresSchema(SchemaDialect):
             )
         return "DO $create$ BEGIN\n" + "".join(f"{statement};\n" for statement in statements) + "END $create$"
 
-    def expected(self, schema: EventsSchema | CursorsSchema) -> Sequence[ExpectedColumn]:
+    def expected(self, schema: TableSchema) -> Sequence[ExpectedColumn]:
         if isinstance(schema, CursorsSchema):
             cursors = schema.columns
             return [
                 ExpectedColumn(cursors.id, _TEXTS, unique=True),
                 ExpectedColumn(cursors.last_event_id, _INTEGERS if schema.cursor_type == "int" else _TEXTS),
                 ExpectedColumn(cursors.updated_at, _TIMES, nullable=True),
+            ]
+        if isinstance(schema, ErrorsSchema):
+            errors = schema.columns
+            return [
+                ExpectedColumn(errors.id, _INTEGERS, needs_default=True, unique=True),
+                ExpectedColumn(errors.consumer, _TEXTS),
+                ExpectedColumn(errors.event_id, _TEXTS),
+                ExpectedColumn(errors.error_msg, _TEXTS),
+                ExpectedColumn(errors.created_at, ("timestamp with time zone",)),
+                ExpectedColumn(errors.updated_at, ("timestamp with time zone",)),
+                ExpectedColumn(errors.error_status, ("smallint", *_INTEGERS)),
             ]
         events = schema.columns
         columns = [
@@ -106,29 +128,51 @@ class PostgresSchema(SchemaDialect):
             columns.append(ExpectedColumn(events.trace, ("bytea",), nullable=True))
         return columns
 
+    def key(self, schema: TableSchema) -> Sequence[str]:
+        if isinstance(schema, ErrorsSchema):
+            return schema.columns.consumer, schema.columns.event_id
+        return ()
+
     async def found(self, driver: Driver, connection: Any, table: Name) -> FoundTable | None:
         rows = await driver.fetch(connection, _COLUMNS, table.quoted(self.quote))
         if not rows:
             return None
         kind: str = rows[0][0]
         columns = [FoundColumn(*row[1:]) for row in rows if row[1] is not None]
+        keys = await driver.fetch(connection, _KEYS, table.quoted(self.quote))
         return FoundTable(
-            _KINDS.get(kind, f"relation of kind {kind!r}"), {column.name: column for column in columns}
+            _KINDS.get(kind, f"relation of kind {kind!r}"),
+            {column.name: column for column in columns},
+            {frozenset(row[0]) for row in keys},
         )
 
-    def _table(self, schema: EventsSchema | CursorsSchema) -> str:
+    def _table(self, schema: TableSchema) -> str:
         columns = ",\n".join(
             f"    {self.quote}{name}{self.quote} {kind}" for name, kind in self._columns(schema)
         )
+        if key := self.key(schema):
+            names = ", ".join(f"{self.quote}{name}{self.quote}" for name in key)
+            columns += f",\n    UNIQUE ({names})"
         return f"CREATE TABLE {schema.table.quoted(self.quote)} (\n{columns}\n)"
 
-    def _columns(self, schema: EventsSchema | CursorsSchema) -> list[tuple[str, str]]:
+    def _columns(self, schema: TableSchema) -> list[tuple[str, str]]:
         if isinstance(schema, CursorsSchema):
             cursors = schema.columns
             return [
                 (cursors.id, "text PRIMARY KEY"),
                 (cursors.last_event_id, f"{_CURSOR_TYPES[schema.cursor_type]} NOT NULL"),
                 (cursors.updated_at, "timestamptz NOT NULL DEFAULT now()"),
+            ]
+        if isinstance(schema, ErrorsSchema):
+            errors = schema.columns
+            return [
+                (errors.id, "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY"),
+                (errors.consumer, "text NOT NULL"),
+                (errors.event_id, "text NOT NULL"),
+                (errors.error_msg, "text NOT NULL"),
+                (errors.created_at, "timestamptz NOT NULL DEFAULT now()"),
+                (errors.updated_at, "timestamptz NOT NULL DEFAULT now()"),
+                (errors.error_status, "integer NOT NULL"),
             ]
         events = schema.columns
         columns = [

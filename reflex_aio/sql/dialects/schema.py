@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from reflex_aio.errors import TableNotFound
 from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.schema import CursorsSchema, EventsSchema, ExpectedColumn, FoundTable, Name, differences
+from reflex_aio.sql.schema import ExpectedColumn, FoundTable, Name, TableSchema, differences
 
 __all__ = ["SchemaDialect", "schema_dialect"]
 
@@ -22,24 +22,26 @@ class SchemaDialect(ABC):
     """What stands around a quoted identifier."""
 
     @abstractmethod
-    def ddl(self, schema: EventsSchema | CursorsSchema) -> str:
+    def ddl(self, schema: TableSchema) -> str:
         """Return the statements that make the table, for a migration."""
 
     @abstractmethod
-    def create(self, schema: EventsSchema | CursorsSchema) -> str:
+    def create(self, schema: TableSchema) -> str:
         """Return one statement that makes the table if there is none. Several may run it at once."""
 
     @abstractmethod
-    def expected(self, schema: EventsSchema | CursorsSchema) -> Sequence[ExpectedColumn]:
+    def expected(self, schema: TableSchema) -> Sequence[ExpectedColumn]:
         """Return the columns that are read and written."""
+
+    @abstractmethod
+    def key(self, schema: TableSchema) -> Sequence[str]:
+        """Return the columns that one index has to keep unique together; none if there is no such index."""
 
     @abstractmethod
     async def found(self, driver: Driver, connection: Any, table: Name) -> FoundTable | None:
         """Return what the database has under the name ``table``, or ``None``."""
 
-    async def compare(
-        self, driver: Driver, connection: Any, schema: EventsSchema | CursorsSchema
-    ) -> list[str]:
+    async def compare(self, driver: Driver, connection: Any, schema: TableSchema) -> list[str]:
         """Return a line for each way in which the table isn't what ``schema`` says.
 
         :raises TableNotFound: if there is no such table
@@ -47,7 +49,7 @@ class SchemaDialect(ABC):
         found = await self.found(driver, connection, schema.table)
         if found is None:
             raise TableNotFound(table=str(schema.table))
-        return differences(found, self.expected(schema))
+        return differences(found, self.expected(schema), self.key(schema))
 
 
 @cache

@@ -51,6 +51,10 @@ class AsyncpgDriver(Driver):
         rows: Sequence[Row] = await connection.fetch(sql, *args)
         return rows
 
+    def transaction(self, connection: Any) -> AbstractAsyncContextManager[None]:
+        transaction: AbstractAsyncContextManager[None] = connection.transaction()
+        return transaction
+
     def errors(self, table: str, *, schema_only: bool = False) -> AbstractContextManager[None]:
         return _errors(table, schema_only)
 

@@ -79,6 +79,10 @@ class Driver(ABC):
         """
 
     @abstractmethod
+    def transaction(self, connection: Any) -> AbstractAsyncContextManager[None]:
+        """Return a context that is a transaction on ``connection``, or a savepoint in the one that is open on it."""
+
+    @abstractmethod
     def errors(self, table: str, *, schema_only: bool = False) -> AbstractContextManager[None]:
         """Return a context that turns the client library's exceptions into ours, for statements on ``table``.
 
