@@ -200,10 +200,16 @@ class CursorsSchema:
 
 @dataclass(frozen=True, slots=True)
 class ErrorsSchema:
-    """What an errors table looks like."""
+    """What an errors table looks like.
+
+    :raises TypeError: if ``columns`` has the wrong type
+    """
 
     table: Name
     columns: ErrorColumns = ErrorColumns()
+
+    def __post_init__(self) -> None:
+        _check_kind("columns", self.columns, ErrorColumns, "an ErrorColumns, or None for the usual names")
 
 
 TableSchema: TypeAlias = EventsSchema | CursorsSchema | ErrorsSchema

@@ -570,6 +570,8 @@ async def test_a_table_that_could_not_work_is_refused() -> None:
         ErrorsTable(events=EventsTable("e"))
     with pytest.raises(TypeError, match="accepted is an EventsTable or a bool"):
         ErrorsTable(events="e")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="accepted is an ErrorColumns"):
+        ErrorsTable(columns=["id"])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="accepted"):
         ErrorsTable('err"ors')
 
