@@ -265,7 +265,8 @@ class EventsTable:
             standby stays at each gap until :meth:`fill_gaps`, running on the primary, has filled it
         :param fence: take every missing id for a noop before passing it, for tables whose writers draw ids in other
             transactions than they insert them, choose them by hand, or in blocks. Such a writer who comes late gets a
-            unique violation. Needs the INSERT privilege, and a unique index on the id alone
+            unique violation, and one who says a bare ON CONFLICT DO NOTHING is not told that its event is lost. Needs
+            the INSERT privilege, and a unique index on the id alone
         :raises TypeError: if a pool isn't one
         :raises ValueError: if both ``settle_on`` and ``fence`` are given
         """

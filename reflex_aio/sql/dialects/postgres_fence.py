@@ -15,12 +15,14 @@ __all__ = ["Fence"]
 
 logger = logging.getLogger(__name__)
 
-# Noops per statement, and how long a statement waits for a late writer who has the id in hand, in milliseconds.
-_BATCH = 1000
-_LOCK_TIMEOUT_MS = 1000
+# Noops per statement at most. One id that a late writer has in hand must not hold back those below it: when a statement
+# has waited for one in vain, the next takes fewer ids by this factor, and when it hasn't, more.
+_MOST, _FACTOR = 1000, 8
+# How long a statement waits for a late writer, in seconds, as long as that is well within what a query may take.
+_LOCK_TIMEOUT = 1.0
 # A lock was waited for too long; a deadlock.
 _IN_HAND = ("55P03", "40P01")
-# What lies this far below the first row has been pruned; what lies nearer may be still to come.
+# What lies this far below the first event has been pruned; what lies nearer may be still to come.
 _BELOW_FIRST = 1000
 # A sequence that jumped this far was set by hand: to fill that would do more harm.
 _MOST_MISSING = 1_000_000
@@ -30,7 +32,7 @@ _UNIQUE = """
 SELECT EXISTS (
     SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
     WHERE i.indrelid = to_regclass($1) AND a.attname = $2 AND i.indnkeyatts = 1
-        AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+        AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
 ), has_table_privilege(to_regclass($1), 'INSERT')
 """
 
@@ -47,6 +49,9 @@ class Fence:
         self._name = name
         self._bottom = queries.bottom
         self._insert = insert_noops_sql(settings, name)
+        lock_timeout = min(_LOCK_TIMEOUT, settings.query_timeout / 4)
+        self._limit = f"SET LOCAL lock_timeout = {max(1, int(lock_timeout * 1000))}"
+        self._batch = _MOST
 
     async def open(self) -> None:
         """Check that noops can be inserted and will hold.
@@ -79,10 +84,7 @@ class Fence:
         count = sum(1 for row in rows if row[0] <= limit)
         if limit - position == count:
             return True
-        bottom = (await self._driver.fetch(connection, self._bottom))[0][0]
-        if bottom is None:
-            return True
-        first = max(position + 1, min(bottom, max(start, bottom - _BELOW_FIRST)))
+        first = max(position + 1, await self._first(connection, start, limit))
         if limit - first + 1 - count > _MOST_MISSING:
             raise TableRefused(
                 table=self._settings.name,
@@ -90,24 +92,32 @@ class Fence:
                 remedy="was its sequence set by hand? Move the cursor past the jump",
             )
         there = {row[0] for row in rows}
-        missing = list(islice((i for i in range(first, limit + 1) if i not in there), _BATCH))
+        missing = list(islice((i for i in range(first, limit + 1) if i not in there), self._batch))
         if not missing:
             return True
-        await self._take(connection, missing)
+        if await self._taken(connection, missing):
+            self._batch = min(self._batch * _FACTOR, _MOST)
+        else:
+            self._batch = max(len(missing) // _FACTOR, 1)
         return False
 
-    async def _take(self, connection: Any, ids: Sequence[int]) -> None:
-        while not await self._taken(connection, ids):
-            if len(ids) == 1:
-                return
-            # One id that a writer has in hand must not hold back those below it.
-            ids = ids[: max(1, len(ids) // 8)]
+    async def _first(self, connection: Any, start: int, limit: int) -> int:
+        """Return the first id that may be missing, rather than have been pruned."""
+        least, event = (await self._driver.fetch(connection, self._bottom, _BELOW_FIRST + 1))[0]
+        if least is None:
+            # Whatever was there has been deleted; what is still to come lies as near as in any pruned table.
+            least = event = limit + 1
+        if event is None:
+            # Noops as far as one looks: to go on below them would be to go on for ever.
+            return int(least)
+        return int(min(least, max(start, event - _BELOW_FIRST)))
 
     async def _taken(self, connection: Any, ids: Sequence[int]) -> bool:
+        """Take ``ids``; tell whether that could be done without waiting for a writer for too long."""
         fetch, settings = self._driver.fetch, self._settings
         await fetch(connection, "BEGIN ISOLATION LEVEL READ COMMITTED")
         try:
-            await fetch(connection, f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}")
+            await fetch(connection, self._limit)
             with self._driver.errors(settings.name):
                 noops = (await fetch(connection, self._insert, ids))[0][0]
         except DatabaseError as exc:

@@ -96,7 +96,13 @@ class Queries:
             f"{' AT TIME ZONE ' + repr('UTC') if timestamp_type == TIMESTAMP_TYPES[1] else ''}"
             f" ORDER BY {event_id} DESC LIMIT 1"
         )
-        self.bottom = f"SELECT min({event_id}) FROM {table}"
+        kind, foreign_id = f'"{columns.type}"', f'"{columns.foreign_id}"::text'
+        first = f"SELECT {event_id} AS id, ({kind}, {foreign_id}) AS event FROM {table} ORDER BY {event_id} LIMIT $1"
+        self.bottom = (
+            f"SELECT min({event_id}), (SELECT id FROM ({first}) AS first"
+            f" WHERE event IS DISTINCT FROM ({NOOP_TYPE}, '{NOOP_FOREIGN_ID}'::text) ORDER BY id LIMIT 1) FROM {table}"
+        )
+        """The least id, and the least of one that is no noop, if it is among the first $1."""
 
 
 def events_of(rows: Sequence[Row], settings: EventsSettings) -> list[Event]:
