@@ -2,52 +2,66 @@
 
 from collections.abc import Awaitable, Callable, Iterable
 from inspect import iscoroutinefunction
-from typing import TypeAlias
+from typing import Generic, TypeAlias, TypedDict, TypeVar
 
 from reflex_aio.errors import FilterError
 from reflex_aio.event import Event, check_type
+from reflex_aio.tasks import times_asked_to_cancel
 
-__all__ = ["Consumer", "EventFilter", "Handler", "Recover"]
+__all__ = [
+    "BaseConsumer",
+    "Consumer",
+    "ConsumerOptions",
+    "EventFilter",
+    "Handler",
+    "HandlerOf",
+    "Recover",
+    "RecoverOf",
+    "check_filter",
+]
 
-Handler: TypeAlias = Callable[[Event], Awaitable[None]]
+Item = TypeVar("Item")
+
+HandlerOf: TypeAlias = Callable[[Item], Awaitable[None]]
+RecoverOf: TypeAlias = Callable[[Item, Exception], Awaitable[None]]
+Handler: TypeAlias = HandlerOf[Event]
+Recover: TypeAlias = RecoverOf[Event]
 EventFilter: TypeAlias = Callable[[Event], bool]
-Recover: TypeAlias = Callable[[Event, Exception], Awaitable[None]]
 
 
-class Consumer:
-    """Consumes events, one after the other, under a name that its cursor is kept by.
+class ConsumerOptions(TypedDict, Generic[Item], total=False):
+    """The keyword arguments that all consumers take: see :class:`Consumer`."""
 
-    The handler gets each event at least once, and must so be fit to get one again. A subclass that is also an
-    asynchronous context manager is entered for the time of each run.
+    types: Iterable[int]
+    filter: EventFilter | None
+    recover: RecoverOf[Item] | None
+    lag_alert: float | None
+    activity_ttl: float | None
 
-    :param name: what the cursor is kept by: unique among the consumers of a cursor store
-    :param handler: an async function of an event. What it raises ends the run, the cursor before the event
-    :param types: the event types to consume; none means all
-    :param filter: a plain function that tells whether to consume an event; asked only about the ``types``
-    :param recover: an async function of an event and the exception that the handler raised on it. If it
-        returns, the event counts as consumed; what it raises ends the run instead
-    :param lag_alert: how far the consumer may be behind, in seconds, before hooks and metrics call it late
-    :param activity_ttl: how long the consumer may see no event, in seconds, before hooks and metrics call it
-        inactive
-    :raises ValueError: if the name is empty, or a value is out of its range
-    :raises TypeError: if a value has the wrong type
+
+class BaseConsumer(Generic[Item]):
+    """What all consumers have: a name, filters, and a handler of what they make of events.
+
+    A subclass that is also an asynchronous context manager is entered for the time of each run. For the
+    parameters see :class:`Consumer`.
     """
 
     def __init__(
         self,
         name: str,
-        handler: Handler,
+        handler: HandlerOf[Item],
         *,
         types: Iterable[int] = (),
         filter: EventFilter | None = None,
-        recover: Recover | None = None,
+        recover: RecoverOf[Item] | None = None,
         lag_alert: float | None = 1800.0,
         activity_ttl: float | None = 86400.0,
     ) -> None:
         _check("name", name, isinstance(name, str), "a str")
-        _check("handler", handler, callable(handler), "an async function of an event")
+        _check("handler", handler, callable(handler), "an async function")
         _check("types", types, isinstance(types, Iterable), "a collection of event types")
-        _check("filter", filter, filter is None or _is_plain(filter), "a plain function of an event, or None")
+        if filter is not None:
+            check_filter("filter", filter)
         _check("recover", recover, recover is None or callable(recover), "an async function, or None")
         if not name.strip() or "\0" in name:
             raise ValueError(f"name {name!r} is empty or holds a NUL: the consumer's cursor is kept by it")
@@ -87,21 +101,51 @@ class Consumer:
         except Exception as exc:
             raise FilterError(consumer=self.name, event_id=event.id) from exc
 
-    async def consume(self, event: Event) -> None:
-        """Hand ``event`` to the handler, and to ``recover`` if the handler raises."""
+    async def consume(self, item: Item) -> None:
+        """Hand ``item`` to the handler, and to ``recover`` if the handler raises."""
+        if self.recover is None:
+            await self.handler(item)
+            return
+        asked_before = times_asked_to_cancel()
         try:
-            await self.handler(event)
+            await self.handler(item)
         except Exception as exc:
-            if self.recover is None:
+            if times_asked_to_cancel() > asked_before:
+                # A failed clean-up has taken the place of a cancellation: to recover would be to swallow it.
                 raise
-            await self.recover(event, exc)
+            await self.recover(item, exc)
+
+
+class Consumer(BaseConsumer[Event]):
+    """Consumes events, one after the other, under a name that its cursor is kept by.
+
+    The handler gets each event at least once, and must so be fit to get one again. A subclass that is also an
+    asynchronous context manager is entered for the time of each run.
+
+    :param name: what the cursor is kept by: unique among the consumers of a cursor store
+    :param handler: an async function of an event. What it raises ends the run, the cursor before the event
+    :param types: the event types to consume; none means all
+    :param filter: a plain function that tells whether to consume an event; asked only about the ``types``
+    :param recover: an async function of an event and the exception that the handler raised on it. If it
+        returns, the event counts as consumed; what it raises ends the run instead
+    :param lag_alert: how far the consumer may be behind, in seconds, before hooks and metrics call it late
+    :param activity_ttl: how long the consumer may see no event, in seconds, before hooks and metrics call it
+        inactive
+    :raises ValueError: if the name is empty, or a value is out of its range
+    :raises TypeError: if a value has the wrong type
+    """
+
+
+def check_filter(what: str, function: object) -> None:
+    """Check that ``function`` can be an event filter, or a part of one.
+
+    :raises TypeError: if it isn't a plain function
+    """
+    # An async filter would let everything through: its coroutine is true.
+    is_plain = callable(function) and not iscoroutinefunction(function)
+    _check(what, function, is_plain, "a plain function")
 
 
 def _check(what: str, value: object, fits: bool, accepted: str) -> None:
     if not fits:
         raise TypeError(f"{what} {value!r} is a {type(value).__name__}: accepted is {accepted}")
-
-
-def _is_plain(function: object) -> bool:
-    # An async filter would let everything through: its coroutine is true.
-    return callable(function) and not iscoroutinefunction(function)

@@ -12,6 +12,7 @@
     ├── ErrorNotFound          the errors table has no such error (also a LookupError)
     ├── EventNotFound          the source has no such event (also a LookupError)
     ├── FilterError            a consumer's event filter raised
+    ├── MetadataError          an event's metadata could not be decoded
     ├── UnknownStream          the server has no stream of that name
     ├── MessageTooLarge        one event is larger than a gRPC message may be
     ├── RemoteError            any other failure that a remote service reports
@@ -38,6 +39,7 @@ __all__ = [
     "FilterError",
     "InvalidCursor",
     "MessageTooLarge",
+    "MetadataError",
     "ReflexError",
     "RemoteError",
     "SchemaError",
@@ -144,6 +146,14 @@ class FilterError(ReflexError):
     def __init__(self, *, consumer: str, event_id: str) -> None:
         super().__init__(f"{consumer}: the filter failed on event {event_id}")
         self.consumer = consumer
+        self.event_id = event_id
+
+
+class MetadataError(ReflexError):
+    """Raised by a filter when an event's metadata could not be decoded; the decoder's exception is the cause."""
+
+    def __init__(self, *, event_id: str) -> None:
+        super().__init__(f"the metadata of event {event_id} could not be decoded")
         self.event_id = event_id
 
 

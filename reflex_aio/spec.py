@@ -2,17 +2,21 @@
 
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 import anyio
 
 from reflex_aio.backoff import Backoff
-from reflex_aio.consumer import Consumer, Handler
+from reflex_aio.consumer import BaseConsumer, Handler
 from reflex_aio.cursor import CursorStore
 from reflex_aio.errors import StreamStopped, is_expected
 from reflex_aio.event import Event
+from reflex_aio.group import Group
 from reflex_aio.hooks import Hooks, installed
+from reflex_aio.moving import MovingCursor
+from reflex_aio.session import SessionConsumer, Turn
 from reflex_aio.stream import EventStream, Source, StreamOptions
 from reflex_aio.tasks import shielded, times_asked_to_cancel
 
@@ -20,10 +24,8 @@ __all__ = ["Spec", "run", "run_forever"]
 
 logger = logging.getLogger(__name__)
 
-# How long run() may take to flush the store in the end, also when it is cancelled, in seconds.
-_FLUSH_TIMEOUT = 10.0
-# How often the cursor moves over events that the filters pass over, in seconds.
-_PASS_OVER_PERIOD = 1.0
+# How long run() may take in the end to store the cursor, and how long to flush the store, in seconds.
+_STORE_TIMEOUT = 10.0
 
 
 class Spec:
@@ -42,7 +44,7 @@ class Spec:
         self,
         source: Source,
         store: CursorStore,
-        consumer: Consumer,
+        consumer: BaseConsumer[Any],
         *,
         from_head: bool = False,
         to_head: bool = False,
@@ -54,7 +56,7 @@ class Spec:
             raise _wrong("source", source, "a Source, such as events.source(pool)")
         if not isinstance(store, CursorStore):
             raise _wrong("store", store, "a CursorStore, such as cursors.store(pool)")
-        if not isinstance(consumer, Consumer):
+        if not isinstance(consumer, BaseConsumer):
             raise _wrong("consumer", consumer, "a Consumer")
         self.source = source
         self.store = store
@@ -71,7 +73,8 @@ async def run(spec: Spec) -> None:
     """Consume events from where the consumer's cursor stands; return after the head if the spec ends there.
 
     The cursor is set after the handler has returned, so that whatever ends the run, the next one begins with
-    the first event that wasn't finished. Before this returns or raises, the cursor store is flushed.
+    the first event that wasn't finished. Before this returns or raises, the cursor store is flushed. A consumer
+    of :mod:`reflex_aio.patterns` may move its cursor in another way, but never past an unfinished event.
 
     :raises StreamStopped: if the source ended the stream
     :raises Exception: whatever the handler, the source or the cursor store raises
@@ -138,7 +141,9 @@ class _Run:
                 _entered(consumer),
                 self._stream(await self._store.get(consumer.name)) as stream,
             ):
-                if consumer.filters:
+                if isinstance(consumer, SessionConsumer):
+                    await self._consume_in_session(consumer, stream)
+                elif consumer.filters:
                     await self._consume_filtered(stream)
                 else:
                     await self._consume(stream)
@@ -171,7 +176,7 @@ class _Run:
             self.moved = True
 
     async def _consume_filtered(self, stream: EventStream) -> None:
-        cursor, handle = _CoalescedCursor(self._store, self._consumer.name), self._handler()
+        cursor, handle = MovingCursor(self._store, self._consumer.name), self._handler()
 
         async def consume() -> None:
             async for event in stream:
@@ -182,7 +187,47 @@ class _Run:
                 else:
                     cursor.pass_over(event.id)
 
-        await cursor.keep_moving_during(consume)
+        await self._while_moving(cursor, Group(self._consumer.name), consume)
+
+    async def _consume_in_session(self, consumer: SessionConsumer[Any], stream: EventStream) -> None:
+        cursor, group = MovingCursor(self._store, consumer.name), Group(consumer.name)
+        turn = Turn(cursor, group, self._handle)
+
+        async def consume() -> None:
+            session, filters = consumer.session(turn), consumer.filters
+            async for event in stream:
+                if filters and not self._wanted(event):
+                    turn.pass_over(event)
+                else:
+                    await self._receive(event)
+                    await session.consume(event)
+            await session.finish()
+
+        try:
+            await self._while_moving(cursor, group, consume)
+        finally:
+            turn.close()
+            self.moved = turn.moved
+
+    async def _while_moving(
+        self, cursor: MovingCursor, group: Group, work: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Do ``work`` while the cursor moves over what is passed over, and see that it gets there in the end."""
+
+        async def moving() -> None:
+            group.start(cursor.keep_moving)
+            await work()
+
+        try:
+            await group.run(moving)
+        except BaseException:
+            try:
+                await shielded(self._arrive(cursor))
+            except Exception:
+                # The first error is the one to raise; the events after the stored cursor will come again.
+                logger.exception("consumer %s: the cursor could not be stored", self._consumer.name)
+            raise
+        await shielded(self._arrive(cursor))
 
     def _wanted(self, event: Event) -> bool:
         try:
@@ -196,17 +241,28 @@ class _Run:
 
     async def _observed(self, event: Event) -> None:
         """Consume ``event`` once it is old enough, and tell the hooks."""
-        hooks, consumer = self._hooks, self._consumer
+        await self._receive(event)
+        await self._handle(event, (event,))
+
+    async def _receive(self, event: Event) -> None:
+        """Return when ``event`` is old enough, and tell the hooks that it is there."""
         if self._lag and (early := event.timestamp_us / 1_000_000 + self._lag - self._spec.clock()) > 0:
             await anyio.sleep(early)
-        hooks.event_received(consumer.name, event)
+        self._hooks.event_received(self._consumer.name, event)
+
+    async def _handle(self, item: Any, events: Sequence[Event]) -> None:
+        """Consume ``item``, which is made of these events, and tell the hooks."""
+        hooks, consumer = self._hooks, self._consumer
         began = time.perf_counter()
         try:
-            await consumer.consume(event)
+            await consumer.consume(item)
         except Exception as exc:
-            hooks.event_failed(consumer.name, event, exc, time.perf_counter() - began)
+            # Of several the first, as that is where the cursor stays.
+            hooks.event_failed(consumer.name, events[0], exc, time.perf_counter() - began)
             raise
-        hooks.event_handled(consumer.name, event, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        for event in events:
+            hooks.event_handled(consumer.name, event, seconds)
 
     @asynccontextmanager
     async def _flushed(self) -> AsyncIterator[None]:
@@ -215,93 +271,26 @@ class _Run:
             yield
         except BaseException:
             try:
-                await shielded(_flush(self._store))
+                await shielded(self._flush())
             except Exception:
                 # The first error is the one to raise; the events after the stored cursor will come again.
                 self.moved = False
                 logger.exception("consumer %s: the cursor could not be flushed", self._consumer.name)
             raise
-        await shielded(_flush(self._store))
+        await shielded(self._flush())
+
+    async def _flush(self) -> None:
+        await _bounded(self._store.flush(), f"{self._store!r}: cursors were not flushed")
+
+    async def _arrive(self, cursor: MovingCursor) -> None:
+        await _bounded(cursor.move(), f"{self._store!r}: the cursor of {self._consumer.name} was not set")
 
 
-class _CoalescedCursor:
-    """A consumer's cursor that moves over events passed over too, but for these at most once in a period."""
-
-    def __init__(self, store: CursorStore, name: str) -> None:
-        self._store = store
-        self._name = name
-        self._passed = ""
-        self._moving: anyio.Event | None = None
-        self._error: BaseException | None = None
-
-    async def set(self, event_id: str) -> None:
-        """Move the cursor now."""
-        if self._moving is not None:
-            # Two sets at once could reach the store in the wrong order.
-            await self._moving.wait()
-        self._passed = ""
-        await self._store.set(self._name, event_id)
-
-    def pass_over(self, event_id: str) -> None:
-        """Move the cursor before long."""
-        self._passed = event_id
-
-    async def keep_moving_during(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do ``work``, and move the cursor over what it passes over: meanwhile, and in the end.
-
-        What is passed over in the last period before a cancellation will come again.
-        """
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._keep_moving, group.cancel_scope)
-            try:
-                await work()
-            except anyio.get_cancelled_exc_class():
-                raise
-            except BaseException as exc:
-                # Raised below, as the group would wrap it.
-                self._failed(exc)
-            group.cancel_scope.cancel()
-        try:
-            await self._move()
-        except Exception as exc:
-            self._failed(exc)
-        if self._error is not None:
-            raise self._error
-
-    async def _keep_moving(self, scope: anyio.CancelScope) -> None:
-        try:
-            while True:
-                await anyio.sleep(_PASS_OVER_PERIOD)
-                await self._move()
-        except Exception as exc:
-            self._failed(exc)
-            scope.cancel()
-
-    async def _move(self) -> None:
-        if not self._passed:
-            return
-        passed, self._moving = self._passed, anyio.Event()
-        try:
-            await self._store.set(self._name, passed)
-            # Unless more was passed over meanwhile; after an error or a cancellation it is still to be done.
-            if self._passed == passed:
-                self._passed = ""
-        finally:
-            self._moving.set()
-            self._moving = None
-
-    def _failed(self, error: BaseException) -> None:
-        if self._error is None:
-            self._error = error
-        else:
-            logger.error("consumer %s has met a second error", self._name, exc_info=error)
-
-
-async def _flush(store: CursorStore) -> None:
-    with anyio.move_on_after(_FLUSH_TIMEOUT) as limit:
-        await store.flush()
+async def _bounded(work: Awaitable[None], failure: str) -> None:
+    with anyio.move_on_after(_STORE_TIMEOUT) as limit:
+        await work
     if limit.cancelled_caught:
-        raise TimeoutError(f"{store!r}: cursors were not flushed within {_FLUSH_TIMEOUT:g} s")
+        raise TimeoutError(f"{failure} within {_STORE_TIMEOUT:g} s")
 
 
 @asynccontextmanager

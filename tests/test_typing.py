@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PUBLIC = ["reflex_aio", "reflex_aio.sql", "reflex_aio.rpc", "reflex_aio.ext.embedded"]
+PUBLIC = [
+    "reflex_aio",
+    "reflex_aio.filters",
+    "reflex_aio.patterns",
+    "reflex_aio.sql",
+    "reflex_aio.rpc",
+    "reflex_aio.ext.embedded",
+]
 
 
 @pytest.fixture(scope="module")

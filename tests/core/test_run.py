@@ -410,7 +410,7 @@ async def test_error_after_the_first_is_logged(caplog: pytest.LogCaptureFixture)
     with pytest.raises(ValueError, match="first"):
         await run(Spec(await some(2), store, consumer, to_head=True))
     [record] = caplog.records
-    assert record.getMessage() == "consumer c has met a second error"
+    assert record.getMessage() == "consumer c: the cursor could not be stored"
     assert record.exc_info is not None
     assert str(record.exc_info[1]) == "second"
 
