@@ -120,8 +120,11 @@ def _is_closed(exc: Exception) -> bool:
         # are ever sent at once from here, so it can't be about that.
         return True
     text = str(exc)
+    # The last is what the pool makes of a connection that was lost while it was lent and idle.
     return isinstance(exc, asyncpg.InterfaceError) and (
-        "connection is closed" in text or "connection was closed" in text
+        "connection is closed" in text
+        or "connection was closed" in text
+        or "connection has been released" in text
     )
 
 
