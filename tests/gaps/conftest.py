@@ -27,7 +27,8 @@ async def events(writer: asyncpg.Connection) -> EventsTable:
 
 @pytest_asyncio.fixture
 async def _watched(database: Database) -> AsyncIterator[tuple[asyncpg.Pool, Points]]:
-    async with watched_pool(database.dsn) as watched:
+    # Read-only: no gap is passed by a write.
+    async with watched_pool(database.dsn, server_settings={"default_transaction_read_only": "on"}) as watched:
         yield watched
 
 

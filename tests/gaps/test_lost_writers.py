@@ -1,0 +1,95 @@
+"""Writers that are killed, or lose their connection or their server, with an id in hand: nothing waits for them."""
+
+import asyncio
+import os
+import signal
+
+import asyncpg
+import pytest
+
+from reflex_aio.ext.embedded import EmbeddedPostgres, StopMode
+from reflex_aio.sql import EventsTable
+from tests.fix_databases import Connect
+from tests.fix_proxy import Proxy
+from tests.gaps.interleaving import Points, begin, insert, reading, watched_pool
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.asyncio, pytest.mark.every_postgres]
+
+
+async def test_the_gap_of_a_terminated_backend_is_passed(
+    events: EventsTable, readers: asyncpg.Pool, points: Points, writer: asyncpg.Connection, connect: Connect
+) -> None:
+    holder = await begin(connect)
+    await insert(holder)
+    await insert(writer)
+    async with reading(events.stream(readers)) as reader:
+        await points.more("scan")
+        assert reader.ids == []
+        await writer.execute("SELECT pg_terminate_backend($1)", holder.get_server_pid())
+        await reader.delivers_all(writer)
+
+
+async def test_the_gap_of_a_client_that_vanished_is_passed(
+    events: EventsTable,
+    readers: asyncpg.Pool,
+    points: Points,
+    writer: asyncpg.Connection,
+    connect: Connect,
+    proxy: Proxy,
+) -> None:
+    holder = await begin(connect, dsn=proxy.dsn)
+    await insert(holder)
+    await insert(writer)
+    async with reading(events.stream(readers)) as reader:
+        await points.more("scan")
+        assert reader.ids == []
+        await proxy.drop_connections()
+        await reader.delivers_all(writer)
+
+
+@pytest.mark.suite_server
+@pytest.mark.parametrize("mode", ["fast", "immediate", "one backend"])
+async def test_a_gap_left_open_by_a_server_that_stopped_is_passed_when_it_is_back(
+    mode: str, own_server: EmbeddedPostgres
+) -> None:
+    events = EventsTable("events", wakeups=None, poll_period=0.05)
+    first = await asyncpg.connect(own_server.dsn)
+    await events.create(first)
+    holder = await asyncpg.connect(own_server.dsn)
+    async with (
+        watched_pool(own_server.dsn) as (pool, points),
+        reading(events.stream(pool)) as reader,
+    ):
+        await insert(first)
+        await holder.execute("BEGIN")
+        await insert(holder)
+        await insert(first)
+        await points.more("scan")
+        assert reader.ids == [1]
+        await _stop(own_server, mode, holder)
+        await eventually(first.is_closed, "the connections cut")
+
+        second = await _reconnect(own_server)
+        await insert(second)
+        await reader.delivers_all(second, within=20.0)
+        assert len(reader.ids) == 3
+    await second.close()
+
+
+async def _stop(server: EmbeddedPostgres, mode: str, holder: asyncpg.Connection) -> None:
+    modes: dict[str, StopMode] = {"fast": "fast", "immediate": "immediate"}
+    if mode in modes:
+        await server.restart(modes[mode])
+    else:
+        # The server recovers from a crash, but hasn't started anew: the time of its start stays as it was.
+        os.kill(holder.get_server_pid(), signal.SIGKILL)
+
+
+async def _reconnect(server: EmbeddedPostgres) -> asyncpg.Connection:
+    async with asyncio.timeout(20.0):
+        while True:
+            try:
+                return await asyncpg.connect(server.dsn)
+            except (OSError, asyncpg.CannotConnectNowError):
+                await asyncio.sleep(0.05)
