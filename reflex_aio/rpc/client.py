@@ -22,7 +22,7 @@ __all__ = ["RemoteSource"]
 
 Pairs = Iterable[tuple[str, str | bytes]]
 
-# How long a stream from the head waits for a server that doesn't tell where the head is, in seconds.
+# How long a stream from or to the head waits for a server that doesn't tell where the head is, in seconds.
 _WAIT_FOR_HEAD = 1.0
 
 
@@ -149,7 +149,9 @@ class _RemoteStream(EventStream):
         try:
             await self._connect()
         except grpc.aio.AioRpcError as exc:
-            raise self._failure(exc) from exc
+            if not (self._options.to_head and status.is_head_reached(exc)):
+                raise self._failure(exc) from exc
+            self._at_head = True
         return self._position
 
     async def _read(self) -> Sequence[Event]:
@@ -204,7 +206,7 @@ class _RemoteStream(EventStream):
             convert.make_request(remote.request_class, self._position, self._options), metadata=metadata
         )
         self._receiver = Receiver(call, remote.decode, self._tasks)
-        if self._options.from_head:
+        if self._options.from_head or self._options.to_head:
             with anyio.move_on_after(_WAIT_FOR_HEAD):
                 self._start_after(await self._receiver.opened())
 

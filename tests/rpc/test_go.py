@@ -130,12 +130,21 @@ async def test_errors_of_a_go_server_are_told_apart(
     async def stream(request: bytes, context: Context) -> None:
         await context.abort(grpc.StatusCode.UNKNOWN, text, trailing)
 
-    async with go_server(stream) as source, source.stream("7", to_head=True) as remote:
+    async with go_server(stream) as source:
         if raised is None:
-            assert [event async for event in remote] == []
+            async with source.stream("7", to_head=True) as remote:
+                assert [event async for event in remote] == []
         else:
             with pytest.raises(raised):
-                await anext(remote)
+                await source.stream("7", to_head=True).__aenter__()
+
+
+async def test_a_go_server_that_is_at_the_head_ends_a_stream_from_there_at_once() -> None:
+    async def stream(request: bytes, context: Context) -> None:
+        await context.abort(grpc.StatusCode.UNKNOWN, HEAD)
+
+    async with go_server(stream) as source, source.stream("7", from_head=True, to_head=True) as remote:
+        assert [event async for event in remote] == []
 
 
 async def test_the_head_of_a_stream_that_was_not_to_end_there_is_an_error() -> None:
