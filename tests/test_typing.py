@@ -17,6 +17,7 @@ PUBLIC = [
     "reflex_aio.patterns",
     "reflex_aio.sql",
     "reflex_aio.rpc",
+    "reflex_aio.testing",
     "reflex_aio.ext.embedded",
 ]
 
