@@ -37,7 +37,6 @@ class Bounds:
     def __init__(self) -> None:
         self._bounds: dict[str, int] = {}
         self._highest: int | None = None
-        self._seen = 0
         self.settled = 0
 
     @property
@@ -45,21 +44,18 @@ class Bounds:
         """How many transactions held the lock at the last scan."""
         return len(self._bounds)
 
-    def saw(self, id: int) -> None:
-        """Take in that a row of this id was seen, which may be deleted before the next scan."""
-        self._seen = max(self._seen, id)
-
     def scanned(self, top: int, holders: Iterable[Holder]) -> bool:
-        """Take in a scan: the greatest visible id, and the holders listed after it was read.
+        """Take in a scan: the greatest id that was visible before it listed the holders.
 
         Ids up to ``settled`` are then settled: a statement that begins after this sees all of them that will ever be.
 
+        :param top: may have been seen at any time before, as its row may have been deleted since; but no later
         :return: whether anything has changed since the scan before
         """
         before, highest = self._bounds, self._highest
         self._bounds = {holder.key: self._bound(holder, before, highest) for holder in holders}
         # A top that is lower than before means that the newest rows were deleted; their ids stay drawn.
-        self._highest = max(top, self._seen, highest or 0)
+        self._highest = max(top, highest or 0)
         self.settled = min(self._highest, *self._bounds.values()) if self._bounds else self._highest
         return self._bounds.keys() != before.keys() or self._highest != highest
 

@@ -115,12 +115,10 @@ class Gaps:
     def saw(self, id: int) -> None:
         """Take in that there is, or was, a row of this id: it can be settled even if it is deleted."""
         self._seen = max(self._seen, id)
-        self._bounds.saw(id)
 
     def forget(self) -> None:
         """Start anew, after any error: what holders there are may have changed unseen."""
         self._bounds = Bounds()
-        self._bounds.saw(self._seen)
         self.settled = _NOTHING
 
     async def renew(self) -> None:
@@ -154,6 +152,8 @@ class Gaps:
 
     async def _scan_once(self) -> None:
         self.flowing = False
+        # What is seen while the scan is under way may lie above ids whose holders it doesn't list.
+        seen = self._seen
         scan = Scan.of(
             (await self._statements.fetch(self._sql, self._name, self.sequence, self._id_column))[0]
         )
@@ -172,7 +172,7 @@ class Gaps:
         if before is not None and (scan.started, scan.in_recovery) != (before.started, before.in_recovery):
             logger.info("%s: the server was restarted; looking anew who writes", self._table)
             self.forget()
-        self._changed = self._bounds.scanned(scan.top, scan.holders)
+        self._changed = self._bounds.scanned(max(scan.top, seen), scan.holders)
         wal = await self._insert_position() if self._standby else None
         self.settled = Settled(self._bounds.settled, scan.identity, wal)
 
