@@ -98,18 +98,6 @@ def test_a_top_that_falls_leaves_what_was_drawn_drawn() -> None:
     assert bounds.settled == 9
 
 
-def test_an_id_that_was_seen_can_be_settled_though_its_row_was_deleted() -> None:
-    bounds = Bounds()
-    bounds.scanned(3, [])
-    bounds.saw(8)
-    assert bounds.settled == 3
-    # Drawn before this scan's holders were listed, but maybe after those of the scan before: no bound for newcomers.
-    bounds.scanned(3, _holders("2/1"))
-    assert bounds.settled == 3
-    bounds.scanned(3, [])
-    assert bounds.settled == 8
-
-
 def test_the_moment_of_commit_is_a_holder_more() -> None:
     bounds = Bounds()
     bounds.scanned(5, [])
