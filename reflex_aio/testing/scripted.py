@@ -33,7 +33,7 @@ class ScriptedSource:
         self._failures: list[tuple[str | None, Exception]] = []
         self._stopped = False
         self._streams: set[_ScriptedStream] = set()
-        self.opened = 0
+        self.opened: int = 0
 
     def fail(self, error: Exception, *, after: str | int | None = None) -> None:
         """Let one stream raise ``error``, once.
@@ -149,7 +149,7 @@ class ScriptedCursorStore(MemoryCursorStore):
         super().__init__(cursors)
         self._failures: dict[CursorStoreCall, list[Exception]] = {}
         self.sets: list[tuple[str, str]] = []
-        self.flushes = 0
+        self.flushes: int = 0
 
     def fail(self, call: CursorStoreCall, error: Exception) -> None:
         """Let the next call of that name raise ``error``, once; those that were told before come first."""

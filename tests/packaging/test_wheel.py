@@ -58,7 +58,22 @@ def test_with_each_extra_alone_all_but_the_others_homes_can_be_imported(
     else:
         environment = Environment(scratch / extra)
         environment.install(f"{wheel}[{extra}]")
-    others = [f"reflex-aio[{other}]" for other in EXTRAS if other != extra]
+    # pytest is what loads its plugin, so nobody who does is without.
+    others = ["No module named 'pytest'", *(f"reflex-aio[{other}]" for other in EXTRAS if other != extra)]
     for name, failure in json.loads(environment.run("-c", IMPORT_ALL)).items():
         told = f"{name} says {failure!r}, not which extra it needs, of {others}"
         assert failure is None or any(other in failure for other in others), told
+
+
+def test_pytest_finds_the_fixtures_by_itself(scratch: Path, wheel: Path) -> None:
+    environment = Environment(scratch / "pytest")
+    environment.install(str(wheel), "pytest")
+    # Neither a plugin for asynchronous tests is there, nor the extra that one of the fixtures needs.
+    (environment.directory / "test_it.py").write_text(
+        "def test_events(reflex_events, reflex_cursors): pass\n"
+        "def test_plugins(pytestconfig):\n"
+        "    assert not pytestconfig.pluginmanager.hasplugin('asyncio')\n"
+    )
+    found = environment.run("-m", "pytest", "--fixtures")
+    assert "reflex_database -- " in found
+    assert "2 passed" in environment.run("-W", "error", "-m", "pytest", "-p", "reflex_aio.pytest_plugin")
