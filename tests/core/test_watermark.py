@@ -1,7 +1,7 @@
 """The watermark is where a list says it is."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reflex_aio.watermark import Watermark
@@ -17,6 +17,7 @@ STEPS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(STEPS)
 def test_cursor_is_after_the_finished_beginning(steps: list[str | tuple[str, float]]) -> None:
     watermark = Watermark()

@@ -1,13 +1,26 @@
 """What patterns are made with is checked when they are made."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from reflex_aio.patterns import BatchConsumer, ConcurrentConsumer
+from reflex_aio import MemoryCursorStore, MemoryEvents
+from reflex_aio.patterns import (
+    BatchConsumer,
+    BestEffortConsumer,
+    BootstrapStore,
+    ConcurrentConsumer,
+    DeadLetterConsumer,
+    PollSource,
+    ReadThroughStore,
+    retrying,
+    shard_of,
+    shards,
+)
 
 
-async def ignore(events: Any) -> None: ...
+async def ignore(events: Any) -> Any: ...
 
 
 def test_batch_without_a_limit_is_refused() -> None:
@@ -49,3 +62,63 @@ def test_limit_that_is_out_of_range_is_refused(limits: dict[str, Any], kind: typ
 def test_concurrency_that_makes_no_sense_is_refused(arguments: dict[str, Any], kind: type[Exception]) -> None:
     with pytest.raises(kind, match="accepted is"):
         ConcurrentConsumer("c", ignore, **arguments)
+
+
+STORE, SOURCE = MemoryCursorStore(), MemoryEvents()
+
+
+class Recorder:
+    async def record(self, **_: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: BestEffortConsumer("c", ignore, retries=-1),
+        lambda: DeadLetterConsumer("c", ignore, Recorder(), retries=-1),
+        lambda: retrying(ignore, retries=-1),
+        lambda: shards("c", 0),
+        lambda: shard_of(b"a", 0),
+        lambda: PollSource(ignore, every=0),
+        lambda: PollSource(ignore, every=-1.0),
+    ],
+)
+def test_number_out_of_range_is_refused(build: Callable[[], Any]) -> None:
+    with pytest.raises(ValueError, match="is out of range: accepted is"):
+        build()
+
+
+# What is built of an Any.
+WRONG: Any = 7
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: BestEffortConsumer("c", ignore, retries=WRONG / 2),
+        lambda: DeadLetterConsumer("c", ignore, WRONG, retries=0),
+        lambda: retrying(WRONG, retries=1),
+        lambda: retrying(ignore, retries=WRONG / 2),
+        lambda: shards("c", WRONG / 2),
+        lambda: shard_of(WRONG, 1),
+        lambda: PollSource(WRONG),
+        lambda: PollSource(ignore, every=None),  # type: ignore[arg-type]
+        lambda: BootstrapStore(WRONG, SOURCE),
+        lambda: BootstrapStore(STORE, WRONG),
+        lambda: ReadThroughStore(WRONG, STORE),
+        lambda: ReadThroughStore(STORE, WRONG),
+    ],
+)
+def test_argument_of_the_wrong_type_is_refused(build: Callable[[], Any]) -> None:
+    with pytest.raises(TypeError, match="accepted is"):
+        build()
+
+
+def test_beginning_that_would_be_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="beginning is empty"):
+        BootstrapStore(STORE, SOURCE, beginning="")
+
+
+def test_shards_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="two shards the same name"):
+        shards("c", 2, format_name=lambda name, number, count: name)

@@ -1,22 +1,20 @@
 """What holds whatever comes: on trio, whose clock jumps."""
 
 from collections import defaultdict
+from collections.abc import Callable
 
 import anyio
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from reflex_aio import Event, MemoryCursorStore, MemoryEvents, Spec, run
-from reflex_aio.patterns import ConcurrentConsumer
+from reflex_aio.patterns import ConcurrentConsumer, by_event_id, by_event_type, by_foreign_id, shards
 from tests.patterns.test_batch import running_with
 
 
-def by_foreign_id(event: Event) -> str:
-    return event.foreign_id
-
-
+@settings(deadline=None)
 @given(
     delays=st.lists(st.integers(0, 40).map(lambda tenths: tenths / 8), max_size=25),
     size=st.none() | st.integers(1, 5),
@@ -50,6 +48,7 @@ def test_batches_hold_each_event_once_and_keep_their_limits(
     assert left == 0 or (age is None and size is not None and left < size)
 
 
+@settings(deadline=None)
 @given(
     durations=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), max_size=30),
     limit=st.integers(1, 6),
@@ -109,3 +108,19 @@ def test_cursor_is_always_after_a_finished_beginning(
     # Nothing finished is lost either: the cursor is right before the first unfinished one.
     expected = unfinished[0] - 1 if unfinished else len(durations)
     assert cursor == (str(expected) if expected else "")
+
+
+@given(
+    count=st.integers(1, 9),
+    key=st.sampled_from(
+        [by_event_id, by_event_type, by_foreign_id, lambda event: event.foreign_id.encode()[:1]]
+    ),
+    number=st.integers(1, 10**12),
+    type=st.integers(-(2**31), 2**31 - 1),
+    foreign_id=st.text(st.characters(codec="utf-8"), min_size=1),
+)
+def test_each_event_is_in_exactly_one_shard(
+    count: int, key: Callable[[Event], str], number: int, type: int, foreign_id: str
+) -> None:
+    event = Event(str(number), type, foreign_id, 0)
+    assert sum(shard(event) for shard in shards("c", count, key=key)) == 1

@@ -1,0 +1,78 @@
+"""Waiting for something to happen."""
+
+from collections.abc import Awaitable, Callable, Iterable
+
+import anyio
+
+from reflex_aio.errors import StreamStopped
+from reflex_aio.event import Event, check_foreign_id, check_type
+from reflex_aio.group import Group
+from reflex_aio.patterns.arguments import check_seconds
+from reflex_aio.stream import EventStream, Source
+
+__all__ = ["wait_for_event"]
+
+
+async def wait_for_event(
+    source: Source,
+    foreign_id: str | int,
+    *,
+    types: Iterable[int] = (),
+    poll: Callable[[], Awaitable[bool]] | None = None,
+    every: float = 1.0,
+) -> Event | None:
+    """Return the next event of a row; or ``None`` when ``poll`` says that what it is to tell is so already.
+
+    ``poll`` is first asked when events can't be missed any more, so it doesn't matter whether they came before.
+    For a limit of time use :func:`anyio.fail_after` or :func:`asyncio.timeout`.
+
+    :param source: read from its head on
+    :param foreign_id: the row
+    :param types: the event types to wait for; none means all
+    :param poll: an async function that tells whether there is nothing to wait for, as it looks itself
+    :param every: how long to wait between two calls of ``poll``, in seconds
+    :raises StreamStopped: if the source ended the stream
+    :raises Exception: whatever the source or ``poll`` raises
+    :raises TypeError: if an argument has the wrong type
+    :raises ValueError: if an argument is out of its range
+    """
+    row, wanted = check_foreign_id(foreign_id), frozenset(check_type(each) for each in types)
+    check_seconds("every", every)
+    async with source.stream(from_head=True) as stream:
+        if poll is None:
+            return await _next(stream, row, wanted)
+        return await _next_unless(poll, every, stream, row, wanted)
+
+
+async def _next(stream: EventStream, row: str, types: frozenset[int]) -> Event:
+    async for event in stream:
+        if event.foreign_id == row and (not types or event.type in types):
+            return event
+    raise StreamStopped
+
+
+async def _next_unless(
+    poll: Callable[[], Awaitable[bool]], every: float, stream: EventStream, row: str, types: frozenset[int]
+) -> Event | None:
+    group, done = Group(f"wait_for_event({row!r})"), anyio.Event()
+    found: Event | None = None
+
+    async def read() -> None:
+        nonlocal found
+        found = await _next(stream, row, types)
+        done.set()
+
+    async def ask() -> None:
+        while True:
+            if await poll():
+                done.set()
+                return
+            await anyio.sleep(every)
+
+    async def wait() -> None:
+        group.start(read)
+        group.start(ask)
+        await done.wait()
+
+    await group.run(wait)
+    return found
