@@ -46,11 +46,20 @@ class Hooks:
     def page_loaded(self, table: str, rows: int, seconds: float) -> None:
         """A query for events has returned ``rows`` rows."""
 
+    def page_decoded(self, table: str, events: int, seconds: float) -> None:
+        """Rows of a page were turned into events."""
+
+    def page_read(self, table: str, *, shared: bool) -> None:
+        """A stream got a page: one that all streams at the head share, or one that was loaded for it alone."""
+
     def gap_detected(self, table: str, after: int, before: int) -> None:
         """Ids between ``after`` and ``before`` are missing and not settled yet."""
 
     def gap_settled(self, table: str, after: int, seconds: float) -> None:
         """The gap after ``after`` was passed, ``seconds`` after it was detected."""
+
+    def gap_left(self, table: str, after: int) -> None:
+        """Nobody waits any more for the gap after ``after`` to be settled: the streams were closed."""
 
     def gap_filled(self, table: str, noops: int) -> None:
         """Noops were inserted for ids that were missing."""

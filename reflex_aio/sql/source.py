@@ -123,8 +123,10 @@ class _TableStream(EventStream):
         if self._feed is not None:
             page = await self._fed_page(self._feed)
             if page is not None:
+                self._tell_read(shared=True)
                 return page
         page = await self._own_page()
+        self._tell_read(shared=False)
         self._position, self._gap = page.position, page.gap
         if page.more:
             # While this page is consumed, the server is at work on the next one.
@@ -136,6 +138,10 @@ class _TableStream(EventStream):
         elif not page.gap:
             self._caught_up = not page.events
         return page
+
+    def _tell_read(self, *, shared: bool) -> None:
+        settings = self._source._settings
+        settings.hooks.page_read(settings.name, shared=shared)
 
     async def _fed_page(self, feed: Feed) -> Page | None:
         try:

@@ -259,7 +259,9 @@ class PostgresLoader(Loader):
         if gap and end not in self._gap_since:
             self._gap_since[end] = time.monotonic()
             self._settings.hooks.gap_detected(self._settings.name, end, rows[count][0])
+        began = time.perf_counter()
         events: Sequence[Event] = events_of(rows[:count] if gap else rows, self._settings)
+        self._settings.hooks.page_decoded(self._settings.name, len(events), time.perf_counter() - began)
         if self._settings.loader is not None and events:
             events = check_loaded(await self._settings.loader(connection, events), events)
         return Page(events, end, len(rows) == self._settings.page_size and not gap, gap)
@@ -288,7 +290,8 @@ class PostgresLoader(Loader):
             await self._gaps.renew()
 
     async def aclose(self) -> None:
-        self._gap_since.clear()
+        while self._gap_since:
+            self._settings.hooks.gap_left(self._settings.name, self._gap_since.popitem()[0])
         if self._gaps is not None:
             await self._gaps.aclose()
         await self._statements.aclose()
