@@ -16,4 +16,5 @@ pytest_plugins = [
     "tests.fix_proxy",
     "tests.fix_poolers",
     "tests.fix_processes",
+    "tests.fix_stress",
 ]

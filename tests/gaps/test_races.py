@@ -121,23 +121,22 @@ async def test_reads_that_are_cancelled_again_and_again_lose_nothing(
             await asyncio.sleep(chance.random() * 0.01)
             await connection.execute(chance.choice(["COMMIT", "COMMIT", "ROLLBACK"]))
 
-    async with events.replace(page_size=5).stream(readers, **options) as stream:
-        async with asyncio.TaskGroup() as tasks:
-            writing = [tasks.create_task(write(connection)) for connection in writers]
+    async with events.replace(page_size=5).stream(readers, **options) as stream, asyncio.TaskGroup() as tasks:
+        writing = [tasks.create_task(write(connection)) for connection in writers]
 
-            async def read() -> None:
-                last = None
-                while last is None or received[-1:] != [last]:
-                    try:
-                        async with asyncio.timeout(chance.random() * 0.005):
-                            received.append(int((await anext(stream)).id))
-                    except TimeoutError:
-                        pass
-                    if all(task.done() for task in writing):
-                        last = await writers[0].fetchval("SELECT max(id) FROM events")
+        async def read() -> None:
+            last = None
+            while last is None or received[-1:] != [last]:
+                try:
+                    async with asyncio.timeout(chance.random() * 0.005):
+                        received.append(int((await anext(stream)).id))
+                except TimeoutError:
+                    pass
+                if all(task.done() for task in writing):
+                    last = await writers[0].fetchval("SELECT max(id) FROM events")
 
-            async with asyncio.timeout(30.0):
-                await read()
+        async with asyncio.timeout(30.0):
+            await read()
     rows = await writers[0].fetch("SELECT id FROM events")
     assert not faults(received, [row[0] for row in rows])
 
