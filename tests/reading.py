@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 
 from reflex_aio import Event, EventStream
 from tests.waiting import eventually
@@ -68,7 +69,7 @@ async def reading(stream: EventStream) -> AsyncIterator[Reading]:
             await asyncio.wait([reading.task])
 
 
-async def ran(watcher: asyncpg.Connection, statement: str, *, times: int = 3) -> None:
+async def ran(watcher: asyncpg.Connection | PoolConnectionProxy, statement: str, *, times: int = 3) -> None:
     """Return when statements that contain ``statement`` have ended ``times`` more in the watcher's database."""
     seen: set[tuple[int, object]] = set()
 

@@ -258,19 +258,21 @@ async def test_settling_elsewhere_than_where_the_rows_are_is_for_standbys_alone(
 
 
 async def test_a_standby_promoted_under_a_stream_is_an_error(
-    own_server: EmbeddedPostgres, standby: Standby, connect: Connect
+    own_server: EmbeddedPostgres, standby: Standby
 ) -> None:
     async with (
         asyncpg.create_pool(own_server.dsn, min_size=1, max_size=5) as primary,
         asyncpg.create_pool(standby.dsn, min_size=1, max_size=5) as standby_pool,
         primary.acquire() as writer,
         primary.acquire() as holder,
+        asyncpg.create_pool(own_server.dsn, min_size=1, max_size=1) as watchers,
+        watchers.acquire() as watcher,
     ):
         await events.create(writer)
         await standby.catch_up()
         async with reading(events.stream(standby_pool, settle_on=primary)) as stream:
             held, last = await begin(holder), await insert(writer)
-            await ran(await connect(dsn=own_server.dsn), SCAN)
+            await ran(watcher, SCAN)
             await standby.promote()
             await holder.execute("COMMIT")
             error = await stream.failure()

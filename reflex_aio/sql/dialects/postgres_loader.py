@@ -142,7 +142,6 @@ class PostgresLoader(Loader):
             await shielded(gaps.aclose())
             raise
         self._gaps = gaps
-        self._statements.release_soon()
 
     async def check(self, position: Position, *, anew: bool) -> None:
         if self._gaps is None:
@@ -161,6 +160,8 @@ class PostgresLoader(Loader):
             rows = await self._statements.fetch(self._queries.head_by_age, self._settings.clock() - lag)
         else:
             rows = await self._statements.fetch(self._queries.head)
+        # The next stream may be opened much later.
+        self._statements.release_soon()
         head = int(rows[0][0] or 0) if rows else 0
         if self._gaps is not None:
             self._gaps.saw(head)
