@@ -172,6 +172,8 @@ class Gaps:
         if before is not None and (scan.started, scan.in_recovery) != (before.started, before.in_recovery):
             logger.info("%s: the server was restarted; looking anew who writes", self._table)
             self.forget()
+            # It may be one that took over, and never had the row: its ids can be drawn once more.
+            seen = self._seen = 0
         self._changed = self._bounds.scanned(max(scan.top, seen), scan.holders)
         wal = await self._insert_position() if self._standby else None
         self.settled = Settled(self._bounds.settled, scan.identity, wal)
