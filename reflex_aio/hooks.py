@@ -3,9 +3,15 @@
 An object that takes ``hooks=`` uses those given, else the ones installed for the process when it was made.
 """
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
+
 from reflex_aio.event import Event
 
-__all__ = ["Hooks", "install", "installed"]
+__all__ = ["Hooks", "combined", "install", "installed"]
+
+_NOTHING = nullcontext()
 
 
 class Hooks:
@@ -31,11 +37,22 @@ class Hooks:
     def event_skipped(self, consumer: str, event: Event) -> None:
         """The consumer's filters passed over an event."""
 
+    def handling(self, consumer: str, events: Sequence[Event]) -> AbstractContextManager[object]:
+        """Return what is entered while the consumer handles ``events``: one, or those of a batch.
+
+        Entered and left in the task that calls the handler. It meets what the handler raises, and must let it pass.
+        """
+        return _NOTHING
+
     def event_handled(self, consumer: str, event: Event, seconds: float) -> None:
         """The consumer's handler has returned."""
 
     def event_failed(self, consumer: str, event: Event, error: Exception, seconds: float) -> None:
         """The consumer's handler, or its filter, has raised."""
+
+    def current_trace(self) -> bytes | None:
+        """Return the trace to store with an event that is inserted without one, into a table that has traces."""
+        return None
 
     def event_dead_lettered(self, consumer: str, event: Event, error: BaseException) -> None:
         """The consumer's error on an event was recorded, so that the consumer may go on without the event."""
@@ -75,6 +92,61 @@ class Hooks:
 
     def notify_failed(self, error: BaseException) -> None:
         """Other processes could not be told of new events; they will find them by polling."""
+
+
+class _Combined(Hooks):
+    """Tells several hooks. Each method is that of those who override it."""
+
+    def __init__(self, hooks: Sequence[Hooks]) -> None:
+        for name, idle in vars(Hooks).items():
+            if name.startswith("_"):
+                continue
+            calls = [getattr(one, name) for one in hooks]
+            telling = [call for call in calls if getattr(call, "__func__", None) is not idle]
+            if not telling:
+                continue
+            if len(telling) == 1:
+                [call] = telling
+            elif name == "current_trace":
+                call = _first(telling)
+            elif name == "handling":
+                call = _within_all(telling)
+            else:
+                call = _each(telling)
+            setattr(self, name, call)
+
+
+def _each(calls: Sequence[Callable[..., None]]) -> Callable[..., None]:
+    def tell(*args: Any, **kwargs: Any) -> None:
+        for call in calls:
+            call(*args, **kwargs)
+
+    return tell
+
+
+def _first(calls: Sequence[Callable[[], bytes | None]]) -> Callable[[], bytes | None]:
+    def first() -> bytes | None:
+        return next((trace for trace in (call() for call in calls) if trace is not None), None)
+
+    return first
+
+
+def _within_all(
+    calls: Sequence[Callable[[str, Sequence[Event]], AbstractContextManager[object]]],
+) -> Callable[[str, Sequence[Event]], AbstractContextManager[object]]:
+    @contextmanager
+    def within(consumer: str, events: Sequence[Event]) -> Iterator[None]:
+        with ExitStack() as stack:
+            for call in calls:
+                stack.enter_context(call(consumer, events))
+            yield
+
+    return within
+
+
+def combined(*hooks: Hooks) -> Hooks:
+    """Return hooks that tell all of these, in this order. Contexts are entered in it too; the first trace counts."""
+    return _Combined(hooks)
 
 
 _installed = Hooks()

@@ -253,16 +253,17 @@ class _Run:
     async def _handle(self, item: Any, events: Sequence[Event]) -> None:
         """Consume ``item``, which is made of these events, and tell the hooks."""
         hooks, consumer = self._hooks, self._consumer
-        began = time.perf_counter()
-        try:
-            await consumer.consume(item)
-        except Exception as exc:
-            # Of several the first, as that is where the cursor stays.
-            hooks.event_failed(consumer.name, events[0], exc, time.perf_counter() - began)
-            raise
-        seconds = time.perf_counter() - began
-        for event in events:
-            hooks.event_handled(consumer.name, event, seconds)
+        with hooks.handling(consumer.name, events):
+            began = time.perf_counter()
+            try:
+                await consumer.consume(item)
+            except Exception as exc:
+                # Of several the first, as that is where the cursor stays.
+                hooks.event_failed(consumer.name, events[0], exc, time.perf_counter() - began)
+                raise
+            seconds = time.perf_counter() - began
+            for event in events:
+                hooks.event_handled(consumer.name, event, seconds)
 
     @asynccontextmanager
     async def _flushed(self) -> AsyncIterator[None]:

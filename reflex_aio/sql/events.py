@@ -159,6 +159,7 @@ class EventsTable:
         :param connection: a connection, or one acquired from a pool
         :param foreign_id: the id of the row that changed
         :param type: how it changed
+        :param trace: by default what the hooks say, if the table has traces
         :raises TypeError: if a value has the wrong type
         :raises ValueError: if a value is out of its range, or belongs in a column that the table doesn't have
         :raises TableNotFound: if there is no such table
@@ -166,7 +167,7 @@ class EventsTable:
         :raises DatabaseError: if a trigger or a rule has kept the event out of the table
         """
         settings = self._settings
-        values = check_new_event(settings.schema, foreign_id, type, metadata, trace)
+        values = self._traced([check_new_event(settings.schema, foreign_id, type, metadata, trace)])[0]
         driver = driver_of_connection(connection)
         with driver.errors(self.name, schema_only=True):
             if settings.inserter is not None:
@@ -180,7 +181,7 @@ class EventsTable:
         :param events: for each event its foreign id, type, and if need be metadata and trace
         """
         settings = self._settings
-        values = check_new_events(settings.schema, events)
+        values = self._traced(check_new_events(settings.schema, events))
         driver = driver_of_connection(connection)
         if not values:
             return []
@@ -192,6 +193,16 @@ class EventsTable:
                 connection, events_dialect(driver.dialect).insert_many(settings), *columns
             )
             return await self._inserted(driver, connection, rows, len(values))
+
+    def _traced(self, events: list[Values]) -> list[Values]:
+        """Give those events the current trace that have none."""
+        current = self._settings.hooks.current_trace() if self._settings.schema.trace else None
+        if current is None:
+            return events
+        return [
+            (foreign_id, kind, metadata, current if trace is None else trace)
+            for foreign_id, kind, metadata, trace in events
+        ]
 
     def _present(self, values: Sequence[Any]) -> list[Any]:
         """Return those of foreign id, type, metadata and trace that the table has columns for."""
