@@ -1,6 +1,6 @@
 """Every source and every cursor store of ours keeps the rules, each of which is a test of its own."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import count
 from typing import Any
@@ -9,7 +9,8 @@ import anyio
 import asyncpg
 import pytest
 
-from reflex_aio import CursorStore, MemoryCursorStore, MemoryEvents, Source
+from reflex_aio import CursorStore, Event, MemoryCursorStore, MemoryEvents, Source
+from reflex_aio.patterns import PollSource, ReadThroughStore
 from reflex_aio.rpc import RemoteSource, StreamServer
 from reflex_aio.sql import CursorsTable, EventsTable
 from reflex_aio.testing import (
@@ -19,6 +20,7 @@ from reflex_aio.testing import (
     check_cursor_store,
     check_source,
     cursor_store_rules,
+    read_events,
     source_rules,
 )
 from tests.rpc.serving import serving
@@ -72,6 +74,23 @@ async def test_events_in_memory(rule: str) -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("told", [True, False], ids=["head-told", "head-found-out"])
+async def test_a_polled_source(told: bool) -> None:
+    @asynccontextmanager
+    async def polled() -> AsyncIterator[tuple[Source, Insert]]:
+        async with memory_events() as (events, insert):
+
+            async def poll(after: str) -> Sequence[Event]:
+                return (await read_events(events, after))[:7]
+
+            head = events.head if told else None
+            yield PollSource(poll, every=0.01, head=head, clock=anyio.current_time), insert
+
+    # It knows neither which cursors there are, nor which of two is ahead.
+    await check_source(polled, lacks=["integer ids"])
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize("rule", source_rules())
 async def test_a_scripted_source_without_a_script(rule: str) -> None:
     await check_source(scripted_source, rules=[rule])
@@ -106,6 +125,16 @@ async def memory_cursors() -> AsyncIterator[CursorStore]:
 @asynccontextmanager
 async def scripted_cursors() -> AsyncIterator[CursorStore]:
     yield ScriptedCursorStore()
+
+
+@asynccontextmanager
+async def read_through() -> AsyncIterator[CursorStore]:
+    yield ReadThroughStore(MemoryCursorStore(), MemoryCursorStore())
+
+
+@pytest.mark.anyio
+async def test_cursors_with_a_fallback() -> None:
+    await check_cursor_store(read_through, lacks=["rewind"])
 
 
 @pytest.mark.anyio
