@@ -7,7 +7,19 @@ from types import ModuleType
 import pytest
 
 import reflex_aio
-from reflex_aio import backoff, consumer, cursor, errors, event, hooks, memory, spec, stream, tasks
+from reflex_aio import (
+    backoff,
+    consumer,
+    cursor,
+    errors,
+    event,
+    event_logging,
+    hooks,
+    memory,
+    spec,
+    stream,
+    tasks,
+)
 
 
 def test_importing_the_package_loads_no_driver_and_no_grpc() -> None:
@@ -49,7 +61,7 @@ def test_all_names_everything_that_is_imported() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    [backoff, consumer, cursor, errors, event, hooks, memory, spec, stream, tasks],
+    [backoff, consumer, cursor, errors, event, event_logging, hooks, memory, spec, stream, tasks],
     ids=lambda m: m.__name__,
 )
 def test_every_name_of_a_core_module_is_documented(module: ModuleType) -> None:

@@ -19,6 +19,8 @@ from reflex_aio.errors import (
 )
 from reflex_aio.event import Event
 from reflex_aio.hooks import Hooks
+from reflex_aio.memory import MemoryCursorStore
+from reflex_aio.patterns import DeadLetterConsumer
 from reflex_aio.spec import Spec, run
 from reflex_aio.sql import CursorsTable, ErrorColumns, ErrorsTable, ErrorStatus, EventsTable
 from tests.fix_databases import Connect
@@ -221,6 +223,29 @@ async def test_hooks_are_told_of_errors_recorded(connect: Connect) -> None:
     with pytest.raises(asyncpg.CheckViolationError):
         await table.record(connection, consumer="d", event=event(7), error=ValueError("x"))
     assert hooks.recorded == [("c", "7", "x")]
+
+
+async def test_a_dead_letter_consumer_records_here_and_its_handler_is_replayed(
+    connect: Connect, pool: asyncpg.Pool
+) -> None:
+    connection = await made(connect)
+    await user_events.create(connection)
+    await user_events.insert_many(connection, [(1, 1), (2, 1)])
+    broken = True
+
+    async def handle(event: Event) -> None:
+        if broken and event.id == "1":
+            raise ValueError("bad luck")
+
+    source, store = user_events.source(pool), MemoryCursorStore()
+    consumer = DeadLetterConsumer("c", handle, errors.recorder(pool), retries=0)
+    await run(Spec(source, store, consumer, to_head=True))
+    assert await store.get("c") == "2"
+    [found] = await errors.find(connection)
+    assert (found.consumer, found.event_id, found.message) == ("c", "1", "ValueError: bad luck")
+    broken = False
+    assert await errors.replay(pool, found.id, source=source, handler=consumer.handler)
+    assert (await errors.get(connection, found.id)).status == RESOLVED
 
 
 async def test_a_recorder_raises_our_errors(connect: Connect, pool: asyncpg.Pool) -> None:
