@@ -1,10 +1,12 @@
 """An events table in the test's database, and a pool to read it through."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest_asyncio
 
+from reflex_aio.ext.embedded import EmbeddedPostgres
 from reflex_aio.sql.events import EventsTable
 from tests.fix_databases import Connect, Database
 from tests.gaps.interleaving import HOLD_HERE, Points, watched_pool
@@ -42,3 +44,23 @@ async def readers(_watched: tuple[asyncpg.Pool, Points]) -> asyncpg.Pool:
 async def points(_watched: tuple[asyncpg.Pool, Points]) -> Points:
     """Where the statements of ``readers`` are counted, and can be held."""
     return _watched[1]
+
+
+@pytest_asyncio.fixture
+async def reconnect(own_server: EmbeddedPostgres) -> AsyncIterator[Connect]:
+    """Open connections to ``own_server``, once it accepts them."""
+    opened: list[asyncpg.Connection] = []
+
+    async def reconnect() -> asyncpg.Connection:
+        async with asyncio.timeout(20.0):
+            while True:
+                try:
+                    opened.append(await asyncpg.connect(own_server.dsn))
+                except (OSError, asyncpg.CannotConnectNowError):
+                    await asyncio.sleep(0.05)
+                else:
+                    return opened[-1]
+
+    yield reconnect
+    for connection in opened:
+        connection.terminate()

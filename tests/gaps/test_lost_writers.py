@@ -1,16 +1,13 @@
 """Writers that are killed, or lose their connection or their server, with an id in hand: nothing waits for them."""
 
-import asyncio
-import os
-import signal
-
 import asyncpg
 import pytest
 
-from reflex_aio.ext.embedded import EmbeddedPostgres, StopMode
+from reflex_aio.ext.embedded import EmbeddedPostgres
 from reflex_aio.sql import EventsTable
 from tests.fix_databases import Connect
 from tests.fix_proxy import Proxy
+from tests.gaps.crashes import CRASHES
 from tests.gaps.interleaving import Points, begin, insert, reading, watched_pool
 from tests.waiting import eventually
 
@@ -49,14 +46,14 @@ async def test_the_gap_of_a_client_that_vanished_is_passed(
 
 
 @pytest.mark.suite_server
-@pytest.mark.parametrize("mode", ["fast", "immediate", "one backend"])
+@pytest.mark.parametrize("crash", [*CRASHES])
 async def test_a_gap_left_open_by_a_server_that_stopped_is_passed_when_it_is_back(
-    mode: str, own_server: EmbeddedPostgres
+    crash: str, own_server: EmbeddedPostgres, reconnect: Connect
 ) -> None:
     events = EventsTable("events", wakeups=None, poll_period=0.05)
-    first = await asyncpg.connect(own_server.dsn)
+    first = await reconnect()
     await events.create(first)
-    holder = await asyncpg.connect(own_server.dsn)
+    holder = await reconnect()
     async with (
         watched_pool(own_server.dsn) as (pool, points),
         reading(events.stream(pool)) as reader,
@@ -67,29 +64,10 @@ async def test_a_gap_left_open_by_a_server_that_stopped_is_passed_when_it_is_bac
         await insert(first)
         await points.more("scan")
         assert reader.ids == [1]
-        await _stop(own_server, mode, holder)
+        await CRASHES[crash](own_server, holder)
         await eventually(first.is_closed, "the connections cut")
 
-        second = await _reconnect(own_server)
+        second = await reconnect()
         await insert(second)
         await reader.delivers_all(second, within=20.0)
         assert len(reader.ids) == 3
-    await second.close()
-
-
-async def _stop(server: EmbeddedPostgres, mode: str, holder: asyncpg.Connection) -> None:
-    modes: dict[str, StopMode] = {"fast": "fast", "immediate": "immediate"}
-    if mode in modes:
-        await server.restart(modes[mode])
-    else:
-        # The server recovers from a crash, but hasn't started anew: the time of its start stays as it was.
-        os.kill(holder.get_server_pid(), signal.SIGKILL)
-
-
-async def _reconnect(server: EmbeddedPostgres) -> asyncpg.Connection:
-    async with asyncio.timeout(20.0):
-        while True:
-            try:
-                return await asyncpg.connect(server.dsn)
-            except (OSError, asyncpg.CannotConnectNowError):
-                await asyncio.sleep(0.05)

@@ -3,9 +3,12 @@
 import asyncpg
 import pytest
 
+from reflex_aio.ext.embedded import EmbeddedPostgres
 from reflex_aio.sql import EventsTable
 from tests.fix_databases import Connect
-from tests.gaps.interleaving import Points, begin, insert, reading
+from tests.gaps.crashes import CRASHES
+from tests.gaps.interleaving import Points, begin, insert, reading, watched_pool
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.every_postgres, pytest.mark.suite_server]
 
@@ -86,3 +89,40 @@ async def test_many_prepared_transactions_end_in_any_order(
             assert reader.ids == []
             await writer.execute(f"{how} PREPARED '{name}'")
         await reader.delivers_all(writer)
+
+
+@pytest.mark.parametrize("crash", [*CRASHES])
+async def test_a_transaction_left_prepared_over_a_restart_is_waited_for(
+    crash: str, own_server: EmbeddedPostgres, reconnect: Connect
+) -> None:
+    events = EventsTable("events", wakeups=None, poll_period=0.05)
+    first = await reconnect()
+    await events.create(first)
+    async with watched_pool(own_server.dsn) as (pool, points), reading(events.stream(pool)) as reader:
+        await insert(first)
+        await reader.reached(1)
+        await points.more("scan", 1)
+        holder = await reconnect()
+        await holder.execute("BEGIN")
+        await insert(holder)
+        await holder.execute("PREPARE TRANSACTION 'p'")
+        await insert(first)
+        await points.more("scan")
+        await CRASHES[crash](own_server, first)
+        await eventually(first.is_closed, "the connections cut")
+
+        # Begun after the crash, some of them bear the name that the prepared one had.
+        writers = [await reconnect() for _ in range(10)]
+        for writer in writers:
+            await writer.execute("BEGIN")
+            await insert(writer)
+        await insert(await reconnect())
+        await points.more("scan")
+        for writer in writers:
+            await writer.execute("COMMIT")
+        await points.more("scan")
+        assert reader.ids == [1]
+
+        await writers[0].execute("COMMIT PREPARED 'p'")
+        await reader.delivers_all(writers[0])
+        assert len(reader.ids) == 14

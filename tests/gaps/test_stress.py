@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.asyncio, pytest.mark.every_postgres, pytest.mark.suite
 # How long an event may take beyond the end of the last transaction that held an id below it, in seconds: at the median,
 # and at most. A writer whose beginning fell between two scans can hold up what lies just below its first id as well, so
 # that the longest transaction counts; the rest is for machines that are busy otherwise.
-_MEDIAN, _LONGEST = 0.25, 2 * LONG + 1.0
+_MEDIAN, _LONGEST = 0.5, 2 * LONG + 2.0
 
 # How long readers may take for the rest when the writers have ended, in seconds.
 _REST = 20.0

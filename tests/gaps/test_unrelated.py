@@ -1,13 +1,11 @@
 """What other transactions do is no reason to wait: they stay open until the stream has passed a gap."""
 
-import asyncio
-
 import asyncpg
 import pytest
 
 from reflex_aio.sql import EventsTable
 from tests.fix_databases import Connect, Database
-from tests.gaps.interleaving import begin, burn, insert, reading
+from tests.gaps.interleaving import Points, begin, burn, insert, reading, watched_pool
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.every_postgres]
 
@@ -47,37 +45,38 @@ async def test_an_unrelated_transaction_stalls_nothing(
     await unrelated.execute("ROLLBACK")
 
 
-async def test_a_writer_in_another_database_stalls_nothing(
-    events: EventsTable,
-    readers: asyncpg.Pool,
-    writer: asyncpg.Connection,
-    database: Database,
-    connect: Connect,
+async def test_a_writer_of_the_same_sequence_in_a_copy_of_the_database_stalls_nothing(
+    events: EventsTable, writer: asyncpg.Connection, database: Database, connect: Connect
 ) -> None:
-    # Even of a sequence with the same oid: locks are told apart by their database.
-    other = await begin(connect, dsn=database.server.dsn)
-    await other.execute("CREATE TEMPORARY TABLE others (id bigserial, x int)")
-    await other.execute("INSERT INTO others (x) VALUES (1)")
-    await burn(writer)
+    # Oids are copied too: the two sequences differ in nothing but their database.
+    copied = f"{database.name[:60]}_2"
+    await writer.close()
+    admin = await connect(dsn=database.server.dsn)
+    await admin.execute(f'CREATE DATABASE "{copied}" TEMPLATE "{database.name}"')
+    try:
+        other, writer = await begin(connect, dsn=database.server.dsn_for(copied)), await connect()
+        await insert(other)
+        async with watched_pool(database.dsn) as (pool, _), reading(events.stream(pool)) as reader:
+            await burn(writer)
+            await insert(writer)
+            await reader.delivers_all(writer)
+        assert other.is_in_transaction()
+    finally:
+        await admin.execute(f'DROP DATABASE "{copied}" WITH (FORCE)')
+
+
+async def test_a_gap_from_before_a_writer_began_is_passed_while_that_writer_goes_on(
+    events: EventsTable, readers: asyncpg.Pool, points: Points, writer: asyncpg.Connection, connect: Connect
+) -> None:
     await insert(writer)
-    async with reading(events.stream(readers)) as reader:
-        await reader.delivers_all(writer)
-    await other.execute("ROLLBACK")
-
-
-async def test_a_long_statement_that_writes_events_holds_up_only_what_it_may_own(
-    events: EventsTable, readers: asyncpg.Pool, writer: asyncpg.Connection, connect: Connect
-) -> None:
-    """A gap from before a writer's first id is passed while that writer goes on."""
-    async with reading(events.stream(readers)) as reader:
-        await insert(writer)
-        await burn(writer)
-        above = await insert(writer)
-        await reader.reached(above)
+    await burn(writer)
+    above = await insert(writer)
+    async with reading(events.stream(readers)) as first:
+        await first.reached(above)
+        await points.more("scan", 1)
         long = await begin(connect)
-        last = await insert(long)
-        await asyncio.sleep(0)
-        assert last > above
-        assert reader.ids[-1] == above
+        await insert(long)
+        async with reading(events.stream(readers)) as second:
+            await second.reached(above)
         await long.execute("COMMIT")
-        await reader.delivers_all(writer)
+        await first.delivers_all(writer)
