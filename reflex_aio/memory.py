@@ -14,6 +14,8 @@ from reflex_aio.stream import EventStream, StreamOptions
 __all__ = ["MemoryCursorStore", "MemoryEvents"]
 
 _PAGE = 1000
+# How long an event's age is waited for before the clock is looked at again, which may be set, in seconds.
+_LOOK = 1.0
 
 
 class MemoryEvents:
@@ -75,7 +77,7 @@ class MemoryEvents:
             await self._inserted.wait()
         else:
             due = self._events[position].timestamp_us / 1_000_000 + (lag or 0.0)
-            await anyio.sleep(max(0.0, due - self._clock()))
+            await anyio.sleep(min(max(0.0, due - self._clock()), _LOOK))
 
 
 class _MemoryStream(EventStream):
@@ -115,6 +117,9 @@ class _MemoryStream(EventStream):
 class MemoryCursorStore:
     """Cursors in a dictionary.
 
+    Cursors of digits go forward only, by their values. Of other cursors no order is known: they can be set to anything,
+    and ``expected=`` is what guards them.
+
     :param cursors: the cursors to begin with, by consumer; event ids may be integers
     """
 
@@ -134,7 +139,7 @@ class MemoryCursorStore:
         stored = self._cursors.get(name, "")
         if expected is not None and stored != expected:
             raise CursorConflict(consumer=name, stored=stored, given=cursor, expected=expected)
-        if _order(cursor) < _order(stored):
+        if _is_behind(cursor, stored):
             raise CursorConflict(consumer=name, stored=stored, given=cursor)
         self._cursors[name] = cursor
 
@@ -159,9 +164,12 @@ def _check_cursor(cursor: object) -> None:
         raise TypeError(f"cursor {cursor!r} is a {type(cursor).__name__}: accepted is a str")
 
 
-def _order(cursor: str) -> tuple[int, str]:
-    # Integers by their value, other cursors as text: "10" comes after "9".
-    return (int(cursor), "") if _is_number(cursor) else (0, cursor)
+def _is_behind(cursor: str, stored: str) -> bool:
+    if not (_is_number(cursor) and _is_number(stored)):
+        return not cursor and bool(stored)
+    # Not by int(), which takes no more than some thousand digits.
+    cursor, stored = cursor.lstrip("0"), stored.lstrip("0")
+    return (len(cursor), cursor) < (len(stored), stored)
 
 
 def _cursor(position: int) -> str:

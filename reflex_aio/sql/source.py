@@ -187,10 +187,13 @@ class _TableStream(EventStream):
 
     async def _grown(self) -> Sequence[Event]:
         """Wait until the first of the young events is old enough, and return those that are."""
-        lag, clock = self._options.lag or 0.0, self._source._settings.clock
+        lag, settings = self._options.lag or 0.0, self._source._settings
+        clock = settings.clock
         grown: list[Event] = []
         while not grown:
-            await asyncio.sleep(max(0.0, self._young[0].timestamp_us / 1_000_000 + lag - clock()))
+            due = self._young[0].timestamp_us / 1_000_000 + lag
+            # Bounded, as the clock may be set meanwhile.
+            await asyncio.sleep(min(max(0.0, due - clock()), settings.poll_period))
             newest = (clock() - lag) * 1_000_000
             while self._young and self._young[0].timestamp_us <= newest:
                 grown.append(self._young.popleft())

@@ -301,7 +301,7 @@ async def test_what_all_returns_is_the_callers_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stored", "given"), [("10", "9"), ("7", ""), ("b", "a"), ("7", "x"), ("100", "20"), ("b", "B")]
+    ("stored", "given"), [("10", "9"), ("7", ""), ("x", ""), ("100", "20"), ("8", "07"), ("1" * 5000, "2")]
 )
 async def test_cursor_does_not_move_backwards(stored: str, given: str) -> None:
     store = MemoryCursorStore({"a": stored})
@@ -312,8 +312,17 @@ async def test_cursor_does_not_move_backwards(stored: str, given: str) -> None:
     assert await store.get("a") == stored
 
 
-@pytest.mark.parametrize(("stored", "given"), [("", "1"), ("9", "10"), ("7", "7"), ("a", "b"), ("", "x")])
+@pytest.mark.parametrize(
+    ("stored", "given"), [("", "1"), ("9", "10"), ("7", "7"), ("", "x"), ("2", "1" * 5000)]
+)
 async def test_cursor_moves_forward_and_may_stay(stored: str, given: str) -> None:
+    store = MemoryCursorStore({"a": stored})
+    await store.set("a", given)
+    assert await store.get("a") == given
+
+
+@pytest.mark.parametrize(("stored", "given"), [("a", "b"), ("b-10", "b-9"), ("7", "x"), ("x", "7")])
+async def test_cursor_that_is_no_number_moves_anywhere(stored: str, given: str) -> None:
     store = MemoryCursorStore({"a": stored})
     await store.set("a", given)
     assert await store.get("a") == given
