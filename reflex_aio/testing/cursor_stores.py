@@ -86,12 +86,14 @@ async def cursor_is_where_it_was_set(store: CursorStore) -> None:
 
 @_contract.rule()
 async def consumers_are_apart(store: CursorStore) -> None:
-    """Each consumer has a cursor of its own."""
+    """Each consumer has a cursor of its own, whatever its name."""
+    names = ("a", "A", "b 1", "\u00e9\u2028", "'; --", "%s", "a_1_of_2", "x" * 200)
     async with _entered(store):
-        await store.set("a", "7")
-        await store.set("A", "5")
-        await store.set("b", "3")
-        expect("cursors", [await store.get(name) for name in ("a", "A", "b", "c")], ["7", "5", "3", ""])
+        for number, name in enumerate(names, 1):
+            await store.set(name, str(number))
+        for number, name in enumerate(names, 1):
+            expect(f"cursor of {name!r}", await store.get(name), str(number))
+        expect("cursor of another", await store.get("c"), "")
 
 
 @_contract.rule()

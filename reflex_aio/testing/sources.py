@@ -1,5 +1,6 @@
 """The rules that every source of events keeps."""
 
+import math
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -144,7 +145,8 @@ async def events_come_in_order(case: _Case) -> None:
 @_contract.rule()
 async def events_are_whole(case: _Case) -> None:
     """An event comes with the id, foreign id and type that it was inserted with."""
-    inserted = [(await case.insert(row, kind), row, kind) for row, kind in (("7", 1), ("8", 0))]
+    rows = [("7", 1), ("8", 0), ("x'y\"; --", -(2**31)), ("\u00e9\u2028 \n", 2**31 - 1), ("x" * 1000, 1)]
+    inserted = [(await case.insert(row, kind), row, kind) for row, kind in rows]
     async with case.source.stream(to_head=True) as stream:
         came = [(event.id, event.foreign_id, event.type) for event in await case.events(stream)]
     expect("id, foreign id and type", came, inserted)
@@ -212,6 +214,18 @@ async def from_head_is_resolved_when_opened(case: _Case) -> None:
     async with case.source.stream(first, from_head=True) as stream:
         third = await case.insert("3", 1)
         expect("ids", await case.take(stream, 1), [third])
+
+
+@_contract.rule()
+async def from_head_is_resolved_once(case: _Case) -> None:
+    """With from_head a stream starts where it started, also if its first reads were cancelled."""
+    await case.some(2)
+    async with case.source.stream(from_head=True) as stream:
+        for _ in range(2):
+            with anyio.move_on_after(_QUIET / 2):
+                raise AssertionError(f"expected to wait at the head, came {await anext(stream, 'the end')!r}")
+        inserted = await case.some(2)
+        expect("ids", await case.take(stream, 2), inserted)
 
 
 @_contract.rule()
@@ -311,6 +325,19 @@ async def read_cancelled_as_an_event_arrives_loses_nothing(case: _Case) -> None:
 
 
 @_contract.rule()
+async def cancelled_opening_leaves_nothing_behind(case: _Case) -> None:
+    """After an opening that is cancelled, wherever it waits, the source works as before."""
+    first, second = await case.some(2)
+    for step in range(1, _AWAITS):
+        stream = case.source.stream(first)
+        cancelled = await cancelled_at(step, stream.__aenter__())
+        await stream.aclose()
+        expect(f"ids, after an opening cancelled at its wait number {step}", await case.all(first), [second])
+        if not cancelled:
+            return
+
+
+@_contract.rule()
 async def streams_are_apart(case: _Case) -> None:
     """Streams of one source go on, and are closed, each for itself."""
     inserted = await case.some(4)
@@ -366,7 +393,7 @@ async def head_is_the_newest_event(case: _Case) -> None:
 @_contract.rule("integer ids")
 async def what_is_no_cursor_is_refused(case: _Case) -> None:
     """A cursor that isn't one raises InvalidCursor, when the stream is made, opened or first read."""
-    for cursor in ("x", "-1", "1.0"):
+    for cursor in ("x", "-1", "1.0", " 1", "1_000", "\0", "1'"):
         await _refused(case, cursor, InvalidCursor)
 
 
@@ -401,13 +428,14 @@ async def head_is_an_event_as_old_as_the_lag(case: _Case) -> None:
 
 @_contract.rule()
 async def wrong_options_are_refused(case: _Case) -> None:
-    """A lag below zero raises ValueError when the stream is made."""
-    try:
-        stream = case.source.stream(lag=-1)
-    except ValueError:
-        return
-    await stream.aclose()
-    raise AssertionError("expected ValueError for lag=-1, came a stream")
+    """A lag below zero, or that is no number, raises ValueError when the stream is made."""
+    for lag in (-1.0, math.nan):
+        try:
+            stream = case.source.stream(lag=lag)
+        except ValueError:
+            continue
+        await stream.aclose()
+        raise AssertionError(f"expected ValueError for lag={lag}, came a stream")
 
 
 async def _read_into(came: list[str], stream: EventStream, count: int | None = None) -> None:

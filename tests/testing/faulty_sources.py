@@ -127,6 +127,18 @@ class Repeats(FaultlessStream):
 
 
 @caught_by("events_are_whole")
+class KeepsTypesUnsigned(FaultlessStream):
+    async def _read(self) -> Sequence[Event]:
+        return [msgspec.structs.replace(event, type=event.type % 2**32) for event in await super()._read()]
+
+
+@caught_by("events_are_whole")
+class CutsForeignIds(Faultless):
+    async def insert(self, foreign_id: str, type: int, /, *, metadata: bytes | None = None) -> str:
+        return await self.events.insert(foreign_id[:255], type, metadata=metadata)
+
+
+@caught_by("events_are_whole")
 class ForgetsTypes(FaultlessStream):
     async def _read(self) -> Sequence[Event]:
         return [msgspec.structs.replace(event, type=1) for event in await super()._read()]
@@ -208,6 +220,24 @@ class WaitsForTheFirstEvent(FaultlessStream):
 class FromHeadIsIgnoredGivenACursor(FaultlessStream):
     def __init__(self, events: MemoryEvents, after: str, options: StreamOptions) -> None:
         super().__init__(events, after, replace(options, from_head=options.from_head and not after))
+
+
+@caught_by("from_head_is_resolved_once")
+class ResolvesTheHeadAnewWhenCancelled(FaultlessStream):
+    anew = False
+
+    def __init__(self, events: MemoryEvents, after: str, options: StreamOptions) -> None:
+        super().__init__(events, after, options)
+        self.events = events
+
+    async def _read(self) -> Sequence[Event]:
+        if self.anew:
+            await self.stream.aclose()
+            self.stream = await self.events.stream(from_head=self.options.from_head).__aenter__()
+        self.anew = True
+        page = await super()._read()
+        self.anew = False
+        return page
 
 
 @caught_by("from_head_of_an_empty_source_starts_at_the_beginning")
@@ -295,6 +325,38 @@ class LosesWhatArrivesWhenCancelled(FaultlessStream):
 caught_by("read_cancelled_as_an_event_arrives_loses_nothing")(LosesWhatArrivesWhenCancelled)
 
 
+@caught_by("cancelled_opening_leaves_nothing_behind")
+class KeepsAPlaceWhenItsOpeningIsCancelled(Faultless):
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = anyio.Semaphore(1)
+
+    def make_stream(self, after: str, options: StreamOptions) -> EventStream:
+        return _InAPlace(self, after, options)
+
+
+class _InAPlace(FaultlessStream):
+    opened = False
+
+    def __init__(
+        self, source: KeepsAPlaceWhenItsOpeningIsCancelled, after: str, options: StreamOptions
+    ) -> None:
+        super().__init__(source.events, after, options)
+        self.places = source.places
+
+    async def _open(self) -> str:
+        self.places.acquire_nowait()
+        await checkpoint()
+        cursor = await super()._open()
+        self.opened = True
+        return cursor
+
+    async def _close(self) -> None:
+        await super()._close()
+        if self.opened:
+            self.places.release()
+
+
 @caught_by("streams_are_apart")
 class OneStreamForAll(Faultless):
     shared: EventStream | None = None
@@ -351,6 +413,15 @@ class HeadIsCached(Faultless):
     async def head(self) -> str:
         self.cached = self.cached or await super().head()
         return self.cached
+
+
+@caught_by("what_is_no_cursor_is_refused")
+class TakesWhatPythonReadsAsAnInteger(Faultless):
+    def make_stream(self, after: str, options: StreamOptions) -> EventStream:
+        try:
+            return super().make_stream(str(int(after or 0)), options)
+        except ValueError:
+            return super().make_stream(after, options)
 
 
 @caught_by("what_is_no_cursor_is_refused")

@@ -24,6 +24,7 @@ from reflex_aio.testing import (
     source_rules,
 )
 from tests.rpc.serving import serving
+from tests.rpc.test_own_service import Users, serving_users, source_of
 
 Made = AbstractAsyncContextManager[tuple[Source, Insert]]
 MadeOverGrpc = Callable[[Made], Made]
@@ -110,8 +111,20 @@ async def test_events_in_memory_over_grpc(pages: bool) -> None:
 
 
 @pytest.mark.asyncio
-async def test_an_events_table_over_grpc(pool: asyncpg.Pool) -> None:
-    await check_source(lambda: over_grpc(table(pool)))
+@pytest.mark.parametrize("pages", [True, False], ids=["pages", "single-events"])
+async def test_an_events_table_over_grpc(pages: bool, pool: asyncpg.Pool) -> None:
+    await check_source(lambda: over_grpc(table(pool), pages=pages))
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("how", ["stub", "method"])
+async def test_events_in_memory_by_a_method_of_a_users_own(how: str) -> None:
+    @asynccontextmanager
+    async def own_method() -> AsyncIterator[tuple[Source, Insert]]:
+        async with memory_events() as (source, insert), serving_users(Users(source)) as channel:
+            yield source_of(channel, how), insert
+
+    await check_source(own_method, lacks=["head"])
 
 
 # Cursor stores.
