@@ -58,6 +58,6 @@ def cursor_dialect(name: str, schema: CursorsSchema) -> CursorDialect:
     """
     if name not in _DIALECTS:
         raise ValueError(f"dialect {name!r} is not known: accepted is {' or '.join(map(repr, _DIALECTS))}")
-    module = import_module(f"reflex_aio.sql.dialects.{name}_cursors")
+    module = import_module(f"reflex_aio.sql.dialects.{name}.cursors")
     dialect: CursorDialect = getattr(module, _DIALECTS[name])(schema)
     return dialect

@@ -70,6 +70,6 @@ class ErrorsDialect(ABC):
 @cache
 def errors_dialect(name: str, schema: ErrorsSchema) -> ErrorsDialect:
     """Return the errors of the dialect ``name``, which is a driver's ``dialect``."""
-    module = import_module(f"reflex_aio.sql.dialects.{name}_dead_letters")
+    module = import_module(f"reflex_aio.sql.dialects.{name}.dead_letters")
     dialect: ErrorsDialect = getattr(module, _DIALECTS[name])(schema)
     return dialect

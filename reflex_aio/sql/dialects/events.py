@@ -57,6 +57,6 @@ class EventsDialect(ABC):
 @cache
 def events_dialect(name: str) -> EventsDialect:
     """Return the events of the dialect ``name``, which is a driver's ``dialect``."""
-    module = import_module(f"reflex_aio.sql.dialects.{name}_events")
+    module = import_module(f"reflex_aio.sql.dialects.{name}.events")
     dialect: EventsDialect = getattr(module, _DIALECTS[name])()
     return dialect

@@ -61,6 +61,6 @@ def schema_dialect(name: str) -> SchemaDialect:
     if name not in _DIALECTS:
         raise ValueError(f"dialect {name!r} is not known: accepted is {' or '.join(map(repr, _DIALECTS))}")
     dialect: SchemaDialect = getattr(
-        import_module(f"reflex_aio.sql.dialects.{name}_schema"), _DIALECTS[name]
+        import_module(f"reflex_aio.sql.dialects.{name}.schema"), _DIALECTS[name]
     )()
     return dialect

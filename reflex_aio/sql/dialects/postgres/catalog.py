@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reflex_aio.errors import TableRefused, TableReplaced
-from reflex_aio.sql.bounds import Holder
+from reflex_aio.sql.dialects.postgres.bounds import Holder
 from reflex_aio.sql.drivers.base import Row
 
 __all__ = ["FIND", "Scan", "describe_sql", "identity_sql", "scan_sql"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from reflex_aio.errors import DatabaseError, TableRefused
 from reflex_aio.sql.borrow import Borrowed
-from reflex_aio.sql.dialects.postgres_queries import Queries, insert_noops_sql
+from reflex_aio.sql.dialects.postgres.queries import Queries, insert_noops_sql
 from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.settings import EventsSettings
 

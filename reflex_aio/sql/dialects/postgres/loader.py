@@ -16,10 +16,10 @@ from reflex_aio.errors import (
 )
 from reflex_aio.event import Event
 from reflex_aio.sql.borrow import Borrowed
-from reflex_aio.sql.dialects.postgres_catalog import FIND
-from reflex_aio.sql.dialects.postgres_fence import Fence
-from reflex_aio.sql.dialects.postgres_gaps import Gaps, Settled
-from reflex_aio.sql.dialects.postgres_queries import TIMESTAMP_TYPES, Queries, events_of
+from reflex_aio.sql.dialects.postgres.catalog import FIND
+from reflex_aio.sql.dialects.postgres.fence import Fence
+from reflex_aio.sql.dialects.postgres.gaps import Gaps, Settled
+from reflex_aio.sql.dialects.postgres.queries import TIMESTAMP_TYPES, Queries, events_of
 from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.loader import Loader, Page, Position, check_loaded, safe_prefix
 from reflex_aio.sql.settings import EventsSettings

@@ -3,8 +3,8 @@
 from typing import Any, ClassVar
 
 from reflex_aio.sql.dialects.events import EventsDialect
-from reflex_aio.sql.dialects.postgres_loader import PostgresLoader
-from reflex_aio.sql.dialects.postgres_queries import head_sql, insert_many_sql, insert_sql
+from reflex_aio.sql.dialects.postgres.loader import PostgresLoader
+from reflex_aio.sql.dialects.postgres.queries import head_sql, insert_many_sql, insert_sql
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.loader import Loader
 from reflex_aio.sql.settings import EventsSettings

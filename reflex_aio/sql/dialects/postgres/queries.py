@@ -7,7 +7,7 @@ import struct
 from collections.abc import Sequence
 
 from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE, Event
-from reflex_aio.sql.dialects.postgres_catalog import identity_sql
+from reflex_aio.sql.dialects.postgres.catalog import identity_sql
 from reflex_aio.sql.drivers.base import Row
 from reflex_aio.sql.settings import EventsSettings
 
