@@ -1,5 +1,6 @@
 """Consumers check what they are made of, and hand on what their filters let through."""
 
+import asyncio
 import enum
 import math
 from typing import Any
@@ -192,3 +193,22 @@ async def test_recover_is_not_asked_about_a_cancellation() -> None:
     with anyio.move_on_after(0) as scope:
         await Consumer("c", wait, recover=recover).consume(event(7))
     assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+@pytest.mark.anyio
+async def test_recover_is_not_asked_about_a_clean_up_that_fails_in_a_cancellation() -> None:
+    async def recover(event: Event, error: Exception) -> None:
+        pytest.fail("asked")
+
+    async def fail_to_clean_up(event: Event) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise OSError("clean-up")
+
+    task = asyncio.create_task(Consumer("c", fail_to_clean_up, recover=recover).consume(event(7)))
+    await anyio.wait_all_tasks_blocked()
+    task.cancel()
+    with pytest.raises(OSError, match="clean-up"):
+        await task
