@@ -7,8 +7,9 @@ from typing import Any
 import anyio
 import pytest
 
-from reflex_aio import Event, MemoryCursorStore, Spec, run
-from tests.core.cancelling import CancelledAt, each_cancellation
+from reflex_aio import Backoff, Event, MemoryCursorStore, Spec, run, run_forever
+from reflex_aio.patterns import AckConsumer
+from tests.core.cancelling import CancelledAt, each_cancellation, on_trio
 from tests.core.recording import RecordingHooks, RecordingStore, Streams
 from tests.core.sources import Pages, events
 from tests.patterns.making import Handling, each_consumer, some
@@ -136,3 +137,37 @@ async def test_cancellation_that_nobody_asked_for_is_no_silent_end(make: Any) ->
     with pytest.raises(cancelled):
         await run(Spec(await some(COUNT), store, consumer, to_head=True))
     await assert_nothing_lost(store, consumer, handling, range(1, COUNT + 1))
+
+
+@each_consumer
+@each_filter
+async def test_store_that_is_down_is_told_of_once(
+    make: Any, wanted: range, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail() -> None:
+        raise OSError("down")
+
+    consumer = make(Handling(), **options_for(wanted))
+    with pytest.raises(OSError, match="down"):
+        await run(Spec(await some(COUNT), RecordingStore(set=fail), consumer, to_head=True))
+    assert not caplog.records
+
+
+@on_trio
+async def test_run_that_got_on_begins_the_backoff_anew() -> None:
+    failed: set[str] = set()
+
+    def fail_once(event: Event) -> None:
+        if event.id not in failed:
+            failed.add(event.id)
+            raise ValueError("x")
+
+    hooks, handling = RecordingHooks(), Handling(fail_once)
+    spec = Spec(await some(COUNT), MemoryCursorStore(), AckConsumer("c", handling.ack), hooks=hooks)
+    with anyio.move_on_after(200):
+        await run_forever(spec, backoff=Backoff(initial=1.0, maximum=64.0))
+    assert handling.finished == list(range(1, COUNT + 1))
+    delays = [told[-1] for told in hooks.log if told[0] == "restarting"]
+    assert len(delays) == COUNT
+    # But for the second: the first run moved nothing, and each one after it did.
+    assert all(delay <= 1.0 for delay in [delays[0], *delays[2:]])
