@@ -6,6 +6,7 @@ Names that come from the user are quoted before they get here; values are always
 import struct
 from collections.abc import Sequence
 
+from reflex_aio.errors import SchemaError
 from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE, Event
 from reflex_aio.sql.dialects.postgres.catalog import identity_sql
 from reflex_aio.sql.drivers.base import Row
@@ -106,17 +107,24 @@ class Queries:
 
 
 def events_of(rows: Sequence[Row], settings: EventsSettings) -> list[Event]:
-    """Turn the rows of a page into events, noops left out unless the table includes them."""
-    if settings.schema.metadata or settings.schema.trace:
-        trace = 5 if settings.schema.trace else 4
-        events = [
-            Event(
-                str(r[0]), r[1], r[2], _unpack(r[3])[0] + _EPOCH_2000_US, r[4], r[5] if trace == 5 else None
-            )
-            for r in rows
-        ]
-    else:
-        events = [Event(str(r[0]), r[1], r[2], _unpack(r[3])[0] + _EPOCH_2000_US) for r in rows]
+    """Turn the rows of a page into events, noops left out unless the table includes them.
+
+    :raises SchemaError: if one has no timestamp
+    """
+    schema = settings.schema
+    try:
+        if schema.trace:
+            events = [
+                Event(str(r[0]), r[1], r[2], _unpack(r[3])[0] + _EPOCH_2000_US, r[4], r[5]) for r in rows
+            ]
+        elif schema.metadata:
+            events = [Event(str(r[0]), r[1], r[2], _unpack(r[3])[0] + _EPOCH_2000_US, r[4]) for r in rows]
+        else:
+            events = [Event(str(r[0]), r[1], r[2], _unpack(r[3])[0] + _EPOCH_2000_US) for r in rows]
+    except TypeError:
+        without = next(r[0] for r in rows if r[3] is None)
+        problem = f'column "{schema.columns.timestamp}" of event {without} is NULL'
+        raise SchemaError(table=settings.name, differences=[problem]) from None
     if settings.include_noops:
         return events
     return [event for event in events if event.type != NOOP_TYPE or event.foreign_id != NOOP_FOREIGN_ID]
