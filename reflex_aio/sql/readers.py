@@ -101,9 +101,8 @@ class Reader:
         self._users -= 1
         if self._users == 0:
             self._forget()
-            for tail in self._tails:
-                await tail.aclose()
-            await self.loader.aclose()
+            # At the same time, as a server that doesn't answer makes each take a while.
+            await asyncio.gather(*(tail.aclose() for tail in self._tails), self.loader.aclose())
 
 
 _readers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, Reader]] = WeakKeyDictionary()

@@ -204,8 +204,7 @@ class _TableStream(EventStream):
             self._feed.detach()
         await self._tasks.aclose()
         if self._reader is not None:
-            await self._statements.aclose()
-            await self._reader.release()
+            await asyncio.gather(self._statements.aclose(), self._reader.release())
 
 
 def _cursor(position: Position) -> str:

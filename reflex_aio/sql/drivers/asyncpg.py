@@ -21,7 +21,7 @@ from reflex_aio.tasks import shielded
 __all__ = ["AsyncpgDriver"]
 
 # How long the clean-up of a connection may take before it is cut, in seconds.
-_RELEASE_TIMEOUT = 5.0
+_RELEASE_TIMEOUT = 1.0
 
 _LOST = (
     OSError,

@@ -293,6 +293,5 @@ class PostgresLoader(Loader):
     async def aclose(self) -> None:
         while self._gap_since:
             self._settings.hooks.gap_left(self._settings.name, self._gap_since.popitem()[0])
-        if self._gaps is not None:
-            await self._gaps.aclose()
-        await self._statements.aclose()
+        gaps = [] if self._gaps is None else [self._gaps.aclose()]
+        await asyncio.gather(*gaps, self._statements.aclose())
