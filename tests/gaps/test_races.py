@@ -35,6 +35,25 @@ async def test_a_head_that_is_seen_while_a_scan_is_under_way_is_not_settled_by_i
         await reader.delivers_all(writer)
 
 
+async def test_a_page_that_was_read_before_a_writer_ended_is_not_settled_by_a_scan_after_it(
+    events: EventsTable, readers: asyncpg.Pool, points: Points, writer: asyncpg.Connection, connect: Connect
+) -> None:
+    first, second = await begin(connect), await begin(connect)
+    await insert(first)
+    await insert(writer)
+    async with reading(events.stream(readers)) as reader:
+        await points.more("scan")
+        await insert(second)
+        await insert(writer)
+        await points.more("scan")
+        async with points.held_after("checked page") as page:
+            await first.execute("COMMIT")
+            await page.reached()
+            # The page holds 1, 2 and 4; to the next scan nothing is in flight.
+            await second.execute("COMMIT")
+        await reader.delivers_all(writer)
+
+
 async def test_rows_of_a_table_that_began_anew_are_not_settled_by_a_scan_of_the_old_one(
     events: EventsTable, readers: asyncpg.Pool, points: Points, writer: asyncpg.Connection, connect: Connect
 ) -> None:
