@@ -11,6 +11,7 @@ from reflex_aio import Backoff, Consumer, Event, MemoryCursorStore, MemoryEvents
 from reflex_aio.patterns import BestEffortConsumer, DeadLetterConsumer, ErrorRecorder
 from tests.core.cancelling import CancelledAt, each_cancellation, on_trio
 from tests.core.recording import RecordingHooks
+from tests.core.sources import event
 from tests.patterns.making import some
 
 pytestmark = pytest.mark.anyio
@@ -183,3 +184,26 @@ async def test_clean_up_that_fails_does_not_make_a_success_of_a_cancellation(
     with pytest.raises(OSError, match="clean-up"):
         await task
     assert await store.get("c") == ""
+
+
+@each_kind
+@pytest.mark.parametrize(
+    "between", [pytest.param((2, False), id="another-failed"), pytest.param((1, True), id="it-succeeded")]
+)
+async def test_errors_before_something_else_do_not_count(
+    make: Callable[..., Consumer], between: tuple[int, bool]
+) -> None:
+    """As after a rewind, or a cursor that could not be stored."""
+    succeeds = False
+
+    async def handle(event: Event) -> None:
+        if not succeeds:
+            raise ValueError("x")
+
+    consumer, (number, succeeds_between) = make(handle, 1), between
+    for each, succeeds in ((1, False), (number, succeeds_between), (1, False)):
+        if succeeds:
+            await consumer.consume(event(each))
+        else:
+            with pytest.raises(ValueError, match="x"):
+                await consumer.consume(event(each))

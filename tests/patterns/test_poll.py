@@ -139,3 +139,10 @@ async def test_read_that_is_cancelled_anywhere_loses_nothing(cancelled_at: Cance
             seen += [event async for event in stream]
         assert ids(seen) == [1, 2, 3, 4, 5]
     assert step > 1
+
+
+async def test_clock_that_is_set_back_does_not_end_the_stream() -> None:
+    times = [2.5]
+    source = PollSource(Pages(2), clock=lambda: times.pop() if times else 0.0)
+    async with source.stream(lag=1.5) as stream:
+        assert ids(await stream.read_page()) == [1]
