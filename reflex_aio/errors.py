@@ -26,6 +26,7 @@ Wrong arguments are :class:`ValueError` or :class:`TypeError`. Names without the
 or states that a healthy system meets now and then.
 """
 
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,6 +52,11 @@ __all__ = [
     "UnknownStream",
     "is_expected",
 ]
+
+
+# What is given for a cursor may be anything, and of any length.
+_cut = reprlib.Repr()
+_cut.maxstring = _cut.maxother = 100
 
 
 class ReflexError(Exception):
@@ -83,7 +89,7 @@ class InvalidCursor(ReflexError, ValueError):
     """Raised when a cursor isn't one that the source could have handed out."""
 
     def __init__(self, cursor: object, accepted: str) -> None:
-        super().__init__(f"{cursor!r} is not a cursor: accepted is {accepted}")
+        super().__init__(f"{_cut.repr(cursor)} is not a cursor: accepted is {accepted}")
         self.cursor = cursor
         self.accepted = accepted
 

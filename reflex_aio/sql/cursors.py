@@ -223,7 +223,7 @@ class CursorsTable:
             so often, in seconds. A crash then repeats the events of that long. See
             :class:`~reflex_aio.sql.write_behind.WriteBehindCursorStore`
         :param flush_timeout: with ``flush_every``: how long storing them may take, in seconds
-        :raises TypeError: if it isn't a pool
+        :raises TypeError: if it isn't a pool, or a duration no number
         :raises ValueError: if a duration is out of its range
         """
         if flush_every is None:

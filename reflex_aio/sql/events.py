@@ -278,10 +278,12 @@ class EventsTable:
             transactions than they insert them, choose them by hand, or in blocks. Such a writer who comes late gets a
             unique violation, and one who says a bare ON CONFLICT DO NOTHING is not told that its event is lost. Needs
             the INSERT privilege, and a unique index on the id alone
-        :raises TypeError: if a pool isn't one
+        :raises TypeError: if a pool isn't one, or ``fence`` no bool
         :raises ValueError: if both ``settle_on`` and ``fence`` are given
         """
         driver = driver_of_pool(pool)
+        if not isinstance(fence, bool):
+            raise TypeError(f"fence {fence!r} is a {type(fence).__name__}: accepted is a bool")
         if settle_on is not None:
             if driver_of_pool(settle_on) is not driver:
                 raise TypeError(

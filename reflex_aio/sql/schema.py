@@ -73,9 +73,9 @@ class Name:
         if not isinstance(text, str):
             raise TypeError(f"table name {text!r} is a {type(text).__name__}: accepted is a str")
         schema, dot, table = text.rpartition(".")
-        if "." in schema:
+        if "." in schema or (dot and not (schema and table)):
             raise ValueError(
-                f"table name {text!r} has more than one dot: accepted is 'table' or 'schema.table'"
+                f"table name {text!r} has more than two parts, or an empty one: accepted is 'table' or 'schema.table'"
             )
         return cls(table, schema if dot else None)
 

@@ -43,6 +43,9 @@ class WriteBehindCursorStore(TableCursorStore):
     ) -> None:
         super().__init__(table, pool)
         for what, seconds in (("flush_every", flush_every), ("flush_timeout", flush_timeout)):
+            if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+                told = f"{what} {seconds!r} is a {type(seconds).__name__}"
+                raise TypeError(f"{told}: accepted is a number of seconds above 0")
             if not 0 < seconds < math.inf:
                 raise ValueError(f"{what} {seconds} is out of range: accepted is a number of seconds above 0")
         self._flusher = Flusher(

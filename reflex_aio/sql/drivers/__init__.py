@@ -44,9 +44,9 @@ def driver_of_pool(pool: object) -> Driver:
     if driver is not None and driver.is_connection(pool):
         raise TypeError(
             f"{_named(pool)} is a connection: pass a pool, as streams and stores outlive a connection:"
-            " asyncpg.create_pool(dsn)"
+            " await asyncpg.create_pool(dsn)"
         )
-    raise TypeError(f"{_named(pool)} is no pool: accepted is an asyncpg pool")
+    raise TypeError(f"{_named(pool)} is no pool: accepted is an asyncpg pool: await asyncpg.create_pool(dsn)")
 
 
 def _driver(kind: type) -> Driver | None:
@@ -62,4 +62,7 @@ def _load(package: str) -> Driver:
 
 
 def _named(candidate: object) -> str:
-    return f"{type(candidate).__module__}.{type(candidate).__qualname__} {candidate!r}"
+    kind = type(candidate)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    # Not the value of a string: a DSN may hold a password.
+    return f"a {name}" if isinstance(candidate, (str, bytes)) else f"{name} {candidate!r}"
