@@ -472,17 +472,6 @@ async def test_a_pool_of_one_connection_serves_streams_and_others_too(
             await pool.close()
 
 
-async def test_a_pool_closes_within_a_moment_while_streams_are_open(
-    database: Database, writer: asyncpg.Connection
-) -> None:
-    pool = await asyncpg.create_pool(database.dsn, min_size=1, max_size=5)
-    async with reading(table.stream(pool)) as at_head, table.stream(pool, to_head=True):
-        await insert(writer, 1)
-        await at_head.reached(1)
-        async with asyncio.timeout(2):
-            await pool.close()
-
-
 async def read_events(dsn: str, after: str) -> None:
     """Read in a process of its own, and print the ids."""
     settings = {"application_name": "child"}
