@@ -45,7 +45,9 @@ async def bench_stream(dsn: str, *, rows: int, repeat: int) -> list[Result]:
             results += [
                 await against_paging("stream_grpc", "async for, gRPC, pages", _iterating(pages)),
                 await against_paging(
-                    "stream_grpc_single", "async for, gRPC, event by event", _iterating(single)
+                    "stream_grpc_single",
+                    "async for, gRPC, event by event",
+                    _iterating(single, str(rows - rows // 20)),
                 ),
             ]
         return results
