@@ -1,0 +1,188 @@
+"""What is borrowed of the user's pool: one connection, for as long as nobody else needs it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from reflex_aio import ConnectionLost, DatabaseError
+from reflex_aio.sql import borrow
+from reflex_aio.sql.borrow import Borrowed
+from reflex_aio.sql.drivers.asyncpg import AsyncpgDriver
+from tests.core.cancelling import cancelled_by_task
+from tests.fix_databases import Connect, Database
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.asyncio
+
+PID = "SELECT pg_backend_pid()"
+
+
+@pytest_asyncio.fixture
+async def two(database: Database) -> AsyncIterator[asyncpg.Pool]:
+    """A pool of two connections."""
+    async with asyncpg.create_pool(database.dsn, min_size=2, max_size=2) as pool:
+        yield pool
+
+
+def borrowed(pool: asyncpg.Pool, *, timeout: float = 10.0) -> Borrowed:
+    return Borrowed(AsyncpgDriver(), pool, table="events", timeout=timeout)
+
+
+async def all_idle(pool: asyncpg.Pool) -> None:
+    await eventually(lambda: pool.get_idle_size() == pool.get_size(), "every connection is given back")
+
+
+async def test_statements_run_on_one_connection_while_the_pool_has_others(two: asyncpg.Pool) -> None:
+    async with borrowed(two) as statements:
+        pids = {(await statements.fetch(PID))[0][0] for _ in range(5)}
+        assert len(pids) == 1
+        assert two.get_idle_size() == 1
+        # In transactions of their own.
+        times = {(await statements.fetch("SELECT now()"))[0][0] for _ in range(5)}
+        assert len(times) == 5
+    assert two.get_idle_size() == 2
+
+
+async def test_who_needs_the_last_connection_gets_it_within_a_moment(two: asyncpg.Pool) -> None:
+    async with borrowed(two) as statements:
+        await statements.fetch(PID)
+        async with asyncio.timeout(1.0), two.acquire() as one, two.acquire() as other:
+            assert await one.fetchval(PID) != await other.fetchval(PID)
+        await statements.fetch(PID)
+
+
+async def test_of_a_pool_in_full_use_each_statement_waits_for_its_turn(two: asyncpg.Pool) -> None:
+    async with borrowed(two) as statements, two.acquire():
+        for _ in range(3):
+            await statements.fetch(PID)
+            assert two.get_idle_size() == 1
+
+
+async def test_a_connection_that_is_not_used_for_a_while_is_given_back(
+    two: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(borrow, "_KEEP", 0.1)
+    async with borrowed(two) as statements:
+        await statements.fetch(PID)
+        await all_idle(two)
+        await statements.fetch(PID)
+        assert two.get_idle_size() == 1
+        await all_idle(two)
+
+
+async def test_a_connection_that_is_not_to_be_kept_is_given_back_soon(two: asyncpg.Pool) -> None:
+    async with borrowed(two) as statements:
+        await statements.fetch(PID)
+        statements.release_soon()
+        await all_idle(two)
+
+
+async def test_a_pool_that_closes_gets_its_connection_back(database: Database) -> None:
+    pool = await asyncpg.create_pool(database.dsn, min_size=2)
+    async with borrowed(pool) as statements:
+        await statements.fetch(PID)
+        async with asyncio.timeout(1.0):
+            await pool.close()
+        with pytest.raises(DatabaseError, match="events: pool is closed"):
+            await statements.fetch(PID)
+
+
+async def test_after_an_error_the_connection_is_closed_rather_than_given_back(two: asyncpg.Pool) -> None:
+    async def fail(connection: Any) -> None:
+        await connection.execute("BEGIN")
+        raise ZeroDivisionError
+
+    async with borrowed(two) as statements:
+        before = await statements.fetch(PID)
+        with pytest.raises(DatabaseError, match="events: division by zero"):
+            await statements.fetch("SELECT 1/0")
+        after = await statements.fetch(PID)
+        assert before != after
+        with pytest.raises(ZeroDivisionError):
+            await statements.use(fail)
+        assert await statements.fetch(PID) != after
+    await all_idle(two)
+
+
+async def test_a_connection_that_was_ended_is_a_lost_connection_and_the_next_statement_has_another(
+    two: asyncpg.Pool, connect: Connect
+) -> None:
+    killer = await connect()
+    async with borrowed(two) as statements:
+        pid = (await statements.fetch(PID))[0][0]
+        waiting = asyncio.create_task(statements.fetch("SELECT pg_sleep(60)"))
+        await eventually(
+            lambda: killer.fetchval("SELECT query LIKE '%sleep%' FROM pg_stat_activity WHERE pid = $1", pid),
+            "the statement runs",
+        )
+        await killer.execute("SELECT pg_terminate_backend($1)", pid)
+        with pytest.raises(ConnectionLost, match="events: the database can't be reached: "):
+            await waiting
+        assert (await statements.fetch(PID))[0][0] != pid
+
+
+async def test_a_statement_without_an_answer_is_a_lost_connection_in_time(two: asyncpg.Pool) -> None:
+    async with borrowed(two, timeout=0.2) as statements:
+        pid = (await statements.fetch(PID))[0][0]
+        with pytest.raises(ConnectionLost, match=r"events: the database has not answered within 0\.2 s"):
+            await statements.fetch("SELECT pg_sleep(1)")
+        assert (await statements.fetch(PID))[0][0] != pid
+    await all_idle(two)
+
+
+async def test_a_pool_without_a_connection_to_lend_is_told_from_a_database_without_an_answer(
+    two: asyncpg.Pool,
+) -> None:
+    async with borrowed(two, timeout=0.2) as statements:
+        async with two.acquire(), two.acquire():
+            with pytest.raises(
+                ConnectionLost, match=r"events: no connection of the pool was to be had within 0\.2 s"
+            ):
+                await statements.fetch(PID)
+        await statements.fetch(PID)
+    await all_idle(two)
+
+
+async def test_statements_take_turns(two: asyncpg.Pool) -> None:
+    async with borrowed(two) as statements:
+        pids = await asyncio.gather(*(statements.fetch(PID) for _ in range(20)))
+        assert len({rows[0][0] for rows in pids}) == 1
+
+
+async def test_what_was_closed_can_be_borrowed_again(two: asyncpg.Pool) -> None:
+    statements = borrowed(two)
+    for _ in range(2):
+        await statements.fetch(PID)
+        assert two.get_idle_size() == 1
+        await statements.aclose()
+        assert two.get_idle_size() == 2
+    await statements.aclose()
+
+
+async def test_closing_waits_for_the_statement_under_way(two: asyncpg.Pool) -> None:
+    statements = borrowed(two)
+    running = asyncio.create_task(statements.fetch("SELECT pg_sleep(0.1)"))
+    await eventually(lambda: two.get_idle_size() == 1, "the statement runs")
+    await statements.aclose()
+    assert running.done()
+    assert two.get_idle_size() == 2
+
+
+async def test_a_use_that_is_cancelled_anywhere_leaves_the_pool_whole(two: asyncpg.Pool) -> None:
+    step, in_time = 0, True
+    while in_time:
+        step += 1
+
+        async def use() -> None:
+            async with borrowed(two) as statements:
+                await statements.fetch(PID)
+                await statements.fetch("SELECT pg_sleep(0.001)")
+
+        in_time = await cancelled_by_task(step, use())
+        async with asyncio.timeout(5.0), two.acquire() as one, two.acquire() as other:
+            assert await one.fetchval(PID) != await other.fetchval(PID), f"cancelled at {step}"
+    assert step > 3
