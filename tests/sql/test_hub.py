@@ -512,7 +512,11 @@ async def test_a_closed_hub_wakes_its_process_alone(database: Database, connect:
     before = woken.count
     hub.notify("public.t")
     assert woken.count == before + 1
-    assert await backends(connection) == []
+
+    async def none_left() -> bool:
+        return await backends(connection) == []
+
+    await eventually(none_left, "it has no connection")
 
 
 async def test_closing_sends_what_is_still_to_be_sent(database: Database) -> None:
