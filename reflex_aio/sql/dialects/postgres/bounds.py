@@ -39,11 +39,6 @@ class Bounds:
         self._highest: int | None = None
         self.settled = 0
 
-    @property
-    def holders(self) -> int:
-        """How many transactions held the lock at the last scan."""
-        return len(self._bounds)
-
     def scanned(self, top: int, holders: Iterable[Holder]) -> bool:
         """Take in a scan: the greatest id that was visible before it listed the holders.
 
