@@ -6,6 +6,7 @@ are used are imported.
 
 from reflex_aio.sql.cursors import CursorsTable
 from reflex_aio.sql.dead_letters import ConsumerError, ErrorsTable, ErrorStatus
+from reflex_aio.sql.drivers.dsn import open_pool
 from reflex_aio.sql.events import EventsTable
 from reflex_aio.sql.exchange import Periods
 from reflex_aio.sql.hub import Hub, close_hubs
@@ -32,4 +33,5 @@ __all__ = [
     "Periods",
     "Wakeups",
     "close_hubs",
+    "open_pool",
 ]

@@ -7,7 +7,7 @@ from importlib import import_module
 
 from reflex_aio.sql.drivers.base import Driver
 
-__all__ = ["driver_of_connection", "driver_of_pool"]
+__all__ = ["driver_named", "driver_of_connection", "driver_of_pool"]
 
 # The client library's top-level package, and our driver for it.
 _DRIVERS = {"asyncpg": "AsyncpgDriver"}
@@ -16,6 +16,12 @@ _DRIVERS = {"asyncpg": "AsyncpgDriver"}
 _found: dict[type, Driver | None] = {}
 
 _ACCEPTED = "an asyncpg connection, or one acquired from an asyncpg pool"
+
+
+def driver_named(library: str) -> Driver:
+    """Return the driver of a client library, which is imported now."""
+    driver: Driver = getattr(import_module(f"{__name__}.{library}"), _DRIVERS[library])()
+    return driver
 
 
 def driver_of_connection(connection: object) -> Driver:
@@ -52,13 +58,8 @@ def driver_of_pool(pool: object) -> Driver:
 def _driver(kind: type) -> Driver | None:
     if kind not in _found:
         packages = [base.__module__.partition(".")[0] for base in kind.__mro__]
-        _found[kind] = next((_load(package) for package in packages if package in _DRIVERS), None)
+        _found[kind] = next((driver_named(package) for package in packages if package in _DRIVERS), None)
     return _found[kind]
-
-
-def _load(package: str) -> Driver:
-    driver: Driver = getattr(import_module(f"{__name__}.{package}"), _DRIVERS[package])()
-    return driver
 
 
 def _named(candidate: object) -> str:

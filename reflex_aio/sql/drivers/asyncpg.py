@@ -1,5 +1,6 @@
 """asyncpg: its connections, its pools and its errors."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
@@ -22,6 +23,8 @@ __all__ = ["AsyncpgDriver"]
 
 # How long the clean-up of a connection may take before it is cut, in seconds.
 _RELEASE_TIMEOUT = 1.0
+# Seconds.
+_CONNECT_TIMEOUT = 10.0
 
 _LOST = (
     OSError,
@@ -57,6 +60,23 @@ class AsyncpgDriver(Driver):
 
     def errors(self, table: str, *, schema_only: bool = False) -> AbstractContextManager[None]:
         return _errors(table, schema_only)
+
+    async def open_pool(self, dsn: str, *, size: int) -> Any:
+        try:
+            return await asyncpg.create_pool(dsn, min_size=1, max_size=size, timeout=_CONNECT_TIMEOUT)
+        except asyncpg.ClientConfigurationError as exc:
+            raise ValueError(f"the DSN is not accepted: {exc}") from None
+        except ValueError:
+            # Such as of a port that is no number. What it says may be a part of the password.
+            raise ValueError("the DSN's port or one of its parameters can't be read") from None
+
+    async def close_pool(self, pool: Any) -> None:
+        try:
+            async with asyncio.timeout(_RELEASE_TIMEOUT):
+                await pool.close()
+        except TimeoutError:
+            # It is terminated then.
+            pass
 
     def acquire(self, pool: Any) -> AbstractAsyncContextManager[Any]:
         return _acquire(pool)

@@ -96,6 +96,20 @@ class Driver(ABC):
     # Pools.
 
     @abstractmethod
+    async def open_pool(self, dsn: str, *, size: int) -> Any:
+        """Return a new pool of up to ``size`` connections, one of which it has made already.
+
+        What the client library raises passes through, but for what it says of the DSN.
+
+        :param dsn: a URL, whose scheme is that of the database alone
+        :raises ValueError: if it can't be read; without the password
+        """
+
+    @abstractmethod
+    async def close_pool(self, pool: Any) -> None:
+        """Close a pool, within about a second, with the connections that are lent still."""
+
+    @abstractmethod
     def acquire(self, pool: Any) -> AbstractAsyncContextManager[Any]:
         """Lend a connection of ``pool``, with no transaction open.
 
