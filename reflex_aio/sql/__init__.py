@@ -4,7 +4,8 @@ One table object serves every client library: the connection or pool that is pas
 are used are imported.
 """
 
-from reflex_aio.sql.cursors import CursorsTable
+from reflex_aio.sql.backlog import Backlog, Extent
+from reflex_aio.sql.cursors import CursorsTable, CursorState
 from reflex_aio.sql.dead_letters import ConsumerError, ErrorsTable, ErrorStatus
 from reflex_aio.sql.drivers.dsn import open_pool
 from reflex_aio.sql.events import EventsTable
@@ -16,14 +17,17 @@ from reflex_aio.sql.schema import CursorColumns, ErrorColumns, EventColumns
 from reflex_aio.sql.settings import Inserter, PageLoader, Wakeups
 
 __all__ = [
+    "Backlog",
     "ConsumerError",
     "CursorColumns",
+    "CursorState",
     "CursorsTable",
     "ErrorColumns",
     "ErrorStatus",
     "ErrorsTable",
     "EventColumns",
     "EventsTable",
+    "Extent",
     "Hub",
     "Inserter",
     "LocalNotifier",

@@ -1,6 +1,8 @@
 """The cursors table: where the consumers of a database keep their cursors."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, TypedDict, Unpack
 
 from reflex_aio.errors import CursorConflict, DatabaseError, SchemaError
@@ -13,10 +15,20 @@ from reflex_aio.sql.drivers import driver_of_connection
 from reflex_aio.sql.schema import CursorColumns, CursorsSchema, CursorType, Name
 from reflex_aio.sql.write_behind import WriteBehindCursorStore
 
-__all__ = ["CursorsTable"]
+__all__ = ["CursorState", "CursorsTable"]
 
 # How often a cursor that was not moved is found where it could have been, before we give up.
 _TRIES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class CursorState:
+    """A row of a cursors table: where a consumer is."""
+
+    consumer: str
+    cursor: str
+    updated_at: datetime | None
+    """When the cursor was last set, an aware datetime in UTC; ``None`` if the row doesn't tell."""
 
 
 class _Options(TypedDict, total=False):
@@ -100,6 +112,24 @@ class CursorsTable:
         driver = driver_of_connection(connection)
         await driver.fetch(connection, schema_dialect(driver.dialect).create(self._schema))
 
+    async def as_found(self, connection: Any) -> "CursorsTable":
+        """Return a table object with the type of cursors that the real table has.
+
+        :raises TypeError: if it isn't a connection
+        :raises TableNotFound: if there is no such table
+        """
+        driver = driver_of_connection(connection)
+        dialect = schema_dialect(driver.dialect)
+        found = (await dialect.described(driver, connection, self._schema)).columns.get(
+            self.columns.last_event_id
+        )
+        integers = next(
+            column.types
+            for column in dialect.expected(replace(self._schema, cursor_type="int"))
+            if column.name == self.columns.last_event_id
+        )
+        return self.replace(cursor_type="int" if found is None or found.type in integers else "str")
+
     async def validate(self, connection: Any) -> None:
         """Compare the table with what is expected of it.
 
@@ -133,6 +163,20 @@ class CursorsTable:
         dialect = cursor_dialect(driver.dialect, self._schema)
         with driver.errors(self.name, schema_only=True):
             return await dialect.all(driver, connection)
+
+    async def states(self, connection: Any) -> list[CursorState]:
+        """Return where the consumers are, and since when, in the order of their names.
+
+        :raises TypeError: if it isn't a connection
+        """
+        driver = driver_of_connection(connection)
+        dialect = cursor_dialect(driver.dialect, self._schema)
+        with driver.errors(self.name, schema_only=True):
+            rows = await dialect.states(driver, connection)
+        return [
+            CursorState(name, cursor, None if set_at is None else datetime.fromtimestamp(set_at, UTC))
+            for name, cursor, set_at in rows
+        ]
 
     async def set(self, connection: Any, name: str, cursor: str, *, expected: str | None = None) -> None:
         """Move the cursor of the consumer ``name`` forward to ``cursor``. Where it is already is no error.

@@ -2,10 +2,14 @@
 
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 from reflex_aio.errors import DatabaseError, SchemaError
 from reflex_aio.hooks import Hooks, installed
+from reflex_aio.sql.backlog import Backlog, Extent
+from reflex_aio.sql.cursor_values import check_cursor
+from reflex_aio.sql.dialects.backlog import backlog_dialect
 from reflex_aio.sql.dialects.events import EventsDialect, events_dialect
 from reflex_aio.sql.dialects.schema import schema_dialect
 from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
@@ -126,6 +130,38 @@ class EventsTable:
         """
         driver = driver_of_connection(connection)
         await driver.fetch(connection, schema_dialect(driver.dialect).create(self._settings.schema))
+
+    async def drop(self, connection: Any) -> None:
+        """Remove the table with its events, if there is one.
+
+        :raises TypeError: if ``connection`` isn't one
+        """
+        driver = driver_of_connection(connection)
+        await driver.fetch(connection, schema_dialect(driver.dialect).drop(self._settings.schema))
+
+    async def as_found(self, connection: Any) -> Self:
+        """Return a table object with the foreign ids, and with metadata and traces or not, that the real table has.
+
+        For programs that are given no more than its name, and perhaps those of its columns.
+
+        :raises TableNotFound: if there is no such table
+        :raises TypeError: if ``connection`` isn't one
+        """
+        driver = driver_of_connection(connection)
+        dialect, schema = schema_dialect(driver.dialect), self._settings.schema
+        found = (await dialect.described(driver, connection, schema)).columns
+        columns = schema.columns
+        foreign_id = found.get(columns.foreign_id)
+        texts = next(
+            column.types
+            for column in dialect.expected(replace(schema, foreign_id="text"))
+            if column.name == columns.foreign_id
+        )
+        return self.replace(
+            foreign_id="text" if foreign_id is None or foreign_id.type in texts else "bigint",
+            metadata=columns.metadata in found,
+            trace=columns.trace in found,
+        )
 
     async def validate(self, connection: Any) -> None:
         """Compare the real table with what this object says.
@@ -310,6 +346,47 @@ class EventsTable:
         """
         source = self.source(pool, settle_on=settle_on, fence=fence)
         return source.stream(after, from_head=from_head, to_head=to_head, lag=lag)
+
+    async def extent(self, connection: Any) -> Extent:
+        """Return the first and the last of the ids that the table has now.
+
+        :raises TableNotFound: if there is no such table
+        :raises TypeError: if ``connection`` isn't one
+        """
+        driver = driver_of_connection(connection)
+        with driver.errors(self.name, schema_only=True):
+            oldest, newest = await backlog_dialect(driver.dialect).extent(driver, connection, self._settings)
+        return Extent(*("" if event_id is None else str(event_id) for event_id in (oldest, newest)))
+
+    async def backlogs(
+        self, connection: Any, cursors: Iterable[str], *, limit: int = 100_000
+    ) -> dict[str, Backlog]:
+        """Return what is after each of some cursors, for those who watch consumers.
+
+        It counts what is visible now, so it may count events that a stream has still to wait for. One statement reads
+        as many rows as it counts.
+
+        :param cursors: ids of events, or ``""`` for the beginning
+        :param limit: count up to so many events after a cursor; a number as great as this means *at least*
+        :raises InvalidCursor: if one is no event id
+        :raises ValueError: if ``limit`` is less than 1
+        :raises TableNotFound: if there is no such table
+        :raises TypeError: if ``connection`` isn't one
+        """
+        if limit < 1:
+            raise ValueError(f"limit {limit} is out of range: accepted is a number from 1")
+        given = list(dict.fromkeys(cursors))
+        positions = [int(check_cursor(cursor, "int")) if cursor != "" else 0 for cursor in given]
+        driver = driver_of_connection(connection)
+        with driver.errors(self.name, schema_only=True):
+            found = await backlog_dialect(driver.dialect).after(
+                driver, connection, self._settings, positions, limit
+            )
+        # A clock that was set back makes no age negative.
+        return {
+            cursor: Backlog(count, max(0.0, age or 0.0))
+            for cursor, (count, age) in zip(given, found, strict=True)
+        }
 
     async def fill_gaps(self, pool: Any, after: str = "") -> None:
         """Fill the table's gaps with noops as they settle, until cancelled.

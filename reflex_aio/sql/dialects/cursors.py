@@ -1,7 +1,7 @@
 """What a dialect has to do to read and move cursors."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -31,6 +31,10 @@ class CursorDialect(ABC):
     @abstractmethod
     async def all(self, driver: Driver, connection: Any) -> dict[str, str]:
         """Return the cursors by consumer."""
+
+    @abstractmethod
+    async def states(self, driver: Driver, connection: Any) -> Sequence[tuple[str, str, float | None]]:
+        """Return consumers, their cursors and when these were set, in seconds since 1970, in the order of names."""
 
     @abstractmethod
     async def move(

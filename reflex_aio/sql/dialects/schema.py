@@ -41,14 +41,26 @@ class SchemaDialect(ABC):
     async def found(self, driver: Driver, connection: Any, table: Name) -> FoundTable | None:
         """Return what the database has under the name ``table``, or ``None``."""
 
+    def drop(self, schema: TableSchema) -> str:
+        """Return the statement that removes the table, if there is one."""
+        return f"DROP TABLE IF EXISTS {schema.table.quoted(self.quote)}"
+
+    async def described(self, driver: Driver, connection: Any, schema: TableSchema) -> FoundTable:
+        """Return what the database has under the table's name.
+
+        :raises TableNotFound: if there is nothing
+        """
+        found = await self.found(driver, connection, schema.table)
+        if found is None:
+            raise TableNotFound(table=str(schema.table))
+        return found
+
     async def compare(self, driver: Driver, connection: Any, schema: TableSchema) -> list[str]:
         """Return a line for each way in which the table isn't what ``schema`` says.
 
         :raises TableNotFound: if there is no such table
         """
-        found = await self.found(driver, connection, schema.table)
-        if found is None:
-            raise TableNotFound(table=str(schema.table))
+        found = await self.described(driver, connection, schema)
         return differences(found, self.expected(schema), self.key(schema))
 
 

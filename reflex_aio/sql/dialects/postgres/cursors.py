@@ -1,6 +1,6 @@
 """PostgreSQL: reading and moving cursors."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from typing import Any
 
@@ -29,6 +29,9 @@ class PostgresCursors(CursorDialect):
         replace = f"UPDATE SET {last} = excluded.{last}, {updated} = excluded.{updated}"
         self._get = f"SELECT {last}::text FROM {table} WHERE {name} = $1"
         self._all = f"SELECT {name}::text, {last}::text FROM {table} ORDER BY 1"
+        # A time without a time zone is taken as UTC, and so is its epoch.
+        set_at = f"extract(epoch FROM {updated})::float8"
+        self._states = f"SELECT {name}::text, {last}::text, {set_at} FROM {table} ORDER BY 1"
         # In the order of names: two statements that move the same cursors don't deadlock. The timeout is set before
         # the first row is written, and for this transaction alone.
         self._move = (
@@ -55,6 +58,9 @@ class PostgresCursors(CursorDialect):
     async def all(self, driver: Driver, connection: Any) -> dict[str, str]:
         rows = await driver.fetch(connection, self._all)
         return {row[0]: row[1] for row in rows}
+
+    async def states(self, driver: Driver, connection: Any) -> Sequence[tuple[str, str, float | None]]:
+        return [(row[0], row[1], row[2]) for row in await driver.fetch(connection, self._states)]
 
     async def move(
         self, driver: Driver, connection: Any, cursors: Mapping[str, str], *, lock_timeout: float | None
