@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml
 	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV) \
 	  || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	@$(BIN)/pip install --quiet --editable '.[embedded,health,opentelemetry,prometheus,reflection]' --group dev
+	@$(BIN)/pip install --quiet --editable '.[cli,embedded,health,opentelemetry,prometheus,reflection]' --group dev
 	@touch $@
 
 .PHONY: format

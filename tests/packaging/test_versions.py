@@ -18,6 +18,7 @@ SMOKE = [
     "tests/pb",
     "tests/rpc/test_remote_stream.py",
     "tests/rpc/test_go.py",
+    "tests/cli/test_command.py",
     "tests/sql/test_cursors.py",
     "tests/sql/test_after_transaction.py",
 ]

@@ -1,0 +1,97 @@
+"""Running a command: an async function, with its errors as one line, and its end when it is asked to end."""
+
+import asyncio
+import functools
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import typer
+
+from reflex_aio.cli.exits import Exit, status_of
+from reflex_aio.cli.groups import expanded, gathered
+
+__all__ = ["command"]
+
+# With this set, an error has its traceback.
+_TRACEBACK = "REFLEX_TRACEBACK"
+
+
+class _Terminated(Exception):
+    """Raised in place of the cancellation that SIGTERM or SIGHUP has brought about."""
+
+
+def command(work: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Make a command of an async function, whose parameters are its options and arguments.
+
+    A parameter that is a dataclass stands for its fields: see :mod:`reflex_aio.cli.groups`.
+    """
+
+    @functools.wraps(work)
+    def run(**values: Any) -> None:
+        try:
+            asyncio.run(_until_terminated(work(**gathered(work, values))))
+            sys.stdout.flush()
+        except typer.Exit:
+            raise
+        except KeyboardInterrupt:
+            status = Exit.INTERRUPTED
+        except _Terminated:
+            status = Exit.TERMINATED
+        except BrokenPipeError:
+            # Python would complain once more when it flushes on its way out.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            status = Exit.BROKEN_PIPE
+        except Exception as exc:
+            if os.environ.get(_TRACEBACK):
+                raise
+            status = _tell(exc)
+        else:
+            return
+        raise typer.Exit(status)
+
+    signature = expanded(work)
+    run.__signature__ = signature  # type: ignore[attr-defined]
+    # Of a type hint that is read from the annotations.
+    run.__annotations__ = {name: given.annotation for name, given in signature.parameters.items()}
+    return run
+
+
+async def _until_terminated(work: Coroutine[Any, Any, None]) -> None:
+    """Do ``work``, and cancel it on SIGTERM or SIGHUP; asyncio itself does so on SIGINT."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+    terminated = False
+
+    def terminate() -> None:
+        nonlocal terminated
+        terminated = True
+        task.cancel()
+
+    # Only the main thread hears of signals.
+    main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGTERM, signal.SIGHUP) if main else ()
+    for number in numbers:
+        loop.add_signal_handler(number, terminate)
+    try:
+        await work
+    except asyncio.CancelledError:
+        if terminated:
+            raise _Terminated from None
+        raise
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+def _tell(error: Exception) -> Exit:
+    """Write one line that tells of an error, and return the exit status."""
+    status, told = status_of(error), str(error)
+    if status is None:
+        status = Exit.FAILED
+        told = f"{type(error).__name__}: {told} ({_TRACEBACK}=1 shows where)"
+    typer.echo(f"reflex-aio: {' '.join(told.split())}", err=True)
+    return status

@@ -1,0 +1,116 @@
+"""ddl, create and validate."""
+
+import pytest
+
+from reflex_aio.sql import CursorsTable, ErrorsTable, EventColumns, EventsTable
+from tests.cli.commands import call, reflex_aio
+from tests.fix_databases import Connect, Database
+
+
+def test_ddl_is_that_of_the_tables() -> None:
+    assert call("ddl").done().out == EventsTable("events").ddl() + "\n" + CursorsTable("cursors").ddl()
+    errors = call("ddl", "errors", "--errors", "app.failures").done().out
+    assert errors == ErrorsTable("app.failures").ddl()
+
+
+def test_ddl_takes_what_tables_are_like() -> None:
+    told = call(
+        "ddl", "events", "cursors", "--events", "user_events", "--events-columns", "id=event_id, type=kind",
+        "--metadata", "--trace", "--foreign-id", "bigint", "--trigger", "--cursor-type", "str", "--json",
+    ).done()  # fmt: skip
+    events = EventsTable(
+        "user_events",
+        columns=EventColumns(id="event_id", type="kind"),
+        metadata=True,
+        trace=True,
+        foreign_id="bigint",
+        wakeups="trigger",
+    )
+    cursors = CursorsTable("cursors", cursor_type="str")
+    assert told.json == {
+        "dialect": "postgres",
+        "tables": {"user_events": events.ddl(), "cursors": cursors.ddl()},
+    }
+
+
+def test_names_come_from_the_environment_too() -> None:
+    told = call("ddl", "events", REFLEX_EVENTS="user_events", REFLEX_EVENTS_COLUMNS="id=event_id").done()
+    assert told.out == EventsTable("user_events", columns=EventColumns(id="event_id")).ddl()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--events", "a.b.c"], "--events: table name 'a.b.c' has more than two parts"),
+        (["--cursors", 'a"b'], "--cursors: table name 'a\"b' is not accepted"),
+        (["errors", "--errors", ""], "--errors: table name '' is not accepted"),
+        (["--events-columns", "ident=x"], "--events-columns 'ident=x' is not accepted: it is column=name,..., of"),
+        (["--cursors-columns", "id"], "--cursors-columns 'id' is not accepted"),
+        (["--events-columns", "id=type"], "--events-columns: column name 'type' is given to two columns"),
+        (["--dialect", "oracle"], "--dialect: dialect 'oracle' is not known: accepted is 'postgres'"),
+    ],
+)  # fmt: skip
+def test_names_that_are_not_accepted_are_wrong_usage(arguments: list[str], reason: str) -> None:
+    assert call("ddl", *arguments).told(2).startswith(reason)
+
+
+@pytest.mark.asyncio
+async def test_create_makes_what_there_is_not_and_leaves_what_there_is(
+    database: Database, connect: Connect
+) -> None:
+    made = await reflex_aio("create", "--events", "user_events", "--metadata", REFLEX_DSN=database.dsn)
+    assert made.done().lines == ["user_events: made", "cursors: made"]
+    connection = await connect()
+    events = EventsTable("user_events", metadata=True)
+    await events.validate(connection)
+    await events.insert(connection, 1, 1, metadata=b"kept")
+    again = await reflex_aio(
+        "create", "events", "cursors", "errors", "--events", "user_events", "--json", "--dsn", database.dsn
+    )
+    assert again.done().json == {
+        "tables": [
+            {"table": "user_events", "kind": "events", "made": False},
+            {"table": "cursors", "kind": "cursors", "made": False},
+            {"table": "consumer_errors", "kind": "errors", "made": True},
+        ]
+    }
+    assert await connection.fetchval("SELECT count(*) FROM user_events") == 1
+
+
+@pytest.mark.asyncio
+async def test_create_tells_of_a_table_that_is_none_of_ours(database: Database, connect: Connect) -> None:
+    connection = await connect()
+    await connection.execute("CREATE TABLE events (number int)")
+    told = await reflex_aio("create", "--dsn", database.dsn)
+    assert 'events: column "id" is missing' in told.told(1)
+    assert await connection.fetchval("SELECT to_regclass('cursors')") is None
+
+
+@pytest.mark.asyncio
+async def test_validate_takes_tables_as_they_are(database: Database, connect: Connect) -> None:
+    connection = await connect()
+    await EventsTable("events", metadata=True, foreign_id="bigint").create(connection)
+    await CursorsTable("cursors", cursor_type="str").create(connection)
+    await ErrorsTable().create(connection)
+    told = await reflex_aio("validate", "events", "cursors", "errors", "--dsn", database.dsn)
+    assert [line.split() for line in told.done().lines[-3:]] == [
+        [name, "as", "it", "should", "be"] for name in ("events", "cursors", "consumer_errors")
+    ]
+
+
+@pytest.mark.asyncio
+async def test_validate_tells_all_differences_and_which_tables_are_missing(
+    database: Database, connect: Connect
+) -> None:
+    connection = await connect()
+    await connection.execute(
+        "CREATE TABLE events (id bigint, type text, timestamp timestamptz, foreign_id text)"
+    )
+    differing = await reflex_aio("validate", "events", "--dsn", database.dsn, "--json")
+    assert differing.status == 1
+    [events] = differing.json["tables"]
+    assert len(events["differences"]) > 3
+    missing = await reflex_aio("validate", "--dsn", database.dsn)
+    assert missing.status == 3
+    assert "cursors" in missing.out
+    assert "the table does not exist" in missing.out
