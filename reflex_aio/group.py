@@ -1,14 +1,13 @@
 """Work that goes on side by side within one call."""
 
 import logging
-import math
 from collections.abc import Awaitable, Callable
 from typing import TypeVarTuple, Unpack
 
 import anyio
 from anyio.abc import TaskGroup
 
-from reflex_aio.tasks import times_asked_to_cancel
+from reflex_aio.tasks import is_cancellation, times_asked_to_cancel
 
 __all__ = ["Group"]
 
@@ -50,12 +49,8 @@ class Group:
         try:
             await work(*args)
         except BaseException as exc:
-            if isinstance(exc, anyio.get_cancelled_exc_class()) and (
-                times_asked_to_cancel() > asked_before or anyio.current_effective_deadline() == -math.inf
-            ):
+            if is_cancellation(exc, asked_before=asked_before):
                 raise
-            # Also a CancelledError that nobody asked for, as a closed channel raises one: from a task group's
-            # child it would end the others in silence.
             self._failed(exc)
             self._tasks.cancel_scope.cancel()
 

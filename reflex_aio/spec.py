@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -11,15 +11,17 @@ import anyio
 from reflex_aio.backoff import Backoff
 from reflex_aio.consumer import BaseConsumer, Handler
 from reflex_aio.cursor import CursorStore
-from reflex_aio.errors import StreamStopped, is_expected
+from reflex_aio.errors import StreamStopped
 from reflex_aio.event import Event
 from reflex_aio.group import Group
 from reflex_aio.hooks import Hooks, installed
 from reflex_aio.moving import MovingCursor
+from reflex_aio.rerunning import Rerunning
 from reflex_aio.session import SessionConsumer, Turn
 from reflex_aio.stream import EventStream, Source, StreamOptions
-from reflex_aio.tasks import shielded, times_asked_to_cancel
+from reflex_aio.tasks import shielded
 
+# For Runner too, which isn't told to users: Run, check_endless.
 __all__ = ["Spec", "run", "run_forever"]
 
 logger = logging.getLogger(__name__)
@@ -79,7 +81,7 @@ async def run(spec: Spec) -> None:
     :raises StreamStopped: if the source ended the stream
     :raises Exception: whatever the handler, the source or the cursor store raises
     """
-    await _Run(spec).run()
+    await Run(spec).run()
 
 
 async def run_forever(spec: Spec, *, backoff: Backoff | None = None) -> None:
@@ -92,41 +94,47 @@ async def run_forever(spec: Spec, *, backoff: Backoff | None = None) -> None:
     :param backoff: how long to wait between runs; by default 0.1 to 30 seconds
     :raises ValueError: if the spec ends at the head
     """
+    check_endless(spec)
+    backoff = Backoff() if backoff is None else backoff
+    await Rerunning(spec.consumer.name, lambda: Run(spec), backoff=backoff, hooks=spec.hooks).run()
+
+
+def check_endless(spec: Spec) -> None:
+    """Check that ``spec`` can be run for ever.
+
+    :raises ValueError: if it ends at the head
+    """
     if spec.options.to_head:
         raise ValueError(f"{spec.consumer.name}: a spec with to_head=True ends: await run(spec)")
-    backoff = Backoff() if backoff is None else backoff
-    name = spec.consumer.name
-    delays = backoff.delays()
-    asked_before = times_asked_to_cancel()
-    while True:
-        attempt, began = _Run(spec), anyio.current_time()
-        try:
-            await attempt.run()
-        except Exception as exc:
-            if times_asked_to_cancel() > asked_before:
-                # A failed clean-up has taken the place of a cancellation: to go on would be to swallow it.
-                raise
-            if attempt.moved or anyio.current_time() - began > backoff.maximum:
-                delays = backoff.delays()
-            delay, expected = next(delays), is_expected(exc)
-            if expected:
-                logger.info("consumer %s: %s; running again in %.1f s", name, exc, delay)
-            else:
-                logger.exception("consumer %s failed; running again in %.1f s", name, delay)
-            spec.hooks.consumer_restarting(name, exc, expected=expected, delay=delay)
-            await anyio.sleep(delay)
 
 
-class _Run:
-    """One run of a spec."""
+class Run:
+    """One run of a spec.
 
-    def __init__(self, spec: Spec) -> None:
+    :param opened: called when the stream is open
+    """
+
+    def __init__(self, spec: Spec, *, opened: Callable[[], None] = lambda: None) -> None:
         self._spec = spec
         self._consumer = spec.consumer
         self._store = spec.store
         self._hooks = spec.hooks
         self._lag = spec.options.lag
+        self._opened = opened
+        self._stream: EventStream | None = None
+        self._ending = False
+        self._early: anyio.CancelScope | None = None
         self.moved = False
+
+    def end(self) -> bool:
+        """Take no further event and finish those in hand; tell whether there can be any, as the stream is open."""
+        self._ending = True
+        if self._early is not None:
+            self._early.cancel()
+        if self._stream is None:
+            return False
+        self._stream.end()
+        return True
 
     async def run(self) -> None:
         consumer, hooks = self._consumer, self._hooks
@@ -139,15 +147,18 @@ class _Run:
                 _entered(self._store),
                 self._flushed(),
                 _entered(consumer),
-                self._stream(await self._store.get(consumer.name)) as stream,
+                self._source_stream(await self._store.get(consumer.name)) as stream,
             ):
-                if isinstance(consumer, SessionConsumer):
-                    await self._consume_in_session(consumer, stream)
-                elif consumer.filters:
-                    await self._consume_filtered(stream)
-                else:
-                    await self._consume(stream)
-            if not self._spec.options.to_head:
+                self._stream = stream
+                self._opened()
+                with suppress(_TooEarly):
+                    if isinstance(consumer, SessionConsumer):
+                        await self._consume_in_session(consumer, stream)
+                    elif consumer.filters:
+                        await self._consume_filtered(stream)
+                    else:
+                        await self._consume(stream)
+            if not (self._spec.options.to_head or self._ending):
                 raise StreamStopped
         except BaseException as exc:
             error = exc
@@ -155,7 +166,7 @@ class _Run:
         finally:
             hooks.consumer_stopped(consumer.name, error)
 
-    def _stream(self, after: str) -> EventStream:
+    def _source_stream(self, after: str) -> EventStream:
         options = self._spec.options
         # The lag is kept here, at the consumer; the source has to know it only to tell the head.
         lag = options.lag if options.from_head or options.to_head else None
@@ -195,12 +206,13 @@ class _Run:
 
         async def consume() -> None:
             session, filters = consumer.session(turn), consumer.filters
-            async for event in stream:
-                if filters and not self._wanted(event):
-                    turn.pass_over(event)
-                else:
-                    await self._receive(event)
-                    await session.consume(event)
+            with suppress(_TooEarly):
+                async for event in stream:
+                    if filters and not self._wanted(event):
+                        turn.pass_over(event)
+                    else:
+                        await self._receive(event)
+                        await session.consume(event)
             await session.finish()
 
         try:
@@ -245,9 +257,15 @@ class _Run:
         await self._handle(event, (event,))
 
     async def _receive(self, event: Event) -> None:
-        """Return when ``event`` is old enough, and tell the hooks that it is there."""
+        """Return when ``event`` is old enough, and tell the hooks that it is there.
+
+        :raises _TooEarly: if the run is to end before that
+        """
         if self._lag and (early := event.timestamp_us / 1_000_000 + self._lag - self._spec.clock()) > 0:
-            await anyio.sleep(early)
+            with anyio.CancelScope() as self._early:
+                await anyio.sleep(early)
+            if self._ending:
+                raise _TooEarly
         self._hooks.event_received(self._consumer.name, event)
 
     async def _handle(self, item: Any, events: Sequence[Event]) -> None:
@@ -285,6 +303,10 @@ class _Run:
 
     async def _arrive(self, cursor: MovingCursor) -> None:
         await _bounded(cursor.move(), f"{self._store!r}: the cursor of {self._consumer.name} was not set")
+
+
+class _TooEarly(Exception):
+    """Ends a run that is to end, before an event that isn't old enough."""
 
 
 async def _bounded(work: Awaitable[None], failure: str) -> None:

@@ -74,6 +74,7 @@ class EventStream(ABC):
         self._last: Event | None = None
         self._ready: Iterator[Event] = iter(())
         self._opened = False
+        self._ended = False
         self._closed: anyio.Event | None = None
         self._busy: anyio.CancelScope | None = None
         self._idle: anyio.Event | None = None
@@ -141,10 +142,25 @@ class EventStream(ABC):
         page = list(self._ready)
         if not page:
             # A copy, as the source may keep the page.
-            page = list(await self._guarded(self._read_opened))
+            page = list(await self._guarded_page())
         if page:
             self._last = page[-1]
         return page
+
+    def end(self) -> None:
+        """End the iteration: no further event is handed out, and a read that waits ends.
+
+        For a reader that is to finish what it has in hand. Unlike :meth:`aclose` it waits for nothing, and the
+        stream still has to be closed. May be called twice, and from any task; an opening that is under way
+        raises :class:`~reflex_aio.errors.StreamClosed`.
+        """
+        if self._ended or self._closed is not None:
+            return
+        self._ended = True
+        self._ready = iter(())
+        self._next = self._no_more
+        if self._busy is not None:
+            self._busy.cancel()
 
     async def aclose(self) -> None:
         """Close the stream and wait until it holds nothing any more, also if cancelled meanwhile.
@@ -177,20 +193,36 @@ class EventStream(ABC):
     async def _refuse(self) -> Event:
         raise StreamClosed
 
+    async def _no_more(self) -> Event:
+        raise StopAsyncIteration
+
     async def _flow(self) -> AsyncGenerator[Event, None]:
         try:
             while True:
                 for event in self._ready:
                     self._last = event
                     yield event
-                page = await self._guarded(self._read_opened)
+                page = await self._guarded_page()
                 if not page:
                     return
                 self._ready = iter(page)
         finally:
             # A generator that ended, by a cancelled read say, would end the iteration in silence.
-            if self._closed is None:
+            if self._closed is None and not self._ended:
                 self._next = self._start
+
+    async def _guarded_page(self) -> Sequence[Event]:
+        """Return the next events, or none at the end of the stream."""
+        if not self._ended:
+            try:
+                page = await self._guarded(self._read_opened)
+            except StreamClosed:
+                if self._closed is not None or not self._ended:
+                    raise
+            else:
+                # A read may have been past cancelling; what it brings is handed out no more.
+                return () if self._ended else page
+        return ()
 
     async def _read_opened(self) -> Sequence[Event]:
         await self._ensure_open()

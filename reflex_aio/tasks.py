@@ -7,12 +7,13 @@ ends them.
 
 import asyncio
 import logging
+import math
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import anyio
 
-__all__ = ["Tasks", "asked_to_cancel", "shielded", "times_asked_to_cancel"]
+__all__ = ["Tasks", "asked_to_cancel", "is_cancellation", "shielded", "times_asked_to_cancel"]
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,19 @@ def times_asked_to_cancel() -> int:
     """Return how often the current task was asked to cancel; 0 where there is no asyncio."""
     task = _current_task()
     return 0 if task is None else task.cancelling()
+
+
+def is_cancellation(error: BaseException, *, asked_before: int) -> bool:
+    """Tell whether ``error`` is a cancellation that somebody asked for, rather than one that came from below.
+
+    To be called where it was caught. grpc.aio, for one, raises a CancelledError of its own when a channel is
+    closed under a read; in a task group it would end the siblings in silence.
+
+    :param asked_before: :func:`times_asked_to_cancel` before the work that raised it
+    """
+    return isinstance(error, anyio.get_cancelled_exc_class()) and (
+        times_asked_to_cancel() > asked_before or anyio.current_effective_deadline() == -math.inf
+    )
 
 
 def _current_task() -> asyncio.Task[Any] | None:

@@ -1,0 +1,47 @@
+"""What a hosted consumer is doing."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+__all__ = ["ConsumerState", "ConsumerStatus"]
+
+
+class ConsumerState(StrEnum):
+    """What a hosted consumer is doing."""
+
+    STARTING = "starting"
+    """Nothing is known yet: its lease is asked for, or its stream is being opened."""
+    STANDBY = "standby"
+    """It waits for its lease, while another process runs it."""
+    RUNNING = "running"
+    """Its stream is open."""
+    BACKING_OFF = "backing off"
+    """Its last run failed, or its lease could not be asked for; it tries again in a moment."""
+    DRAINING = "draining"
+    """It takes no further event, and finishes those that it has."""
+    STOPPED = "stopped"
+    """It has ended, and won't start again by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerStatus:
+    """What a hosted consumer is doing, and since when.
+
+    :param consumer: its name
+    :param since: when it began to do so, by this process's clock, in UTC
+    :param restarts: how many of its runs have failed
+    :param error: what the last failure was, with its type; ``""`` if there was none
+    :param failed_at: when that was
+    :param cursor: the cursor of the last event that it is known to have consumed; ``""`` if that isn't known
+    :param epoch: of the lease that it runs under, if there is one
+    """
+
+    consumer: str
+    state: ConsumerState
+    since: datetime
+    restarts: int = 0
+    error: str = ""
+    failed_at: datetime | None = None
+    cursor: str = ""
+    epoch: int | None = None
