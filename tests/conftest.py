@@ -11,6 +11,8 @@ pytest_plugins = [
     "tests.fix_leaks",
     "tests.fix_servers",
     "tests.fix_databases",
+    "tests.fix_mariadb",
+    "tests.fix_backends",
     "tests.fix_statements",
     "tests.fix_standbys",
     "tests.fix_proxy",

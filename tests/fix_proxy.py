@@ -12,7 +12,7 @@ from tests.fix_databases import Database
 
 
 class Proxy:
-    """Passes TCP connections on to a PostgreSQL server, as long as it is told to.
+    """Passes TCP connections on to a database server, as long as it is told to.
 
     :param dsn: where to pass them on to, by TCP or unix socket, and the account and database of :attr:`dsn`
     """
@@ -37,7 +37,7 @@ class Proxy:
     def dsn(self) -> str:
         """How to connect to the database through the proxy."""
         account = self._upstream.netloc.rpartition("@")[0]
-        return f"postgresql://{account}@{self.host}:{self.port}{self._upstream.path}"
+        return f"{self._upstream.scheme}://{account}@{self.host}:{self.port}{self._upstream.path}"
 
     @property
     def connections(self) -> int:
@@ -98,6 +98,8 @@ class Proxy:
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         options = parse_qs(self._upstream.query)
+        if "unix_socket" in options:
+            return await asyncio.open_unix_connection(options["unix_socket"][0])
         host = options.get("host", [unquote(self._upstream.hostname or "127.0.0.1")])[0]
         port = int(options.get("port", [self._upstream.port or 5432])[0])
         if host.startswith("/"):

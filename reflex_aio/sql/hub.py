@@ -18,7 +18,7 @@ from reflex_aio.hooks import Hooks, installed
 from reflex_aio.sql.drivers import driver_of_connection
 from reflex_aio.sql.drivers.base import CannotNotify, Driver, Link
 from reflex_aio.sql.exchange import Exchange, Periods, Traffic
-from reflex_aio.sql.notifier import CHANNEL, payload_of
+from reflex_aio.sql.notifier import CHANNEL, LocalNotifier, Notifier, payload_of
 from reflex_aio.tasks import Tasks
 
 __all__ = ["Hub", "close_hubs", "hub_of"]
@@ -239,12 +239,15 @@ class Hub:
         self._traffic = Traffic()
 
 
-async def hub_of(driver: Driver, connection: Any) -> Hub:
+async def hub_of(driver: Driver, connection: Any) -> Notifier:
     """Return this event loop's hub for where ``connection`` is connected, and as whom.
 
-    Costs no round trip but for the first time that a connection is met.
+    Where the database carries no notifications, the notifier that stays within the process takes its place. Costs no
+    round trip but for the first time that a connection is met.
     """
     key = await _key_of(driver, connection)
+    if not driver.can_link:
+        return _local.setdefault(asyncio.get_running_loop(), {}).setdefault(key, LocalNotifier())
     hubs = _hubs_here().setdefault(key, [])
     if not hubs:
         connect = await driver.connector(connection)
@@ -287,6 +290,7 @@ def _forked() -> None:
 
 
 _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, list[Hub]]] = WeakKeyDictionary()
+_local: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, LocalNotifier]] = WeakKeyDictionary()
 _everywhere: WeakSet[Hub] = WeakSet()
 _left_behind: list[object] = []
 

@@ -39,7 +39,7 @@ def insert(dsn: str, ending: str) -> None:
             await listening.wait()
         async with connection.transaction():
             hub = await hub_of(driver, connection)
-            driver.after_transaction(connection, hub, lambda: hub.notify("public.t"))
+            driver.after_transaction(connection, "public.t", lambda: hub.notify("public.t"))
         await connection.close()
         if ending == "in an error":
             raise ZeroDivisionError

@@ -524,7 +524,7 @@ async def test_what_is_no_connection_is_refused(connect: Connect, pool: asyncpg.
     ):
         with pytest.raises(TypeError, match=r"is a pool: pass a connection: async with pool\.acquire\(\)"):
             await call
-    with pytest.raises(TypeError, match="is no connection: accepted is an asyncpg connection"):
+    with pytest.raises(TypeError, match="is no connection: accepted is an asyncpg, aiomysql or asyncmy"):
         await cursors.set("postgresql://", "a", "1")
     with pytest.raises(TypeError, match="is a connection: pass a pool"):
         cursors.store(await connect())

@@ -3,6 +3,7 @@
 A driver is imported when an object of its library is first met, so that no library is loaded that isn't used.
 """
 
+from collections.abc import Awaitable
 from importlib import import_module
 
 from reflex_aio.sql.drivers.base import Driver
@@ -10,12 +11,12 @@ from reflex_aio.sql.drivers.base import Driver
 __all__ = ["driver_named", "driver_of_connection", "driver_of_pool"]
 
 # The client library's top-level package, and our driver for it.
-_DRIVERS = {"asyncpg": "AsyncpgDriver"}
+_DRIVERS = {"aiomysql": "AiomysqlDriver", "asyncmy": "AsyncmyDriver", "asyncpg": "AsyncpgDriver"}
 
 # By the classes that were met.
 _found: dict[type, Driver | None] = {}
 
-_ACCEPTED = "an asyncpg connection, or one acquired from an asyncpg pool"
+_LIBRARIES = "an asyncpg, aiomysql or asyncmy"
 
 
 def driver_named(library: str) -> Driver:
@@ -36,7 +37,10 @@ def driver_of_connection(connection: object) -> Driver:
         raise TypeError(
             f"{_named(connection)} is a pool: pass a connection: async with pool.acquire() as connection"
         )
-    raise TypeError(f"{_named(connection)} is no connection: accepted is {_ACCEPTED}")
+    _refuse_unawaited(driver, connection)
+    raise TypeError(
+        f"{_named(connection)} is no connection: accepted is {_LIBRARIES} connection, or one acquired from such a pool"
+    )
 
 
 def driver_of_pool(pool: object) -> Driver:
@@ -50,9 +54,20 @@ def driver_of_pool(pool: object) -> Driver:
     if driver is not None and driver.is_connection(pool):
         raise TypeError(
             f"{_named(pool)} is a connection: pass a pool, as streams and stores outlive a connection:"
-            " await asyncpg.create_pool(dsn)"
+            f" await {driver.name}.create_pool(...)"
         )
-    raise TypeError(f"{_named(pool)} is no pool: accepted is an asyncpg pool: await asyncpg.create_pool(dsn)")
+    _refuse_unawaited(driver, pool)
+    raise TypeError(
+        f"{_named(pool)} is no pool: accepted is {_LIBRARIES} pool, as of await asyncpg.create_pool(...)"
+    )
+
+
+def _refuse_unawaited(driver: Driver | None, candidate: object) -> None:
+    # What connect(), create_pool() and acquire() return, before it is awaited.
+    if driver is not None and isinstance(candidate, Awaitable):
+        raise TypeError(
+            f"{_named(candidate)} is still to be awaited: write await before it, or async with ... as"
+        )
 
 
 def _driver(kind: type) -> Driver | None:

@@ -43,6 +43,7 @@ class AsyncpgDriver(Driver):
 
     name: ClassVar[str] = "asyncpg"
     dialect: ClassVar[str] = "postgres"
+    can_link: ClassVar[bool] = True
 
     def is_connection(self, candidate: object) -> bool:
         return isinstance(candidate, (asyncpg.Connection, PoolConnectionProxy))

@@ -58,6 +58,9 @@ class Driver(ABC):
     dialect: ClassVar[str]
     """The database's dialect: ``"postgres"`` or ``"mysql"``."""
 
+    can_link: ClassVar[bool]
+    """Whether the database carries notifications between processes. If not, there are no links, and no connector."""
+
     # What this driver's objects are.
 
     @abstractmethod
@@ -73,6 +76,8 @@ class Driver(ABC):
     @abstractmethod
     async def fetch(self, connection: Any, sql: str, *args: Any) -> Sequence[Row]:
         """Run one statement on the caller's connection, in its transaction if it has one; return its rows.
+
+        How arguments are written is the dialect's affair, and what is returned for a statement that has no rows.
 
         What the client library raises passes through as it is: the caller's code for serialization failures,
         deadlocks and constraints looks for it.
@@ -147,11 +152,13 @@ class Driver(ABC):
 
         It goes to the same server and database, as the same user, and may be called after ``connection`` was
         closed. May run an empty statement on it, as :meth:`server`.
+
+        :raises TypeError: if the driver can't link
         """
 
     @abstractmethod
     async def link(self, connection: Any) -> Link:
         """Take over ``connection``, which must belong to no pool; it is closed in case of an error.
 
-        :raises TypeError: if it isn't a connection of its own
+        :raises TypeError: if it isn't a connection of its own, or the driver can't link
         """

@@ -1,6 +1,6 @@
 """Pools made of a DSN alone, for programs that are told their database by an option or the environment."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,11 +19,14 @@ class _Database:
     """What DSNs of a database look like, and which client libraries serve it: the first that is installed does."""
 
     schemes: tuple[str, ...]
-    libraries: tuple[str, ...]
-    install: str
+    libraries: Mapping[str, str]
+    """With what is to be installed to have each."""
 
 
-_DATABASES = (_Database(("postgresql", "postgres"), ("asyncpg",), "reflex-aio"),)
+_DATABASES = (
+    _Database(("postgresql", "postgres"), {"asyncpg": "reflex-aio"}),
+    _Database(("mysql", "mariadb"), {"asyncmy": "reflex-aio[asyncmy]", "aiomysql": "reflex-aio[mysql]"}),
+)
 
 _FORM = "scheme://user:password@host:port/database"
 
@@ -35,7 +38,8 @@ async def open_pool(dsn: str, *, size: int = 10) -> AsyncIterator[Any]:
     The pool is that library's own, has connected once when it is handed out, and is closed with the context. No
     message of an error has the password in it.
 
-    :param dsn: ``postgresql://user:password@host:port/database``; ``postgresql+asyncpg://`` says which library
+    :param dsn: ``postgresql://user:password@host:port/database``, or ``mysql://`` likewise; ``mysql+aiomysql://`` says
+        which library
     :param size: at most so many connections
     :raises TypeError: if an argument has the wrong type
     :raises ValueError: if the DSN can't be read or its scheme isn't known, or ``size`` is less than 1
@@ -74,7 +78,8 @@ def _read(dsn: str) -> tuple[SplitResult, Driver]:
     library = next((library for library in libraries if find_spec(library) is not None), None)
     if library is None:
         raise ModuleNotFoundError(
-            f"{scheme}:// needs {' or '.join(libraries)}: pip install '{database.install}'", name=libraries[0]
+            f"{scheme}:// needs {' or '.join(libraries)}: pip install '{database.libraries[libraries[-1]]}'",
+            name=libraries[0],
         )
     return parts, driver_named(library)
 
@@ -83,7 +88,7 @@ def _asked_for(scheme: str) -> tuple[_Database, tuple[str, ...]]:
     name, plus, library = scheme.lower().partition("+")
     for database in _DATABASES:
         if name in database.schemes and (not plus or library in database.libraries):
-            return database, (library,) if plus else database.libraries
+            return database, (library,) if plus else tuple(database.libraries)
     raise ValueError(f"the DSN's scheme {scheme!r} is not known: accepted is {_accepted()}")
 
 

@@ -48,7 +48,7 @@ async def test_a_pool_for_a_connection_says_how_to_get_one(
 async def test_a_connection_for_a_pool_says_how_to_get_one(
     writer: asyncpg.Connection, pool: asyncpg.Pool
 ) -> None:
-    told = r"is a connection: pass a pool, .*: await asyncpg\.create_pool\(dsn\)"
+    told = r"is a connection: pass a pool, .*: await asyncpg\.create_pool\(\.\.\.\)"
     async with pool.acquire() as proxy:
         for connection in (writer, proxy):
             with pytest.raises(TypeError, match=told):
@@ -68,13 +68,15 @@ async def test_what_is_neither_says_what_is_accepted_and_shows_no_password(wrong
     calls: list[Awaitable[object]] = [table.insert(wrong, 1, 1), table.create(wrong), cursors.get(wrong, "a")]
     for call in calls:
         with pytest.raises(
-            TypeError, match="is no connection: accepted is an asyncpg connection, or one"
+            TypeError,
+            match="is no connection: accepted is an asyncpg, aiomysql or asyncmy connection, or one acquired",
         ) as raised:
             await call
         assert "hunter2" not in str(raised.value)
     for make in (table.stream, table.source, cursors.store):
         with pytest.raises(
-            TypeError, match=r"is no pool: accepted is an asyncpg pool: await asyncpg\.c"
+            TypeError,
+            match=r"is no pool: accepted is an asyncpg, aiomysql or asyncmy pool, as of await asyncpg\.c",
         ) as raised:
             make(wrong)
         assert "hunter2" not in str(raised.value)

@@ -1,0 +1,47 @@
+"""aiomysql: its connections and its pools."""
+
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any, ClassVar
+
+try:
+    import aiomysql
+except ModuleNotFoundError as exc:
+    raise ModuleNotFoundError(
+        "this driver needs aiomysql: pip install 'reflex-aio[mysql]'", name=exc.name
+    ) from exc
+
+from reflex_aio.sql.drivers.mysql import MysqlDriver
+from reflex_aio.sql.drivers.mysql_errors import Library
+
+__all__ = ["AiomysqlDriver"]
+
+
+class _Cursor(aiomysql.Cursor):  # type: ignore[misc]
+    """A cursor that asks for no warnings, which aiomysql would make Python's of."""
+
+    warned = False
+
+    async def _show_warnings(self, connection: object) -> None:
+        self.warned = True
+
+
+class AiomysqlDriver(MysqlDriver):
+    """Connections and pools of aiomysql."""
+
+    name: ClassVar[str] = "aiomysql"
+    library: ClassVar[Library] = Library(aiomysql.MySQLError, aiomysql.InterfaceError)
+    cursor: ClassVar[type[Any]] = _Cursor
+    create_pool: ClassVar[Callable[..., Awaitable[Any]]] = staticmethod(aiomysql.create_pool)
+
+    def is_connection(self, candidate: object) -> bool:
+        return isinstance(candidate, aiomysql.Connection)
+
+    def is_pool(self, candidate: object) -> bool:
+        return isinstance(candidate, aiomysql.Pool)
+
+    def address(self, connection: Any) -> tuple[Hashable, str, str | None]:
+        where = connection.unix_socket or (connection.host, connection.port)
+        return where, connection.user, connection.db
+
+    def is_closed(self, connection: Any) -> bool:
+        return bool(connection.closed)

@@ -1,0 +1,53 @@
+"""asyncmy: its connections and its pools."""
+
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any, ClassVar
+
+try:
+    import asyncmy
+    import asyncmy.cursors
+except ModuleNotFoundError as exc:
+    raise ModuleNotFoundError(
+        "this driver needs asyncmy: pip install 'reflex-aio[asyncmy]'", name=exc.name
+    ) from exc
+
+from reflex_aio.sql.drivers.mysql import MysqlDriver
+from reflex_aio.sql.drivers.mysql_errors import Library
+
+__all__ = ["AsyncmyDriver"]
+
+
+class _Cursor(asyncmy.cursors.Cursor):
+    """A cursor that asks for no warnings, which asyncmy would log."""
+
+    warned = False
+
+    async def _show_warnings(self, conn: object) -> None:
+        self.warned = True
+
+
+class AsyncmyDriver(MysqlDriver):
+    """Connections and pools of asyncmy."""
+
+    name: ClassVar[str] = "asyncmy"
+    library: ClassVar[Library] = Library(asyncmy.MySQLError, asyncmy.InterfaceError)
+    cursor: ClassVar[type[Any]] = _Cursor
+    create_pool: ClassVar[Callable[..., Awaitable[Any]]] = staticmethod(asyncmy.create_pool)
+
+    def is_connection(self, candidate: object) -> bool:
+        return isinstance(candidate, asyncmy.Connection)
+
+    def is_pool(self, candidate: object) -> bool:
+        return isinstance(candidate, asyncmy.Pool)
+
+    def address(self, connection: Any) -> tuple[Hashable, str, str | None]:
+        # It has no public names for these, and encodes some when it connects.
+        where = connection._unix_socket or (connection._host, connection._port)
+        return where, _text(connection._user), None if connection._db is None else _text(connection._db)
+
+    def is_closed(self, connection: Any) -> bool:
+        return not connection.connected
+
+
+def _text(given: str | bytes) -> str:
+    return given.decode() if isinstance(given, bytes) else given

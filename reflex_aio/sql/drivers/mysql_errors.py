@@ -1,0 +1,107 @@
+"""MySQL and MariaDB: the errors of their client libraries, told apart by the server's numbers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from reflex_aio.errors import ConnectionLost, DatabaseError, SchemaError, TableNotFound
+
+__all__ = ["Library", "translated"]
+
+# Source: https://mariadb.com/docs/server/reference/error-codes, and the reference of MySQL's server and client errors.
+_NO_TABLE = frozenset(
+    {
+        1049,  # unknown database
+        1146,  # no such table
+    }
+)
+_SCHEMA = frozenset(
+    {
+        1054,  # unknown column
+        1364,  # a column without a default, which the statement leaves out
+        1366,  # a value that the column's type, or its character set, doesn't have
+    }
+)
+_LOST = frozenset(
+    {
+        1040,  # too many connections
+        1053,  # the server is shutting down
+        1152, 1158, 1159, 1160, 1161,  # packets that were lost or late: the server hangs up
+        1203,  # too many connections of this user
+        1927,  # the connection was killed
+        2002, 2003,  # can't connect
+        2006, 2013, 2055,  # gone away, lost
+        3168,  # the server isn't available
+        4031,  # disconnected for being idle
+    }
+)  # fmt: skip
+# Galera's answer while a node isn't part of its cluster; otherwise the number of an unknown command.
+_UNKNOWN_COMMAND = 1047
+
+
+@dataclass(frozen=True)
+class Library:
+    """The exceptions of a client library."""
+
+    error: type[Exception]
+    """The base of all of them."""
+
+    interface: type[Exception]
+    """Raised for a connection that is closed."""
+
+
+@contextmanager
+def translated(library: Library, table: str, *, schema_only: bool) -> Iterator[None]:
+    """Turn the client library's exceptions into ours: see :meth:`~reflex_aio.sql.drivers.base.Driver.errors`."""
+    try:
+        yield
+    except library.error as exc:
+        number, text = _parts(exc)
+        if number in _NO_TABLE and _is_about(text, table):
+            raise TableNotFound(table=table) from exc
+        if number in _SCHEMA:
+            raise SchemaError(
+                table=table, differences=[f"{text} (validate() compares the whole table)"]
+            ) from exc
+        if schema_only:
+            raise
+        if _is_lost(exc, library, number, text):
+            raise _lost(table, exc, text) from exc
+        told = f"{text} (error {number})" if number is not None else text
+        raise DatabaseError(f"{table}: {told}", sqlstate=getattr(exc, "sqlstate", None)) from exc
+    except (OSError, EOFError) as exc:
+        if schema_only:
+            raise
+        raise _lost(table, exc, str(exc)) from exc
+    except RuntimeError as exc:
+        if schema_only:
+            raise
+        # What both pools raise once they are being closed, and uvloop's way to say that a socket is closed.
+        if "closing pool" in str(exc):
+            raise DatabaseError(f"{table}: the pool is closed") from exc
+        if "closed=True" in str(exc):
+            raise _lost(table, exc, str(exc)) from exc
+        raise
+
+
+def _parts(exc: Exception) -> tuple[int | None, str]:
+    number = exc.args[0] if exc.args and isinstance(exc.args[0], int) else None
+    return number, str(exc.args[-1]) if exc.args else ""
+
+
+def _is_about(text: str, table: str) -> bool:
+    # Not about a table that a trigger is after, say. Some servers keep all names in lower case.
+    schema, _, name = table.rpartition(".")
+    return f".{name}'".casefold() in text.casefold() or (bool(schema) and f"'{schema}'" in text)
+
+
+def _is_lost(exc: Exception, library: Library, number: int | None, text: str) -> bool:
+    return (
+        number in _LOST
+        or isinstance(exc, library.interface)
+        or (number == _UNKNOWN_COMMAND and "WSREP" in text)
+    )
+
+
+def _lost(table: str, exc: Exception, text: str) -> ConnectionLost:
+    return ConnectionLost(f"{table}: the database can't be reached: {text or type(exc).__name__}")
