@@ -60,25 +60,11 @@ class HeadResponse(Message):
     ) -> None: ...
 
 class Page(Message):
-    ids: Sequence[str]
-    types: Sequence[int]
-    foreign_ids: Sequence[str]
-    timestamps_us: Sequence[int]
-    metadata: Sequence[bytes]
-    traces: Sequence[bytes]
-    without_metadata: Sequence[int]
-    without_trace: Sequence[int]
+    columns: bytes
     def __init__(
         self,
         *,
-        ids: Iterable[str] | None = ...,
-        types: Iterable[int] | None = ...,
-        foreign_ids: Iterable[str] | None = ...,
-        timestamps_us: Iterable[int] | None = ...,
-        metadata: Iterable[bytes] | None = ...,
-        traces: Iterable[bytes] | None = ...,
-        without_metadata: Iterable[int] | None = ...,
-        without_trace: Iterable[int] | None = ...,
+        columns: bytes | None = ...,
     ) -> None: ...
 
 class Status(Message):

@@ -13,6 +13,7 @@ from reflex_aio import pb
 from reflex_aio.errors import ConnectionLost, ReflexError, RemoteError, StreamStopped
 from reflex_aio.event import Event
 from reflex_aio.rpc import convert, names, status
+from reflex_aio.rpc.pages import events_from_page
 from reflex_aio.rpc.receiver import Receiver
 from reflex_aio.rpc.remote import Remote, remote_of_channel, remote_of_stub
 from reflex_aio.stream import EventStream, StreamOptions
@@ -194,7 +195,7 @@ class _RemoteStream(EventStream):
         if remote.stream_pages is not None and remote.has_pages:
             request = convert.make_request(pb.StreamRequest, self._position, self._options)
             call = remote.stream_pages(pb.StreamPagesRequest(request=request), metadata=metadata)
-            self._receiver = Receiver(call, convert.events_from_page, self._tasks)
+            self._receiver = Receiver(call, events_from_page, self._tasks)
             try:
                 self._start_after(await self._receiver.opened())
                 return

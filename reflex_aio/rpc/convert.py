@@ -1,7 +1,6 @@
 """Between the objects of this package and the messages of the wire."""
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import repeat
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -67,72 +66,6 @@ def event_class_beside(request: Message) -> type[Message]:
         )
     message_class: type[Message] = GetMessageClass(event)
     return message_class
-
-
-def events_to_pages(events: Sequence[Event], *, max_events: int, max_bytes: int) -> Iterator[bytes]:
-    """Return ``events`` as serialized pages of at most so many events, and so many bytes if of several."""
-    for start in range(0, len(events), max_events):
-        yield from _cut(events[start : start + max_events], max_bytes)
-
-
-def _cut(events: Sequence[Event], max_bytes: int) -> Iterator[bytes]:
-    page = _page(events).SerializeToString()
-    if len(page) <= max_bytes or len(events) == 1:
-        yield page
-    else:
-        half = len(events) // 2
-        yield from _cut(events[:half], max_bytes)
-        yield from _cut(events[half:], max_bytes)
-
-
-def _page(events: Sequence[Event]) -> pb.Page:
-    metadata, without_metadata = _column([event.metadata for event in events])
-    traces, without_trace = _column([event.trace for event in events])
-    return pb.Page(
-        ids=[event.id for event in events],
-        types=[event.type for event in events],
-        foreign_ids=[event.foreign_id for event in events],
-        timestamps_us=[event.timestamp_us for event in events],
-        metadata=metadata,
-        traces=traces,
-        without_metadata=without_metadata,
-        without_trace=without_trace,
-    )
-
-
-def _column(values: list[bytes | None]) -> tuple[list[bytes], list[int]]:
-    """Return a column and the indexes of those that have no value, both empty if none has."""
-    if values.count(None) == len(values):
-        return [], []
-    return [value or b"" for value in values], [i for i, value in enumerate(values) if value is None]
-
-
-def events_from_page(data: bytes) -> list[Event]:
-    """Return the events of a serialized page.
-
-    :raises MalformedMessage: if it is none, or its columns don't fit together
-    """
-    try:
-        page = pb.Page.FromString(data)
-    except DecodeError as exc:
-        raise MalformedMessage(str(exc)) from exc
-    count = len(page.ids)
-    if not count == len(page.types) == len(page.foreign_ids) == len(page.timestamps_us):
-        raise MalformedMessage("the columns of a page differ in length")
-    metadata = _values(page.metadata, page.without_metadata, count)
-    traces = _values(page.traces, page.without_trace, count)
-    return list(map(Event, page.ids, page.types, page.foreign_ids, page.timestamps_us, metadata, traces))
-
-
-def _values(column: Sequence[bytes], without: Sequence[int], count: int) -> Iterator[bytes | None]:
-    if not column:
-        return repeat(None, count)
-    if len(column) != count or max(without, default=0) >= count:
-        raise MalformedMessage("the columns of a page differ in length")
-    values: list[bytes | None] = list(column)
-    for i in without:
-        values[i] = None
-    return iter(values)
 
 
 def make_request(request_class: Callable[..., M], after: str, options: StreamOptions) -> M:

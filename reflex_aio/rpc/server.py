@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from reflex_aio import pb
 from reflex_aio.errors import StreamStopped, UnknownStream
 from reflex_aio.rpc import convert, names, status
+from reflex_aio.rpc.pages import events_to_pages
 from reflex_aio.stream import EventStream, Source
 from reflex_aio.tasks import Tasks, asked_to_cancel
 
@@ -173,9 +174,7 @@ class StreamServer:
         max_events = min(request.max_events or self._page_events, self._page_events)
         async with self._opened(request.request, context) as stream:
             while events := await stream.read_page():
-                for page in convert.events_to_pages(
-                    events, max_events=max_events, max_bytes=self._page_bytes
-                ):
+                for page in events_to_pages(events, max_events=max_events, max_bytes=self._page_bytes):
                     await context.write(page)
 
     async def _head(

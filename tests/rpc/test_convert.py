@@ -1,4 +1,4 @@
-"""Events keep their values on the wire, and pages their bounds."""
+"""Events and requests keep their values on the wire."""
 
 import pytest
 
@@ -7,10 +7,6 @@ from reflex_aio.rpc import convert
 from tests.pb import users_build
 
 FULL = Event("42", 3, "7", 1_234_567_890_500_001, b"m", b"t")
-
-
-def pages_of(events: list[Event], *, max_events: int = 1000, max_bytes: int = 1 << 20) -> list[bytes]:
-    return list(convert.events_to_pages(events, max_events=max_events, max_bytes=max_bytes))
 
 
 @pytest.mark.parametrize(
@@ -25,8 +21,6 @@ def pages_of(events: list[Event], *, max_events: int = 1000, max_bytes: int = 1 
 def test_an_event_survives_the_round_trip(event: Event) -> None:
     message = convert.event_to_message(event, pb.Event)
     assert convert.event_from_bytes(message.SerializeToString()) == event
-    [page] = pages_of([event])
-    assert convert.events_from_page(page) == [event]
 
 
 def test_an_event_in_a_users_own_build_is_the_same_on_the_wire() -> None:
@@ -41,55 +35,7 @@ def test_nanoseconds_of_other_languages_are_cut_to_microseconds() -> None:
     assert convert.event_from_message(message).timestamp_us == -1
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        [None, None],
-        [b"", b""],
-        [b"", None],
-        [None, b""],
-        [b"a", None, b"", b"b", None],
-    ],
-)
-def test_absent_and_empty_stay_apart_in_a_page(values: list[bytes | None]) -> None:
-    events = [Event(str(i), 1, "1", i, value, value) for i, value in enumerate(values)]
-    [page] = pages_of(events)
-    assert convert.events_from_page(page) == events
-
-
-def test_a_page_is_cut_by_count() -> None:
-    events = [Event(str(i), 1, "1", i) for i in range(25)]
-    pages = [convert.events_from_page(page) for page in pages_of(events, max_events=10)]
-    assert [len(page) for page in pages] == [10, 10, 5]
-    assert [event for page in pages for event in page] == events
-
-
-def test_a_page_is_cut_by_size_unless_one_event_is_larger() -> None:
-    sizes = [10, 10, 400, 5000, 10, 900, 10, 10, 10]
-    events = [Event(str(i), 1, "1", i, b"x" * size) for i, size in enumerate(sizes)]
-    pages = pages_of(events, max_bytes=1000)
-    for page in pages:
-        assert len(page) <= 1000 or len(convert.events_from_page(page)) == 1
-    assert [event for page in pages for event in convert.events_from_page(page)] == events
-    assert len(pages) < len(events)
-
-
-@pytest.mark.parametrize(
-    "page",
-    [
-        pb.Page(ids=["1", "2"], types=[1], foreign_ids=["1", "2"], timestamps_us=[1, 2]),
-        pb.Page(ids=["1"], types=[1], foreign_ids=["1"], timestamps_us=[1], metadata=[b"", b""]),
-        pb.Page(ids=["1"], types=[1], foreign_ids=["1"], timestamps_us=[1], traces=[b""], without_trace=[1]),
-    ],
-)
-def test_a_page_whose_columns_differ_is_refused(page: pb.Page) -> None:
-    with pytest.raises(convert.MalformedMessage, match="columns"):
-        convert.events_from_page(page.SerializeToString())
-
-
 def test_what_is_no_message_is_refused() -> None:
-    with pytest.raises(convert.MalformedMessage):
-        convert.events_from_page(b"\xff")
     with pytest.raises(convert.MalformedMessage):
         convert.event_from_bytes(b"\xff")
 

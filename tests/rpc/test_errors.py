@@ -11,6 +11,7 @@ import pytest
 from reflex_aio import (
     ConnectionLost,
     CursorAhead,
+    Event,
     InvalidCursor,
     MemoryEvents,
     MessageTooLarge,
@@ -22,6 +23,7 @@ from reflex_aio import (
 )
 from reflex_aio.rpc import RemoteSource, StreamServer, channel_options, server_options
 from reflex_aio.rpc.names import STREAM_METHOD
+from reflex_aio.rpc.pages import events_to_pages
 from tests.fix_processes import Spawn
 from tests.fix_proxy import Proxy
 from tests.rpc.serving import Watched, ids, serving, some_events, started, take
@@ -290,7 +292,7 @@ async def raw_server(*messages: bytes) -> AsyncIterator[grpc.aio.Channel]:
 
 
 async def test_an_empty_page_is_not_the_end_of_a_stream() -> None:
-    page = pb.Page(ids=["1"], types=[1], foreign_ids=["1"], timestamps_us=[1]).SerializeToString()
+    [page] = events_to_pages([Event("1", 1, "1", 1)], max_events=1, max_bytes=1)
     async with raw_server(b"", page) as channel, RemoteSource(channel).stream(to_head=True) as stream:
         assert ids(await take(stream, 1)) == [1]
 

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from reflex_aio import Event, StreamOptions, pb
 from reflex_aio.rpc import convert
+from reflex_aio.rpc.pages import events_from_page, events_to_pages
 
 _TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 # From the year 1 to the year 9999, which is what a protobuf timestamp holds.
@@ -25,8 +26,7 @@ def test_events_in_pages_are_the_same_whatever_the_pages_hold(
     events: list[Event], max_events: int, max_bytes: int
 ) -> None:
     pages = [
-        convert.events_from_page(page)
-        for page in convert.events_to_pages(events, max_events=max_events, max_bytes=max_bytes)
+        events_from_page(page) for page in events_to_pages(events, max_events=max_events, max_bytes=max_bytes)
     ]
     assert [event for page in pages for event in page] == events
     assert all(1 <= len(page) <= max_events for page in pages)
