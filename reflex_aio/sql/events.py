@@ -10,7 +10,7 @@ from reflex_aio.hooks import Hooks, installed
 from reflex_aio.sql.backlog import Backlog, Extent
 from reflex_aio.sql.cursor_values import check_cursor
 from reflex_aio.sql.dialects.backlog import backlog_dialect
-from reflex_aio.sql.dialects.events import EventsDialect, events_dialect
+from reflex_aio.sql.dialects.events import EventsDialect, EventsWriter, events_dialect
 from reflex_aio.sql.dialects.schema import schema_dialect
 from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
 from reflex_aio.sql.drivers.base import Driver, Row
@@ -95,7 +95,7 @@ class EventsTable:
         # What wake-ups call the table: it need be asked for once. The search path decides which table a name without a
         # schema stands for, so there may be several.
         self._topics: dict[Hashable, str] = {}
-        self._inserts: dict[str, str] = {}
+        self._writers: dict[str, EventsWriter] = {}
 
     def __repr__(self) -> str:
         return f"EventsTable({self.name!r})"
@@ -208,11 +208,14 @@ class EventsTable:
         with driver.errors(self.name, schema_only=True):
             if settings.inserter is not None:
                 return (await self._insert_by(settings.inserter, driver, connection, [values]))[0]
-            rows = await driver.fetch(connection, self._insert_sql(driver.dialect), *self._present(values))
-            return (await self._inserted(driver, connection, rows, 1))[0]
+            row = await self._writer(driver.dialect).insert(driver, connection, values)
+            return (await self._inserted(driver, connection, () if row is None else (row,), 1))[0]
 
     async def insert_many(self, connection: Any, events: Iterable[NewEvent]) -> list[str]:
-        """Insert events in the order given, by one statement, and return their ids. See :meth:`insert`.
+        """Insert events in the order given, all or none, and return their ids. See :meth:`insert`.
+
+        They go by one statement; on MySQL and MariaDB by several, in a transaction or a savepoint, if one would be
+        longer than the server's ``max_allowed_packet``.
 
         :param events: for each event its foreign id, type, and if need be metadata and trace
         """
@@ -224,10 +227,7 @@ class EventsTable:
         with driver.errors(self.name, schema_only=True):
             if settings.inserter is not None:
                 return await self._insert_by(settings.inserter, driver, connection, values)
-            columns = self._present([list(column) for column in zip(*values, strict=True)])
-            rows = await driver.fetch(
-                connection, events_dialect(driver.dialect).insert_many(settings), *columns
-            )
+            rows = await self._writer(driver.dialect).insert_many(driver, connection, values)
             return await self._inserted(driver, connection, rows, len(values))
 
     def _traced(self, events: list[Values]) -> list[Values]:
@@ -240,16 +240,10 @@ class EventsTable:
             for foreign_id, kind, metadata, trace in events
         ]
 
-    def _present(self, values: Sequence[Any]) -> list[Any]:
-        """Return those of foreign id, type, metadata and trace that the table has columns for."""
-        schema = self._settings.schema
-        foreign_id, kind, metadata, trace = values
-        return [foreign_id, kind, *[metadata] * schema.metadata, *[trace] * schema.trace]
-
-    def _insert_sql(self, dialect: str) -> str:
-        if dialect not in self._inserts:
-            self._inserts[dialect] = events_dialect(dialect).insert(self._settings)
-        return self._inserts[dialect]
+    def _writer(self, dialect: str) -> EventsWriter:
+        if dialect not in self._writers:
+            self._writers[dialect] = events_dialect(dialect).writer(self._settings)
+        return self._writers[dialect]
 
     async def _inserted(self, driver: Driver, connection: Any, rows: Sequence[Row], count: int) -> list[str]:
         """Return the ids in what an INSERT has returned, and see to it that streams are woken."""

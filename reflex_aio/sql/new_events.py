@@ -1,13 +1,14 @@
 """What is inserted into an events table: values that are checked before the database sees them."""
 
 import re
-from collections.abc import Iterable
+import reprlib
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 from reflex_aio.event import check_event
 from reflex_aio.sql.schema import EventsSchema
 
-__all__ = ["NewEvent", "Values", "check_new_event", "check_new_events"]
+__all__ = ["NewEvent", "Values", "check_new_event", "check_new_events", "present"]
 
 NewEvent: TypeAlias = (
     tuple[str | int, int]
@@ -58,9 +59,15 @@ def check_new_events(schema: EventsSchema, events: Iterable[NewEvent]) -> list[V
         try:
             checked.append(check_new_event(schema, *_spread(event)))
         except (TypeError, ValueError) as exc:
-            exc.add_note(f"That was event {index} of those given: {event!r}")
+            exc.add_note(f"That was event {index} of those given: {reprlib.repr(event)}")
             raise
     return checked
+
+
+def present(schema: EventsSchema, values: Sequence[Any]) -> list[Any]:
+    """Return those of foreign id, type, metadata and trace that the table of ``schema`` has columns for."""
+    foreign_id, kind, metadata, trace = values
+    return [foreign_id, kind, *[metadata] * schema.metadata, *[trace] * schema.trace]
 
 
 def _spread(event: Any) -> tuple[Any, Any, Any, Any]:

@@ -47,7 +47,7 @@ def test_names_come_from_the_environment_too() -> None:
         (["--events-columns", "ident=x"], "--events-columns 'ident=x' is not accepted: it is column=name,..., of"),
         (["--cursors-columns", "id"], "--cursors-columns 'id' is not accepted"),
         (["--events-columns", "id=type"], "--events-columns: column name 'type' is given to two columns"),
-        (["--dialect", "oracle"], "--dialect: dialect 'oracle' is not known: accepted is 'postgres'"),
+        (["--dialect", "oracle"], "--dialect: dialect 'oracle' is not known: accepted is 'mysql' or 'postgres'"),
     ],
 )  # fmt: skip
 def test_names_that_are_not_accepted_are_wrong_usage(arguments: list[str], reason: str) -> None:

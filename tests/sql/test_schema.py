@@ -109,7 +109,7 @@ def test_column_types_that_are_not_known_are_refused() -> None:
 
 
 def test_a_dialect_that_is_not_known_is_refused() -> None:
-    with pytest.raises(ValueError, match="dialect 'oracle' is not known: accepted is 'postgres'"):
+    with pytest.raises(ValueError, match="dialect 'oracle' is not known: accepted is 'mysql' or 'postgres'"):
         schema_dialect("oracle")
 
 

@@ -1,17 +1,19 @@
 """What a dialect has to do to write and read events."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from typing import Any, ClassVar
 
-from reflex_aio.sql.drivers.base import Driver
+from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.loader import Loader
+from reflex_aio.sql.new_events import Values
 from reflex_aio.sql.settings import EventsSettings
 
-__all__ = ["EventsDialect", "events_dialect"]
+__all__ = ["EventsDialect", "EventsWriter", "events_dialect"]
 
-_DIALECTS = {"postgres": "PostgresEvents"}
+_DIALECTS = {"mysql": "MysqlEvents", "postgres": "PostgresEvents"}
 
 
 class EventsDialect(ABC):
@@ -25,18 +27,10 @@ class EventsDialect(ABC):
         """Return the table's quoted name."""
 
     @abstractmethod
-    def insert(self, settings: EventsSettings) -> str:
-        """Return the statement that inserts an event, and returns its id and what tells in which table it is.
+    def writer(self, settings: EventsSettings) -> "EventsWriter":
+        """Return what inserts events into the table.
 
-        The search path may lead a name without a schema to any of several tables. Its arguments: foreign id, type, and
-        metadata and trace if the table has them.
-        """
-
-    @abstractmethod
-    def insert_many(self, settings: EventsSettings) -> str:
-        """Return the statement that inserts events, with a row for each of what :meth:`insert` returns, in that order.
-
-        Its arguments are those of :meth:`insert`, each as a list.
+        :raises ValueError: if a setting is none of this dialect's
         """
 
     @abstractmethod
@@ -52,6 +46,22 @@ class EventsDialect(ABC):
         self, settings: EventsSettings, driver: Driver, pool: Any, *, settle_on: Any, fence: bool
     ) -> Loader:
         """Return a loader of the table's pages."""
+
+
+class EventsWriter(ABC):
+    """Inserts the events of one table, in one dialect.
+
+    What it returns of an event is the id, and what tells in which table it is, as the search path may lead a name
+    without a schema to any of several; no row for an event that the database has kept out.
+    """
+
+    @abstractmethod
+    async def insert(self, driver: Driver, connection: Any, values: Values) -> Row | None:
+        """Insert an event."""
+
+    @abstractmethod
+    async def insert_many(self, driver: Driver, connection: Any, events: Sequence[Values]) -> Sequence[Row]:
+        """Insert events, one at least, in the order given, all or none; return their rows in that order."""
 
 
 @cache

@@ -12,7 +12,7 @@ from reflex_aio.sql.schema import ExpectedColumn, FoundTable, Name, TableSchema,
 
 __all__ = ["SchemaDialect", "schema_dialect"]
 
-_DIALECTS = {"postgres": "PostgresSchema"}
+_DIALECTS = {"mysql": "MysqlSchema", "postgres": "PostgresSchema"}
 
 
 class SchemaDialect(ABC):

@@ -1,12 +1,14 @@
 """PostgreSQL: what it takes to write and read events."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from reflex_aio.sql.dialects.events import EventsDialect
+from reflex_aio.sql.dialects.events import EventsDialect, EventsWriter
 from reflex_aio.sql.dialects.postgres.loader import PostgresLoader
 from reflex_aio.sql.dialects.postgres.queries import head_sql, insert_many_sql, insert_sql
-from reflex_aio.sql.drivers.base import Driver
+from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.loader import Loader
+from reflex_aio.sql.new_events import Values, present
 from reflex_aio.sql.settings import EventsSettings
 
 __all__ = ["PostgresEvents"]
@@ -23,11 +25,8 @@ class PostgresEvents(EventsDialect):
     def table(self, settings: EventsSettings) -> str:
         return settings.schema.table.quoted('"')
 
-    def insert(self, settings: EventsSettings) -> str:
-        return insert_sql(settings, self.table(settings))
-
-    def insert_many(self, settings: EventsSettings) -> str:
-        return insert_many_sql(settings, self.table(settings))
+    def writer(self, settings: EventsSettings) -> EventsWriter:
+        return _Writer(settings, self.table(settings))
 
     def head(self, settings: EventsSettings) -> str:
         return head_sql(settings, self.table(settings))
@@ -39,3 +38,18 @@ class PostgresEvents(EventsDialect):
         self, settings: EventsSettings, driver: Driver, pool: Any, *, settle_on: Any, fence: bool
     ) -> Loader:
         return PostgresLoader(settings, driver, pool, settle_on=settle_on, fence=fence)
+
+
+class _Writer(EventsWriter):
+    def __init__(self, settings: EventsSettings, table: str) -> None:
+        self._schema = settings.schema
+        self._insert = insert_sql(settings, table)
+        self._insert_many = insert_many_sql(settings, table)
+
+    async def insert(self, driver: Driver, connection: Any, values: Values) -> Row | None:
+        rows = await driver.fetch(connection, self._insert, *present(self._schema, values))
+        return rows[0] if rows else None
+
+    async def insert_many(self, driver: Driver, connection: Any, events: Sequence[Values]) -> Sequence[Row]:
+        columns = present(self._schema, [list(column) for column in zip(*events, strict=True)])
+        return await driver.fetch(connection, self._insert_many, *columns)

@@ -1,0 +1,46 @@
+"""MySQL and MariaDB: what it takes to write and read events."""
+
+from typing import Any, ClassVar
+
+from reflex_aio.sql.dialects.events import EventsDialect, EventsWriter
+from reflex_aio.sql.dialects.mysql.queries import head_sql
+from reflex_aio.sql.dialects.mysql.writer import MysqlWriter
+from reflex_aio.sql.drivers.base import Driver
+from reflex_aio.sql.loader import Loader
+from reflex_aio.sql.settings import EventsSettings
+
+__all__ = ["MysqlEvents"]
+
+
+class MysqlEvents(EventsDialect):
+    """Events on MySQL and MariaDB."""
+
+    topic: ClassVar[str] = (
+        "SELECT CONCAT(DATABASE(), '.', REPLACE(%s, '`', '')) FROM dual WHERE DATABASE() IS NOT NULL"
+    )
+
+    def table(self, settings: EventsSettings) -> str:
+        return settings.schema.table.quoted("`")
+
+    def writer(self, settings: EventsSettings) -> EventsWriter:
+        _check_wakeups(settings)
+        return MysqlWriter(settings, self.table(settings))
+
+    def head(self, settings: EventsSettings) -> str:
+        return head_sql(settings, self.table(settings))
+
+    def notify(self) -> str:
+        raise NotImplementedError("MySQL and MariaDB have no NOTIFY")
+
+    def loader(
+        self, settings: EventsSettings, driver: Driver, pool: Any, *, settle_on: Any, fence: bool
+    ) -> Loader:
+        raise NotImplementedError
+
+
+def _check_wakeups(settings: EventsSettings) -> None:
+    if settings.wakeups in ("transaction", "trigger"):
+        raise ValueError(
+            f"wakeups={settings.wakeups!r} of {settings.name} is not accepted: MySQL and MariaDB have no NOTIFY;"
+            " 'commit' and None are"
+        )

@@ -1,0 +1,104 @@
+"""MySQL and MariaDB: the statements that write and read events.
+
+They mean the same whatever the session's time zone, character set and sql_mode are. Names that come from the user are
+quoted before they get here; values are always arguments.
+"""
+
+from collections.abc import Sequence
+from operator import itemgetter
+
+from reflex_aio.errors import SchemaError
+from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE, Event
+from reflex_aio.sql.drivers.base import Row
+from reflex_aio.sql.settings import EventsSettings
+
+__all__ = ["Queries", "events_of", "head_sql", "insert_sql", "now_sql"]
+
+# Microseconds since 1970, as an integer: a datetime would be most of what a stream costs the client. A timestamp is
+# kept in UTC, and would be turned into the session's time zone first; a datetime is what it says, taken as UTC.
+_MICROSECONDS = {
+    "timestamp": "CAST(UNIX_TIMESTAMP({}) * 1000000 AS SIGNED)",
+    "datetime": "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', {})",
+}
+# The other way round: what is stored is UTC in both. In its column's precision, which it would be rounded up to.
+_NOW = {"timestamp": "CURRENT_TIMESTAMP({})", "datetime": "UTC_TIMESTAMP({})"}
+
+TIMESTAMP_TYPES = tuple(_MICROSECONDS)
+
+_timestamp = itemgetter(3)
+
+
+def now_sql(timestamp_type: str, precision: int) -> str:
+    """Return the expression for the current time, to be stored in a column of that type."""
+    return _NOW[timestamp_type].format(precision)
+
+
+def insert_sql(settings: EventsSettings, table: str, now: str, count: int = 1) -> str:
+    """Return the INSERT of ``count`` events.
+
+    Its arguments, for each event: foreign id, type, and metadata and trace if the table has them.
+    """
+    columns = settings.columns
+    names = [columns.foreign_id, columns.type]
+    names += [columns.metadata] * settings.schema.metadata + [columns.trace] * settings.schema.trace
+    quoted = ", ".join(f"`{name}`" for name in (columns.timestamp, *names))
+    row = f"({now}{', %s' * len(names)})"
+    return f"INSERT INTO {table} ({quoted}) VALUES {', '.join([row] * count)}"
+
+
+def head_sql(settings: EventsSettings, table: str) -> str:
+    """Return the query for the greatest visible id."""
+    return f"SELECT MAX({_id(settings)}) FROM {table}"
+
+
+class Queries:
+    """The statements that read one table, once it has been found.
+
+    :param table: its name with the database, quoted
+    :param timestamp_type: the type of its timestamp column, one of ``TIMESTAMP_TYPES``
+    """
+
+    def __init__(self, settings: EventsSettings, table: str, timestamp_type: str) -> None:
+        columns, event_id = settings.columns, _id(settings)
+        time = _MICROSECONDS[timestamp_type].format(f"`{columns.timestamp}`")
+        # As bytes, as the session's character set may lack some of its characters.
+        foreign_id = f"CAST(CONVERT(`{columns.foreign_id}` USING utf8mb4) AS BINARY)"
+        parts = [event_id, f"`{columns.type}`", foreign_id, time]
+        if settings.schema.metadata or settings.schema.trace:
+            parts.append(f"`{columns.metadata}`" if settings.schema.metadata else "NULL")
+        if settings.schema.trace:
+            parts.append(f"`{columns.trace}`")
+        self.page = (
+            f"SELECT {', '.join(parts)} FROM {table} WHERE {event_id} > %s ORDER BY {event_id} LIMIT %s"
+        )
+        """Rows after an id, at most so many."""
+        self.head = head_sql(settings, table)
+        self.head_by_age = (
+            f"SELECT {event_id} FROM {table} WHERE {time} <= %s ORDER BY {event_id} DESC LIMIT 1"
+        )
+        """The greatest id of an event from before a time, in microseconds."""
+
+
+def events_of(rows: Sequence[Row], settings: EventsSettings) -> list[Event]:
+    """Turn the rows of a page into events, noops left out unless the table includes them.
+
+    :raises SchemaError: if one has no timestamp
+    """
+    schema = settings.schema
+    if None in map(_timestamp, rows):
+        without = next(row[0] for row in rows if row[3] is None)
+        problem = f'column "{schema.columns.timestamp}" of event {without} is NULL or zero'
+        raise SchemaError(table=settings.name, differences=[problem])
+    if schema.trace:
+        events = [Event(str(r[0]), r[1], r[2].decode(), r[3], r[4], r[5]) for r in rows]
+    elif schema.metadata:
+        events = [Event(str(r[0]), r[1], r[2].decode(), r[3], r[4]) for r in rows]
+    else:
+        events = [Event(str(r[0]), r[1], r[2].decode(), r[3]) for r in rows]
+    if settings.include_noops:
+        return events
+    return [event for event in events if event.type != NOOP_TYPE or event.foreign_id != NOOP_FOREIGN_ID]
+
+
+def _id(settings: EventsSettings) -> str:
+    return f"`{settings.columns.id}`"

@@ -1,0 +1,142 @@
+"""MySQL and MariaDB: inserting events."""
+
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
+
+from reflex_aio.errors import DatabaseError
+from reflex_aio.sql.dialects.events import EventsWriter
+from reflex_aio.sql.dialects.mysql.queries import insert_sql, now_sql
+from reflex_aio.sql.dialects.mysql.schema import schema_sql
+from reflex_aio.sql.drivers.base import Driver, Row
+from reflex_aio.sql.new_events import Values, present
+from reflex_aio.sql.settings import EventsSettings
+
+__all__ = ["MysqlWriter"]
+
+_TIMESTAMP_TYPE = """
+SELECT data_type, datetime_precision FROM information_schema.columns
+WHERE table_schema = {schema} AND table_name = %s AND column_name = %s
+"""
+
+# What an event takes in an INSERT beside its values, and what a statement takes beside its events: generous, in bytes.
+_EVENT_OVERHEAD = 200
+_STATEMENT_OVERHEAD = 4096
+# An event above this may be refused by servers whose limit is the least that is usual.
+_LARGE = 1 << 18
+
+# The numbers of warnings that tell of a value that was changed to fit its column.
+_CHANGED = frozenset({1048, 1264, 1265, 1292, 1366, 1406})
+
+
+class MysqlWriter(EventsWriter):
+    """Inserts the events of one table, on MySQL and MariaDB.
+
+    Ids come from AUTO_INCREMENT, not from RETURNING, which MySQL doesn't have. The client library is told that of the
+    statement's first row. An INSERT whose number of rows is known takes all its ids at once, whatever
+    ``innodb_autoinc_lock_mode`` is, so the others follow in steps of ``auto_increment_increment``.
+    Source: https://dev.mysql.com/doc/refman/8.4/en/innodb-auto-increment-handling.html
+    """
+
+    def __init__(self, settings: EventsSettings, table: str) -> None:
+        self._settings = settings
+        self._table = table
+        # By server and database: which expression the current time is to be stored by.
+        self._now: dict[Hashable, str] = {}
+        self._one: dict[str, str] = {}
+
+    async def insert(self, driver: Driver, connection: Any, values: Values) -> Row:
+        now = await self._current_time(driver, connection)
+        if _size(values) > _LARGE:
+            self._check_size([values], (await self._limits(driver, connection))[1])
+        if now not in self._one:
+            self._one[now] = insert_sql(self._settings, self._table, now)
+        first_id = await self._insert(driver, connection, self._one[now], [values])
+        return first_id, self._table
+
+    async def insert_many(self, driver: Driver, connection: Any, events: Sequence[Values]) -> Sequence[Row]:
+        now = await self._current_time(driver, connection)
+        step, largest = await self._limits(driver, connection)
+        self._check_size(events, largest)
+        chunks = list(_chunks(events, largest - _STATEMENT_OVERHEAD))
+
+        async def insert_chunks() -> list[Row]:
+            rows: list[Row] = []
+            for chunk in chunks:
+                statement = insert_sql(self._settings, self._table, now, len(chunk))
+                first_id = await self._insert(driver, connection, statement, chunk)
+                rows += [(first_id + index * step, self._table) for index in range(len(chunk))]
+            return rows
+
+        if len(chunks) == 1:
+            return await insert_chunks()
+        async with driver.transaction(connection):
+            return await insert_chunks()
+
+    async def _insert(self, driver: Driver, connection: Any, statement: str, events: Sequence[Values]) -> int:
+        """Insert events, and return the first one's id."""
+        schema = self._settings.schema
+        values = [value for event in events for value in present(schema, event)]
+        ((_, first_id, warned),) = await driver.fetch(connection, statement, *values)
+        if warned:
+            await self._check_warnings(driver, connection)
+        if not first_id:
+            raise DatabaseError(
+                f'{self._settings.name}: the database gave the event no id: is column "{schema.columns.id}" not'
+                " AUTO_INCREMENT, or does a trigger set it?"
+            )
+        return int(first_id)
+
+    async def _current_time(self, driver: Driver, connection: Any) -> str:
+        server = await driver.server(connection)
+        now = self._now.get(server)
+        if now is None:
+            name, column = self._settings.schema.table, self._settings.columns.timestamp
+            rows = await driver.fetch(
+                connection, _TIMESTAMP_TYPE.format(schema=schema_sql(name)), name.table, column
+            )
+            if not rows or rows[0][0] not in ("timestamp", "datetime"):
+                # The INSERT tells what is wrong.
+                return now_sql("datetime", 6)
+            now = self._now[server] = now_sql(*rows[0])
+        return now
+
+    async def _limits(self, driver: Driver, connection: Any) -> tuple[int, int]:
+        """Return the step from one id to the next, and the length of the longest statement, in bytes."""
+        rows = await driver.fetch(connection, "SELECT @@auto_increment_increment, @@max_allowed_packet")
+        return rows[0][0], rows[0][1]
+
+    def _check_size(self, events: Sequence[Values], largest: int) -> None:
+        for event in events:
+            size = _size(event) + _STATEMENT_OVERHEAD
+            if size > largest:
+                raise ValueError(
+                    f"{self._settings.name}: event {event[0]!r} takes {size} bytes in a statement, more than the"
+                    f" server's max_allowed_packet of {largest}: metadata takes twice its length"
+                )
+
+    async def _check_warnings(self, driver: Driver, connection: Any) -> None:
+        for level, number, message in await driver.fetch(connection, "SHOW WARNINGS"):
+            if level == "Warning" and number in _CHANGED:
+                raise DatabaseError(
+                    f"{self._settings.name}: the database has stored something else than was inserted, as sql_mode"
+                    f" isn't strict: {message} (warning {number})"
+                )
+
+
+def _size(values: Values) -> int:
+    """Return how many bytes an event takes in a statement, at most."""
+    foreign_id, _, metadata, trace = values
+    return 2 * (len(foreign_id.encode()) + len(metadata or b"") + len(trace or b"")) + _EVENT_OVERHEAD
+
+
+def _chunks(events: Sequence[Values], largest: int) -> Iterator[list[Values]]:
+    """Cut events into runs, each of which takes at most ``largest`` bytes in a statement, or is of one event."""
+    chunk: list[Values] = []
+    size = 0
+    for event in events:
+        size += _size(event)
+        if chunk and size > largest:
+            yield chunk
+            chunk, size = [], _size(event)
+        chunk.append(event)
+    yield chunk
