@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measure, print a table, and write benchmarks/results/latest.json."""
+"""``python -m benchmarks``: measure, print a table, and write it as JSON and SVG under benchmarks/results."""
 
 import argparse
 import asyncio
@@ -6,14 +6,78 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from benchmarks.bench_growth import bench_growth
 from benchmarks.bench_insert import bench_insert
 from benchmarks.bench_latency import bench_latency
+from benchmarks.bench_memory import bench_memory
+from benchmarks.bench_peers import bench_peers
+from benchmarks.bench_sharing import bench_sharing
 from benchmarks.bench_stream import bench_stream
-from benchmarks.measure import Result, print_table, write_json
+from benchmarks.measure import Result, Series
+from benchmarks.plot import write_svg
+from benchmarks.report import print_series, print_table, write_json
 from reflex_aio.ext.embedded import EmbeddedPostgres
 
 RESULTS = Path(__file__).parent / "results"
 MORE = 3
+
+Measurements = tuple[list[Result], list[Series]]
+Bench = Callable[[EmbeddedPostgres, argparse.Namespace], Awaitable[Measurements]]
+
+
+async def _stream(server: EmbeddedPostgres, given: argparse.Namespace) -> Measurements:
+    return await bench_stream(server.dsn, rows=given.rows, repeat=given.repeat), []
+
+
+async def _insert(server: EmbeddedPostgres, given: argparse.Namespace) -> Measurements:
+    # Short measurements, and so more of them: the noise here is what neighbours do to the disk.
+    return await bench_insert(server.dsn, transactions=400, repeat=_more(given)), []
+
+
+async def _latency(server: EmbeddedPostgres, given: argparse.Namespace) -> Measurements:
+    return await bench_latency(server.dsn, events=50, repeat=_more(given)), []
+
+
+async def _sharing(server: EmbeddedPostgres, given: argparse.Namespace) -> Measurements:
+    many = 200 if given.quick else 1000
+    inserts = 50 if given.quick else 400
+    return await bench_sharing(server, inserts=inserts, repeat=given.repeat, many=many), []
+
+
+async def _growth(server: EmbeddedPostgres, given: argparse.Namespace) -> Measurements:
+    largest = 10 * given.rows
+    return await bench_growth(
+        server,
+        rows=[size for size in (10**3, 10**4, 10**5, 10**6, 10**7) if largest // 1000 <= size <= largest],
+        streams=(1, 10, 100) if given.quick else (1, 10, 100, 1000),
+        writers=(1, 8) if given.quick else (1, 2, 4, 8, 16, 32, 64),
+        events=10 if given.quick else 100,
+        repeat=given.repeat,
+    )
+
+
+async def _memory(server: EmbeddedPostgres, given: argparse.Namespace) -> Measurements:
+    streams = 50 if given.quick else 1000
+    return await bench_memory(server.dsn, events=given.events_in_memory, streams=streams)
+
+
+async def _peers(server: EmbeddedPostgres, given: argparse.Namespace) -> Measurements:
+    return await bench_peers(server, messages=100 if given.quick else 3000, repeat=given.repeat), []
+
+
+def _more(given: argparse.Namespace) -> int:
+    return 1 if given.quick else given.repeat * MORE
+
+
+BENCHES: dict[str, Bench] = {
+    "stream": _stream,
+    "insert": _insert,
+    "latency": _latency,
+    "sharing": _sharing,
+    "growth": _growth,
+    "memory": _memory,
+    "peers": _peers,
+}
 
 
 def arguments() -> argparse.Namespace:
@@ -27,45 +91,68 @@ def arguments() -> argparse.Namespace:
         "--quick", action="store_true", help="few rows, one repetition: shows that all of it runs"
     )
     parser.add_argument("--only", choices=sorted(BENCHES), action="append", help="measure these alone")
-    parser.add_argument("--rows", type=int, default=1_000_000, help="events to stream (%(default)s)")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=1_000_000,
+        help="events to stream; growth goes to ten times as many (%(default)s)",
+    )
     parser.add_argument("--repeat", type=int, default=5, help="pairs to measure (%(default)s)")
     parser.add_argument(
-        "--output", type=Path, help="where to write the JSON (benchmarks/results/latest.json)"
+        "--events-in-memory",
+        type=int,
+        default=100_000,
+        help="events that pass by a thousand streams while their memory is measured (%(default)s)",
+    )
+    parser.add_argument("--uvloop", action="store_true", help="on uvloop, which has to be installed")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="where to write the JSON, and beside it the SVG (benchmarks/results/latest.json)",
     )
     given = parser.parse_args()
-    if given.rows < 1000 or given.repeat < 1:
-        parser.error("--rows is at least 1000, --repeat at least 1")
+    if given.rows < 1000 or given.repeat < 1 or given.events_in_memory < 1000:
+        parser.error("--rows and --events-in-memory are at least 1000, --repeat at least 1")
     if given.quick:
-        given.rows, given.repeat = 20_000, 1
-    # The figures of a quick run mean nothing, and must not take the place of real ones.
-    given.output = given.output or RESULTS / ("quick.json" if given.quick else "latest.json")
+        given.rows, given.repeat, given.events_in_memory = 20_000, 1, 2000
+    # The figures of a quick or partial run must not take the place of those of a whole one.
+    whole = not (given.quick or given.only or given.uvloop)
+    given.output = given.output or RESULTS / ("latest.json" if whole else "other.json")
     return given
-
-
-BENCHES: dict[str, Callable[[str, argparse.Namespace], Awaitable[list[Result]]]] = {
-    "stream": lambda dsn, given: bench_stream(dsn, rows=given.rows, repeat=given.repeat),
-    # Short measurements, and so more of them: the noise here is what neighbours do to the disk.
-    "insert": lambda dsn, given: bench_insert(dsn, transactions=400, repeat=given.repeat * MORE),
-    "latency": lambda dsn, given: bench_latency(dsn, events=50, repeat=given.repeat * MORE),
-}
 
 
 async def main(given: argparse.Namespace) -> int:
     results: list[Result] = []
+    series: list[Series] = []
     # Commits are flushed to disk, as where it matters; checkpoints would only add noise.
     settings: dict[str, str | int | bool] = {
         "shared_buffers": "512MB",
         "max_wal_size": "4GB",
+        "max_connections": 200,
         "autovacuum": False,
     }
     async with EmbeddedPostgres(settings=settings) as server:
         for name in given.only or BENCHES:
-            results += await BENCHES[name](server.dsn, given)
+            measured = await BENCHES[name](server, given)
+            results += measured[0]
+            series += measured[1]
     print_table(results)
-    write_json(results, given.output, {"rows": given.rows, "repeat": given.repeat, "quick": given.quick})
-    print(f"\nwritten to {given.output}")
+    print_series(series)
+    options = ("rows", "repeat", "events_in_memory", "quick", "uvloop")
+    write_json(results, series, given.output, {option: getattr(given, option) for option in options})
+    write_svg(results, series, given.output.with_suffix(".svg"))
+    print(f"\nwritten to {given.output}, and beside it as SVG")
     return 0 if given.quick or all(result.met for result in results) else 1
 
 
+def _run(given: argparse.Namespace) -> int:
+    if not given.uvloop:
+        return asyncio.run(main(given))
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main(given))
+
+
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main(arguments())))
+    sys.exit(_run(arguments()))

@@ -3,14 +3,13 @@
 import asyncio
 import json
 import statistics
-import sys
 import time
 from typing import Any
 
 import asyncpg
 
 from benchmarks.measure import Baseline, Measured, Result, compare
-from benchmarks.processes import Child, child
+from benchmarks.processes import Child, child, standard_input
 from reflex_aio.sql import EventsTable
 
 __all__ = ["bench_latency", "write"]
@@ -110,10 +109,7 @@ def _notified(dsn: str, writer: Child, events: int) -> Measured:
 async def write(dsn: str) -> None:
     """Write as told by lines on the standard input, and print when each commit began and was done."""
     pool = await asyncpg.create_pool(dsn, min_size=1, max_size=2)
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
-    )
+    reader = await standard_input()
     while line := (await reader.readline()).decode().split():
         sent: dict[str, tuple[float, float]] = {}
         async with pool.acquire() as connection:

@@ -1,17 +1,13 @@
-"""Paired measurements on a noisy machine, and what is said about them."""
+"""Paired measurements on a noisy machine."""
 
 import gc
-import json
-import os
-import platform
 import statistics
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-__all__ = ["Baseline", "Measured", "Result", "compare", "print_table", "write_json"]
+__all__ = ["Baseline", "Measured", "Result", "Series", "compare", "say"]
 
 Measured = Callable[[], Awaitable[float]]
 """Measures once, and returns how many a second, or how many seconds."""
@@ -51,6 +47,17 @@ class Result:
         return statistics.median(run[side] for run in self.runs)
 
 
+@dataclass(frozen=True)
+class Series:
+    """What one thing costs at growing sizes."""
+
+    name: str
+    what: str
+    size: str
+    unit: str
+    points: list[tuple[float, float]]
+
+
 async def compare(
     name: str,
     *,
@@ -87,49 +94,3 @@ def say(text: str) -> None:
     """Show progress, where somebody looks on."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-
-def print_table(results: list[Result]) -> None:
-    """Print the results for people."""
-    rows = [("", "against", "ours", "raw", "unit", "ratio", "min-max", "goal", "")]
-    for result in results:
-        ratios = [run["ratio"] for run in result.runs]
-        sign = {"higher": "≥", "lower": "≤"}[result.better]
-        rows.append(
-            (
-                result.what,
-                result.against,
-                f"{result.median('ours'):,.4g}",
-                f"{result.median('raw'):,.4g}",
-                result.unit,
-                f"{result.ratio:.2f}",
-                f"{min(ratios):.2f}-{max(ratios):.2f}",
-                "" if result.floor is None else f"{sign} {result.floor}",
-                "" if result.floor is None else ("met" if result.met else "MISSED"),
-            )
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def write_json(results: list[Result], path: Path, arguments: dict[str, Any]) -> None:
-    """Write the results, with what they were measured on, over those of the same names from before."""
-    machine = {"python": platform.python_version(), "cpus": os.cpu_count(), "system": platform.platform()}
-    content = {
-        result.name: {
-            "ratio": round(result.ratio, 4),
-            "floor": result.floor,
-            "better": result.better,
-            "met": result.met,
-            "unit": result.unit,
-            "what": result.what,
-            "against": result.against,
-            "runs": [{key: round(value, 6) for key, value in run.items()} for run in result.runs],
-            "machine": machine,
-            "arguments": arguments,
-        }
-        for result in results
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n")

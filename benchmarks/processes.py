@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import import_module
 
-__all__ = ["Child", "child"]
+__all__ = ["Child", "child", "standard_input"]
 
 
 class Child:
@@ -53,14 +53,27 @@ async def child(function: str, *arguments: str) -> AsyncIterator[Child]:
         await process.wait()
 
 
+async def standard_input() -> asyncio.StreamReader:
+    """Return the lines that a child is sent."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
+    return reader
+
+
 async def main(function: str, *arguments: str) -> None:
     """Run the function until it returns, or this process is told to end."""
     module, _, name = function.partition(":")
     work = asyncio.ensure_future(getattr(import_module(module), name)(*arguments))
+    loop = asyncio.get_running_loop()
     # Not SIGINT, which is ignored in the children of a shell's background job.
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, work.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        await work
+    loop.add_signal_handler(signal.SIGTERM, work.cancel)
+    try:
+        with contextlib.suppress(asyncio.CancelledError):
+            await work
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
 
 
 if __name__ == "__main__":

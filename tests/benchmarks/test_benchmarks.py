@@ -19,7 +19,11 @@ async def test_every_benchmark_runs_and_says_what_it_measured(tmp_path: Path) ->
     printed = (await bench.communicate())[0].decode()
 
     assert bench.returncode == 0, printed
+    assert "</svg>" in output.with_suffix(".svg").read_text()
     results = json.loads(output.read_text())
+    for series in results.pop("series"):
+        assert all(cost > 0 for _, cost in series["points"]), series["name"]
+        assert series["what"] in printed
     assert {name: results[name]["floor"] for name in FLOORS} == FLOORS
     for name, result in results.items():
         assert result["ratio"] > 0, name

@@ -1,0 +1,214 @@
+"""Many streams at the head of one table in one process: what they ask of the server, and what that costs."""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import psutil
+
+from benchmarks.measure import Baseline, Measured, Result, compare
+from benchmarks.processes import child, standard_input
+from reflex_aio.ext.embedded import EmbeddedPostgres
+from reflex_aio.sql import EventsTable
+
+__all__ = ["bench_sharing", "write"]
+
+EVENTS = EventsTable("bench_sharing")
+PAGE = f"SELECT id, type, foreign_id, timestamp FROM {EVENTS.name} WHERE id > $1 ORDER BY id LIMIT 1000"
+# Between two inserts, in seconds: longer than a page takes, so that no two are read by one query.
+PAUSE = 0.005
+STREAMS = 100
+# Seconds after which events count as lost.
+LONGEST = 120.0
+
+
+async def bench_sharing(
+    server: EmbeddedPostgres, *, inserts: int, repeat: int, many: int = 1000
+) -> list[Result]:
+    """Measure 100, and ``many``, streams that read ``inserts`` events one by one."""
+    database = "bench_sharing"
+    async with _connected(server.dsn) as connection:
+        await connection.execute(f"CREATE DATABASE {database}")
+    dsn = server.dsn_for(database)
+    async with _connected(dsn) as connection:
+        await EVENTS.create(connection)
+    async with asyncpg.create_pool(dsn, min_size=4, max_size=12) as pool:
+        shared = _sharing(pool, dsn, inserts, STREAMS)
+        alone = _alone(pool, dsn, inserts, STREAMS)
+        results = [
+            await compare(
+                f"cpu_{side}_{STREAMS}",
+                what=f"{side}'s CPU, {STREAMS} streams at the head",
+                ours=_cpu(clock, shared, inserts),
+                against=Baseline(f"{STREAMS} that query for themselves", _cpu(clock, alone, inserts)),
+                unit="s/event",
+                better="lower",
+                floor=floor,
+                repeat=repeat,
+            )
+            for side, clock, floor in (
+                ("client", time.process_time, 1 / 4),
+                ("server", lambda: _server_cpu(server), 1 / 8),
+            )
+        ]
+        one = Baseline("one insert", _constantly(1.0))
+        return results + [
+            await compare(
+                f"queries_{streams}",
+                what=f"queries of {streams:,} streams",
+                ours=_queries(server, dsn, inserts, streams),
+                against=one,
+                unit="queries/insert",
+                better="lower",
+                floor=1.1,
+                repeat=1,
+            )
+            for streams in (STREAMS, many)
+        ]
+
+
+@asynccontextmanager
+async def _connected(dsn: str) -> AsyncIterator[Any]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+Reading = Callable[[Callable[[], None]], Any]
+"""Reads all the inserts; calls back once every stream is at the head, just before the first of them."""
+
+
+def _sharing(pool: Any, dsn: str, inserts: int, streams: int) -> Reading:
+    async def read(begin: Callable[[], None]) -> None:
+        ready = asyncio.Barrier(streams + 1)
+
+        async def consume() -> None:
+            async with EVENTS.stream(pool, from_head=True) as stream:
+                await ready.wait()
+                for _ in range(inserts):
+                    await anext(stream)
+
+        async with child("benchmarks.bench_sharing:write", dsn, str(inserts)) as writer:
+            await writer.read()
+            async with asyncio.timeout(LONGEST), asyncio.TaskGroup() as group:
+                for _ in range(streams):
+                    group.create_task(consume())
+                await ready.wait()
+                begin()
+                await writer.write("go")
+
+    return read
+
+
+def _alone(pool: Any, dsn: str, inserts: int, streams: int) -> Reading:
+    """One notification wakes them all, and each looks for itself after its own last event."""
+
+    async def read(begin: Callable[[], None]) -> None:
+        woken = [asyncio.Event() for _ in range(streams)]
+
+        async def consume(wake: asyncio.Event, last: int) -> None:
+            count = 0
+            while count < inserts:
+                wake.clear()
+                rows = await pool.fetch(PAGE, last)
+                if rows:
+                    count, last = count + len(rows), rows[-1]["id"]
+                else:
+                    await wake.wait()
+
+        def heard(*_: object) -> None:
+            for wake in woken:
+                wake.set()
+
+        async with (
+            child("benchmarks.bench_sharing:write", dsn, str(inserts)) as writer,
+            _connected(dsn) as listener,
+        ):
+            await writer.read()
+            await listener.add_listener("reflex_aio", heard)
+            head = await listener.fetchval(f"SELECT max(id) FROM {EVENTS.name}") or 0
+            async with asyncio.timeout(LONGEST), asyncio.TaskGroup() as group:
+                for wake in woken:
+                    group.create_task(consume(wake, head))
+                begin()
+                await writer.write("go")
+
+    return read
+
+
+def _cpu(clock: Callable[[], float], read: Reading, inserts: int) -> Measured:
+    async def measure() -> float:
+        began = 0.0
+
+        def begin() -> None:
+            nonlocal began
+            began = clock()
+
+        await read(begin)
+        return (clock() - began) / inserts
+
+    return measure
+
+
+def _server_cpu(server: EmbeddedPostgres) -> float:
+    """Seconds that the server's processes have used, those that have ended included."""
+    postmaster = psutil.Process(int((server.directory / "postmaster.pid").read_text().split()[0]))
+    total = 0.0
+    for process in (postmaster, *postmaster.children()):
+        times = process.cpu_times()
+        total += times.user + times.system
+    waited = postmaster.cpu_times()
+    return total + waited.children_user + waited.children_system
+
+
+def _constantly(value: float) -> Measured:
+    async def measure() -> float:
+        return value
+
+    return measure
+
+
+def _queries(server: EmbeddedPostgres, dsn: str, inserts: int, streams: int) -> Measured:
+    """Count the statements that read events or look for gaps, in the server's own log."""
+
+    async def measure() -> float:
+        start = 0
+
+        def begin() -> None:
+            nonlocal start
+            start = server.log.stat().st_size
+
+        # On connections that log what they execute.
+        settings = {"log_statement": "all"}
+        async with asyncpg.create_pool(dsn, min_size=4, max_size=12, server_settings=settings) as pool:
+            await _sharing(pool, dsn, inserts, streams)(begin)
+        return _reading_statements(server.log, start) / inserts
+
+    return measure
+
+
+def _reading_statements(log: Path, start: int) -> int:
+    with log.open("rb") as file:
+        file.seek(start)
+        written = file.read().decode(errors="replace")
+    statements = re.findall(r"LOG:  (?:statement|execute [^:]*):\s*(\w+)(.*)", written)
+    return sum(verb.upper() in ("SELECT", "WITH") and "pg_notify" not in rest for verb, rest in statements)
+
+
+async def write(dsn: str, inserts: str) -> None:
+    """Insert so many events, one at a time, when told to by a line; print one when ready."""
+    lines = await standard_input()
+    async with asyncpg.create_pool(dsn, min_size=1, max_size=1) as pool:
+        print("ready", flush=True)
+        await lines.readline()
+        for i in range(int(inserts)):
+            await asyncio.sleep(PAUSE)
+            async with pool.acquire() as connection, connection.transaction():
+                await EVENTS.insert(connection, i, 1)
