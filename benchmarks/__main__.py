@@ -111,8 +111,13 @@ def arguments() -> argparse.Namespace:
         help="where to write the JSON, and beside it the SVG (benchmarks/results/latest.json)",
     )
     given = parser.parse_args()
-    if given.rows < 1000 or given.repeat < 1 or given.events_in_memory < 1000:
-        parser.error("--rows and --events-in-memory are at least 1000, --repeat at least 1")
+    for option, value, least in (
+        ("--rows", given.rows, 1000),
+        ("--events-in-memory", given.events_in_memory, 1000),
+        ("--repeat", given.repeat, 1),
+    ):
+        if value < least:
+            parser.error(f"{option} is at least {least}, not {value}")
     if given.quick:
         given.rows, given.repeat, given.events_in_memory = 20_000, 1, 2000
     # The figures of a quick or partial run must not take the place of those of a whole one.
