@@ -69,6 +69,7 @@ check: lint types proto-check ## everything that can be checked without running 
 
 .PHONY: test
 test: $(STAMP) ## run the tests; ARGS go to pytest
+	@.ci/servers
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup $(ARGS)
 
 .PHONY: coverage

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
-import psutil
 import pytest
 
 from reflex_aio.ext.embedded import EmbeddedPostgres, EmbeddedPostgresError, StopMode
+from tests.ext.servers import children, ended
 from tests.fix_processes import Spawn
 from tests.fix_servers import memory
 from tests.waiting import eventually
@@ -256,15 +256,3 @@ async def serve(directory: str | None) -> None:
 
 async def pid_of(server: EmbeddedPostgres) -> int:
     return int((server.directory / "postmaster.pid").read_text().splitlines()[0])
-
-
-def children() -> set[int]:
-    return {child.pid for child in psutil.Process().children(recursive=True)}
-
-
-def ended(pid: int) -> bool:
-    # Where nothing reaps orphans, as in many containers, a zombie is all that remains.
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
