@@ -12,6 +12,7 @@ import aiomysql
 import aiomysql.cursors
 import asyncmy
 import asyncmy.cursors
+import asyncmy.errors
 import asyncpg
 import pytest
 import pytest_asyncio
@@ -138,7 +139,7 @@ class AsyncmyBackend(MysqlBackend):
     library: ClassVar[str] = "asyncmy"
     cursor_argument: ClassVar[str] = "cursor_cls"
     cursors: ClassVar[Any] = asyncmy.cursors
-    library_error: ClassVar[type[Exception]] = asyncmy.MySQLError
+    library_error: ClassVar[type[Exception]] = asyncmy.errors.MySQLError
     _create_pool = staticmethod(asyncmy.create_pool)
     _open = staticmethod(asyncmy.connect)
 

@@ -21,6 +21,8 @@ SMOKE = [
     "tests/cli/test_command.py",
     "tests/sql/test_cursors.py",
     "tests/sql/test_after_transaction.py",
+    "tests/sql/mysql/test_drivers.py",
+    "tests/sql/mysql/test_pools.py",
 ]
 OTHER_PYTHONS = [version for version in ("3.11", "3.12", "3.13") if version != f"3.{sys.version_info.minor}"]
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 try:
     import asyncmy
     import asyncmy.cursors
+    import asyncmy.errors
 except ModuleNotFoundError as exc:
     raise ModuleNotFoundError(
         "this driver needs asyncmy: pip install 'reflex-aio[asyncmy]'", name=exc.name
@@ -30,7 +31,7 @@ class AsyncmyDriver(MysqlDriver):
     """Connections and pools of asyncmy."""
 
     name: ClassVar[str] = "asyncmy"
-    library: ClassVar[Library] = Library(asyncmy.MySQLError, asyncmy.InterfaceError)
+    library: ClassVar[Library] = Library(asyncmy.errors.MySQLError, asyncmy.errors.InterfaceError)
     cursor: ClassVar[type[Any]] = _Cursor
     create_pool: ClassVar[Callable[..., Awaitable[Any]]] = staticmethod(asyncmy.create_pool)
 
