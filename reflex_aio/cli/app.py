@@ -2,7 +2,13 @@
 
 import typer
 
+from reflex_aio.cli import dead_letters
+from reflex_aio.cli.bench import bench
+from reflex_aio.cli.consumers import consumers, top
+from reflex_aio.cli.moving import rewind, skip
+from reflex_aio.cli.serve import serve
 from reflex_aio.cli.tables import create, ddl, validate
+from reflex_aio.cli.tail import tail
 
 __all__ = ["app"]
 
@@ -41,3 +47,80 @@ app.command(
         "reflex-aio validate events --events user_events --events-columns timestamp=created_at --json",
     )
 )(validate)
+app.command(
+    epilog=_examples(
+        "reflex-aio tail --events user_events",
+        "reflex-aio tail --events user_events --after 41 --to-head --types 1,2",
+        "reflex-aio tail --grpc users.internal:50051 --stream users --json | jq .foreign_id",
+    )
+)(tail)
+app.command(
+    epilog=_examples(
+        "reflex-aio consumers --events user_events --cursors cursors",
+        "reflex-aio consumers --events user_events --only 'mail-*' --json",
+        "reflex-aio consumers --events user_events --max-lag 300 || page-somebody",
+    )
+)(consumers)
+app.command(
+    epilog=_examples(
+        "reflex-aio top --events user_events",
+        "reflex-aio top --events user_events --every 10 --json >> lag.jsonl",
+    )
+)(top)
+app.command(
+    epilog=_examples(
+        "reflex-aio rewind send-mail --to 41 --events user_events --dry-run",
+        "reflex-aio rewind send-mail --since 2h --events user_events",
+        "reflex-aio rewind search --to-oldest --events user_events --yes",
+    )
+)(rewind)
+app.command(
+    epilog=_examples(
+        "reflex-aio skip send-mail --events user_events",
+        "reflex-aio skip send-mail --to 41 --events user_events --dry-run",
+        "reflex-aio skip new-consumer --new --to-head --events user_events --yes",
+    )
+)(skip)
+
+letters = typer.Typer(
+    no_args_is_help=True, help="The events that consumers gave up on: list, show, replay, resolve."
+)
+app.add_typer(letters, name="dead-letters")
+letters.command(
+    "list",
+    epilog=_examples(
+        "reflex-aio dead-letters list",
+        "reflex-aio dead-letters list --consumer send-mail --status all --json",
+    ),
+)(dead_letters.list_)
+letters.command(
+    epilog=_examples(
+        "reflex-aio dead-letters show 17",
+        "reflex-aio dead-letters show 17 --json | jq -r .message",
+    )
+)(dead_letters.show)
+letters.command(
+    epilog=_examples(
+        "reflex-aio dead-letters replay 17 --handler app.mail:send_mail --events user_events",
+        "reflex-aio dead-letters replay 17 18 19 --handler app.mail:consumer --events user_events",
+    )
+)(dead_letters.replay)
+letters.command(
+    epilog=_examples(
+        "reflex-aio dead-letters resolve 17",
+        "reflex-aio dead-letters resolve 17 18 19 --json",
+    )
+)(dead_letters.resolve)
+
+app.command(
+    epilog=_examples(
+        "reflex-aio serve --events user_events --listen 0.0.0.0:50051",
+        "reflex-aio serve --stream users=user_events --stream payments=billing.payment_events",
+    )
+)(serve)
+app.command(
+    epilog=_examples(
+        "reflex-aio bench",
+        "reflex-aio bench --seconds 10 --writers 16 --yes --json",
+    )
+)(bench)

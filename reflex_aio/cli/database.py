@@ -8,7 +8,7 @@ from reflex_aio.cli.exits import CommandError, Exit
 from reflex_aio.sql import close_hubs, open_pool
 from reflex_aio.sql.drivers import driver_of_pool
 
-__all__ = ["Database", "database"]
+__all__ = ["Database", "database", "databases"]
 
 
 class Database:
@@ -45,7 +45,19 @@ async def database(dsn: str | None, *, size: int = 4, option: str = "--dsn") -> 
             pool = await stack.enter_async_context(open_pool(dsn, size=size))
         except ValueError as exc:
             raise CommandError(f"{option}: {exc}", Exit.USAGE) from exc
-        except ModuleNotFoundError as exc:
-            raise CommandError(str(exc)) from exc
         stack.push_async_callback(close_hubs)
         yield Database(pool)
+
+
+@asynccontextmanager
+async def databases(dsn: str | None, cursors_dsn: str | None) -> AsyncIterator[tuple[Database, Database]]:
+    """Open the databases of the events and of the consumers' own tables, which may be one.
+
+    :raises CommandError: if there is none, or one can't be read
+    """
+    async with database(dsn) as events_in:
+        if cursors_dsn is None:
+            yield events_in, events_in
+            return
+        async with database(cursors_dsn, option="--cursors-dsn") as cursors_in:
+            yield events_in, cursors_in

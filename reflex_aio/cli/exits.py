@@ -62,4 +62,5 @@ def status_of(error: Exception) -> Exit | None:
         return Exit.REFUSED
     if isinstance(error, InvalidCursor):
         return Exit.USAGE
-    return Exit.FAILED if isinstance(error, ReflexError) else None
+    # What an extra would have brought: the message says which.
+    return Exit.FAILED if isinstance(error, (ReflexError, ModuleNotFoundError)) else None

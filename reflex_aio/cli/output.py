@@ -13,21 +13,42 @@ from rich.table import Table
 
 from reflex_aio.cli.exits import CommandError, Exit
 
-__all__ = ["ask", "duration", "moment", "note", "print_json", "print_line", "print_table", "table"]
+__all__ = [
+    "ask",
+    "duration",
+    "json_line",
+    "moment",
+    "note",
+    "print_json",
+    "print_line",
+    "print_lines",
+    "print_table",
+    "table",
+]
 
 # What isn't a terminal has no width: nothing is wrapped for it.
 _UNWRAPPED = 10_000
 
 
-def print_line(text: str) -> None:
-    """Write a line at once, as whoever reads it may be a program."""
-    sys.stdout.write(f"{text}\n")
+def print_lines(lines: Iterable[str]) -> None:
+    """Write lines at once, as whoever reads them may be a program."""
+    sys.stdout.writelines(f"{line}\n" for line in lines)
     sys.stdout.flush()
 
 
+def print_line(text: str) -> None:
+    """Write a line."""
+    print_lines([text])
+
+
+def json_line(document: Any) -> str:
+    """Return a document as a line of JSON: bytes in Base64, times in ISO 8601."""
+    return msgspec.json.encode(document).decode()
+
+
 def print_json(document: Any) -> None:
-    """Write a document as one line: bytes in Base64, times in ISO 8601."""
-    print_line(msgspec.json.encode(document).decode())
+    """Write a document."""
+    print_lines([json_line(document)])
 
 
 def note(text: str) -> None:
@@ -59,8 +80,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title:
         console = Console(highlight=False, markup=False, width=_UNWRAPPED)
     with console.capture() as captured:
         console.print(table(columns, rows, title=title))
-    for line in captured.get().splitlines():
-        print_line(line.rstrip())
+    print_lines(line.rstrip() for line in captured.get().splitlines())
 
 
 def ask(question: str, *, yes: bool) -> None:
@@ -70,14 +90,14 @@ def ask(question: str, *, yes: bool) -> None:
     """
     if yes:
         return
-    try:
-        answered = typer.confirm(question, err=True)
-    except typer.Abort:
+    typer.echo(f"{question} [y/N] ", err=True, nl=False)
+    answer = sys.stdin.readline()
+    if not answer:
         note("")
         raise CommandError(
-            "nobody has answered: --yes goes on without asking; nothing has changed", Exit.REFUSED
-        ) from None
-    if not answered:
+            "nobody has answered, and nothing has changed: --yes goes on without asking", Exit.REFUSED
+        )
+    if answer.strip().lower() not in ("y", "yes"):
         raise CommandError("nothing has changed", Exit.REFUSED)
 
 

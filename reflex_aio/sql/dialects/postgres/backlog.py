@@ -18,7 +18,9 @@ class PostgresBacklog(BacklogDialect):
         self, driver: Driver, connection: Any, settings: EventsSettings
     ) -> tuple[int | None, int | None]:
         table, event_id = settings.schema.table.quoted('"'), f'"{settings.columns.id}"'
-        rows = await driver.fetch(connection, f"SELECT min({event_id}), max({event_id}) FROM {table}")
+        rows = await driver.fetch(
+            connection, f"SELECT min({event_id})::int8, max({event_id})::int8 FROM {table}"
+        )
         return rows[0][0], rows[0][1]
 
     async def after(

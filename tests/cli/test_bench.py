@@ -1,0 +1,62 @@
+"""bench: a measure of a database, which is left as it was."""
+
+import asyncio
+import os
+import signal
+import sys
+from subprocess import PIPE
+
+import pytest
+
+from tests.cli.conftest import Service
+
+pytestmark = pytest.mark.asyncio
+
+
+async def tables(service: Service) -> list[str]:
+    rows = await service.connection.fetch(
+        "SELECT relname FROM pg_class WHERE relname LIKE 'reflex_aio_bench%'"
+    )
+    return [row[0] for row in rows]
+
+
+async def test_it_measures_in_a_table_that_it_makes_and_drops(service: Service) -> None:
+    measured = await service.reflex_aio("bench", "--seconds", "0.1", "--writers", "2", "--yes", "--json")
+    figures = measured.done().json
+    assert figures["writers"] == 2
+    assert all(value > 0 for name, value in figures.items() if not name.startswith("delivery"))
+    assert 0 <= figures["delivery_ms_median"] <= figures["delivery_ms_p99"]
+    assert measured.err.endswith(" is dropped\n")
+    assert await tables(service) == []
+
+
+async def test_it_asks_first_and_says_what_it_will_do(service: Service) -> None:
+    asked = await service.reflex_aio("bench", "--seconds", "0.1", given="n\n")
+    assert asked.status == 4
+    assert asked.err.startswith("Make the table reflex_aio_bench_")
+    assert "fill it for 0.2 s, and drop it again? [y/N]" in asked.err
+    table = await service.reflex_aio("bench", "--seconds", "0.1", given="y\n")
+    assert [line.split("  ")[0] for line in table.done().lines[2:]] == [
+        "single inserts",
+        "inserts, 1000 at once",
+        "streamed",
+        "delivery, median",
+        "delivery, 99 of 100",
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_the_table_is_dropped_when_it_is_interrupted(service: Service, number: int) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "reflex_aio", "bench", *service.options[:2], "--seconds", "60", "--yes",
+        stdout=PIPE, stderr=PIPE,
+    )  # fmt: skip
+    made = asyncio.create_task(process.communicate())
+    while not made.done() and not await tables(service):
+        await asyncio.wait([made], timeout=0.05)
+    os.kill(process.pid, number)
+    async with asyncio.timeout(30):
+        out, told = await made
+    assert (process.returncode, out) == (128 + number, b"")
+    assert told.endswith(b" is dropped\n")
+    assert await tables(service) == []

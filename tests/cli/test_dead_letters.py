@@ -1,0 +1,195 @@
+"""dead-letters: list, show, replay, resolve."""
+
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from reflex_aio import Event
+from reflex_aio.sql import ErrorsTable
+from tests.cli.commands import Outcome, reflex_aio
+from tests.cli.conftest import Service
+
+pytestmark = pytest.mark.asyncio
+
+errors = ErrorsTable()
+
+HANDLERS = """
+from reflex_aio import Consumer
+
+async def handle(event):
+    with open("handled", "a") as file:
+        file.write(f"{event.id} {event.foreign_id}\\n")
+    if event.foreign_id == "2":
+        raise ValueError("still\\nwrong")
+
+consumer = Consumer("mail", handle)
+nothing = 7
+"""
+
+
+@pytest_asyncio.fixture
+async def failed(service: Service) -> Service:
+    """Three events that consumers have failed on, the second of which is resolved."""
+    await service.insert(3)
+    await errors.create(service.connection)
+    for number, consumer in enumerate(("mail", "search", "mail"), 1):
+        event = Event(str(number), 1, str(number), 0)
+        await errors.record(
+            service.connection, consumer=consumer, event=event, error=ValueError("no\nway " * 30)
+        )
+    await errors.resolve(service.connection, "2")
+    return service
+
+
+@pytest.fixture
+def handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory to be in, with a module of handlers."""
+    (tmp_path / "handlers_of_mine.py").write_text(HANDLERS)
+    (tmp_path / "broken_handlers.py").write_text("import nothing_like_that")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+async def letters(service: Service, *arguments: str) -> Outcome:
+    return await service.reflex_aio("dead-letters", *arguments)
+
+
+async def statuses(service: Service) -> dict[str, int]:
+    return {each.id: each.status for each in await errors.find(service.connection)}
+
+
+# list, show
+
+
+async def test_recorded_errors_are_listed_and_others_if_asked_for(failed: Service) -> None:
+    async def listed(*arguments: str) -> list[str]:
+        return [
+            each["id"] for each in (await letters(failed, "list", *arguments, "--json")).done().json["errors"]
+        ]
+
+    assert await listed() == ["1", "3"]
+    assert await listed("--status", "all") == ["1", "2", "3"]
+    assert await listed("--status", "resolved") == ["2"]
+    assert await listed("--status", "2") == ["2"]
+    assert await listed("--consumer", "search") == []
+    assert await listed("--status", "all", "--after", "1", "--limit", "1") == ["2"]
+
+
+async def test_a_list_has_a_line_for_each_and_says_how_to_go_on(failed: Service) -> None:
+    table = (await letters(failed, "list", "-n", "2")).done()
+    assert [line.split()[:4] for line in table.lines[-2:]] == [
+        ["1", "mail", "1", "recorded"],
+        ["3", "mail", "3", "recorded"],
+    ]
+    assert "ValueError: no way no way" in table.lines[-1]
+    assert table.err == "there may be more: --after 3 goes on\n"
+
+
+async def test_an_error_is_shown_in_full(failed: Service) -> None:
+    shown = (await letters(failed, "show", "3")).done()
+    assert shown.lines[:4] == ["id        3", "consumer  mail", "event     3", "status    recorded"]
+    assert shown.out.count("way") == 30
+    document = (await letters(failed, "show", "2", "--json")).done().json
+    assert (document["id"], document["consumer"], document["status"]) == ("2", "search", 2)
+
+
+# resolve
+
+
+async def test_errors_are_resolved_once(failed: Service) -> None:
+    assert (await letters(failed, "resolve", "1", "2")).done().lines == [
+        "1: resolved",
+        "2: was resolved already",
+    ]
+    assert await statuses(failed) == {"1": 2, "2": 2, "3": 1}
+    told = await letters(failed, "resolve", "3", "--json")
+    assert told.done().json == {"errors": [{"id": "3", "changed": True}]}
+
+
+async def test_with_an_error_that_is_not_there_none_is_resolved(failed: Service) -> None:
+    assert (await letters(failed, "resolve", "1", "9")).told(3) == "consumer_errors: there is no error 9"
+    assert (await letters(failed, "show", "9")).told(3) == "consumer_errors: there is no error 9"
+    assert await statuses(failed) == {"1": 1, "2": 2, "3": 1}
+
+
+# replay
+
+
+@pytest.mark.parametrize("handler", ["handlers_of_mine:handle", "handlers_of_mine:consumer"])
+async def test_an_event_that_is_consumed_now_is_resolved(
+    failed: Service, handlers: Path, handler: str
+) -> None:
+    replayed = await letters(failed, "replay", "1", "3", "--handler", handler)
+    assert replayed.done().lines == ["1: resolved", "3: resolved"]
+    assert (handlers / "handled").read_text() == "1 1\n3 3\n"
+    assert await statuses(failed) == {"1": 2, "2": 2, "3": 2}
+    assert await failed.cursors() == {}
+
+
+async def test_a_handler_that_fails_is_told_and_the_next_event_is_tried(
+    failed: Service, handlers: Path
+) -> None:
+    replayed = await letters(failed, "replay", "2", "3", "--handler", "handlers_of_mine:handle")
+    assert replayed.status == 1
+    assert replayed.lines == ["2: ValueError: still wrong", "3: resolved"]
+    assert replayed.err == "reflex-aio: the handler has failed on 1 of 2\n"
+    assert await statuses(failed) == {"1": 1, "2": 1, "3": 2}
+    assert (await errors.get(failed.connection, "2")).message == "ValueError: still\nwrong"
+
+
+async def test_an_event_that_is_gone_is_not_found(failed: Service, handlers: Path) -> None:
+    await failed.connection.execute("DELETE FROM user_events WHERE id = 1")
+    replayed = await letters(failed, "replay", "1", "--handler", "handlers_of_mine:handle")
+    assert replayed.told(3).endswith("there is no event 1: was it deleted, or is this another source?")
+    assert not (handlers / "handled").exists()
+    assert await statuses(failed) == {"1": 1, "2": 2, "3": 1}
+
+
+@pytest.mark.parametrize(
+    ("handler", "status", "reason"),
+    [
+        ("handle", 2, "--handler 'handle' is not accepted: it is module:object"),
+        ("no_such_module:handle", 2, "--handler 'no_such_module:handle': there is no module no_such_module"),
+        ("handlers_of_mine:missing", 2, "--handler 'handlers_of_mine:missing': handlers_of_mine has no missing"),
+        ("handlers_of_mine:nothing", 2, "--handler 'handlers_of_mine:nothing' is neither a Consumer nor"),
+        ("broken_handlers:handle", 1, "--handler 'broken_handlers:handle' can't be imported: No module named"),
+    ],
+)  # fmt: skip
+async def test_a_handler_that_is_not_there_is_told(
+    failed: Service, handlers: Path, handler: str, status: int, reason: str
+) -> None:
+    assert (await letters(failed, "replay", "1", "--handler", handler)).told(status).startswith(reason)
+    assert await statuses(failed) == {"1": 1, "2": 2, "3": 1}
+
+
+# What goes wrong.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["list", "--status", "lost"], "--status 'lost' is not accepted: recorded, resolved, all or a number are"),
+        (["list", "--after", "x"], "error id 'x' is not accepted"),
+        (["show", "x"], "'x' is not an error's id: that is a number"),
+        (["resolve", "1", "x"], "'x' is not an error's id"),
+    ],
+)  # fmt: skip
+async def test_wrong_arguments_are_told(failed: Service, arguments: list[str], reason: str) -> None:
+    assert (await letters(failed, *arguments)).told(2).startswith(reason)
+    assert await statuses(failed) == {"1": 1, "2": 2, "3": 1}
+
+
+async def test_tables_that_are_missing_or_none_of_ours_are_told(service: Service) -> None:
+    await service.connection.execute("CREATE TABLE others (id int)")
+    for command in (["list"], ["show", "1"], ["resolve", "1"]):
+        assert (
+            (await letters(service, *command)).told(3).startswith("consumer_errors: the table does not exist")
+        )
+        assert (await letters(service, *command, "--errors", "others")).told(1).startswith("others: ")
+
+
+async def test_a_database_that_is_down_is_told(unused_tcp_port: int) -> None:
+    dsn = f"postgresql://me:s3cret@127.0.0.1:{unused_tcp_port}/app"
+    assert "s3cret" not in (await reflex_aio("dead-letters", "list", "--dsn", dsn)).told(5)

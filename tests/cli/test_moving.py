@@ -1,0 +1,269 @@
+"""rewind and skip: cursors moved by hand, or left exactly where they were."""
+
+import asyncio
+import sys
+from datetime import UTC, datetime
+from subprocess import PIPE
+
+import asyncpg
+import pytest
+
+from tests.cli.commands import reflex_aio
+from tests.cli.conftest import Service, cursors, events
+
+pytestmark = pytest.mark.asyncio
+
+
+async def at(service: Service, cursor: str, *, events: int = 20, consumer: str = "mail") -> None:
+    """Let there be so many events, and a consumer at one of them."""
+    await service.insert(events)
+    await cursors.set(service.connection, consumer, cursor)
+
+
+# rewind
+
+
+async def test_a_rewind_shows_before_and_after_and_moves_when_told_to(service: Service) -> None:
+    await at(service, "15")
+    asked = await service.reflex_aio("rewind", "mail", "--to", "10", given="y\n")
+    assert asked.done().out == "mail: from 15 to 10, 5 events to be consumed again\n"
+    assert "Rewind mail from 15 to 10, to consume 5 events again? [y/N]" in asked.err
+    assert await service.cursors() == {"mail": "10"}
+    moved = await service.reflex_aio("rewind", "mail", "--to", "7", "--yes", "--json")
+    assert moved.done().json == {"consumer": "mail", "before": "10", "after": "7", "events": 3, "moved": True}
+    assert await service.cursors() == {"mail": "7"}
+
+
+@pytest.mark.parametrize("answer", ["n\n", "\n", ""])
+async def test_what_is_not_confirmed_is_not_done(service: Service, answer: str) -> None:
+    await at(service, "15")
+    for arguments in (("rewind", "mail", "--to", "10"), ("skip", "mail")):
+        refused = await service.reflex_aio(*arguments, given=answer)
+        assert (refused.status, refused.out) == (4, "")
+        assert "nothing has changed" in refused.err
+    assert await service.cursors() == {"mail": "15"}
+
+
+async def test_a_dry_run_changes_nothing_and_does_not_ask(service: Service) -> None:
+    await at(service, "15")
+    told = await service.reflex_aio("rewind", "mail", "--to", "10", "--dry-run")
+    assert told.done().out.endswith("5 events to be consumed again (dry run: nothing has changed)\n")
+    told = await service.reflex_aio("skip", "mail", "--dry-run", "--json")
+    assert told.done().json == {
+        "consumer": "mail",
+        "before": "15",
+        "after": "16",
+        "events": 1,
+        "moved": False,
+    }
+    assert await service.cursors() == {"mail": "15"}
+
+
+async def test_a_rewind_past_the_retained_events_is_refused_and_to_the_oldest_is_not(
+    service: Service,
+) -> None:
+    await at(service, "15")
+    await service.connection.execute("DELETE FROM user_events WHERE id < 8")
+    for cursor in ("6", "0"):
+        refused = await service.reflex_aio("rewind", "mail", "--to", cursor, "--yes")
+        assert refused.told(4).startswith(
+            f"user_events retains events from 8 on: a consumer at {cursor} would miss those before"
+        )
+    assert await service.cursors() == {"mail": "15"}
+    await service.reflex_aio("rewind", "mail", "--to-oldest", "--yes")
+    assert await service.cursors() == {"mail": "7"}
+    async with (
+        asyncpg.create_pool(service.dsn, min_size=1, max_size=2) as pool,
+        events.stream(pool, "7", to_head=True) as stream,
+    ):
+        assert [event.id async for event in stream][:2] == ["8", "9"]
+
+
+async def test_a_rewind_goes_to_the_first_event_since_a_time(service: Service) -> None:
+    await at(service, "15")
+    await service.connection.execute(
+        "UPDATE user_events SET timestamp = now() - (20 - id) * interval '1 hour'"
+    )
+    when = await service.connection.fetchval(
+        "SELECT to_char((now() - interval '330 min') AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS')"
+    )
+    for since in ("5.5h", "330m", when):
+        told = await service.reflex_aio("rewind", "mail", "--since", since, "--dry-run", "--json")
+        assert told.done().json["after"] == "14"
+    # Further back than there are events.
+    told = await service.reflex_aio("rewind", "mail", "--since", "9d", "--dry-run", "--json")
+    assert told.done().json["after"] == "0"
+
+
+async def test_what_is_no_rewind_is_refused(service: Service) -> None:
+    await at(service, "15")
+    for cursor in ("15", "16"):
+        refused = await service.reflex_aio("rewind", "mail", "--to", cursor, "--yes")
+        assert refused.told(4) == f"mail is at 15: to go to {cursor} is no rewind (skip goes forward)"
+    await service.connection.execute("DELETE FROM user_events")
+    refused = await service.reflex_aio("rewind", "mail", "--to-oldest", "--yes")
+    assert refused.told(4) == "user_events is empty: there is nothing to consume again"
+    assert await service.cursors() == {"mail": "15"}
+
+
+@pytest.mark.parametrize("command", [["rewind", "mail", "--to", "10"], ["skip", "mail", "--count", "3"]])
+async def test_a_consumer_that_moves_while_the_question_is_asked_is_not_moved(
+    service: Service, command: list[str]
+) -> None:
+    await at(service, "15")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "reflex_aio", *command, *service.options, stdin=PIPE, stdout=PIPE, stderr=PIPE
+    )  # fmt: skip
+    try:
+        assert process.stderr
+        async with asyncio.timeout(20):
+            await process.stderr.readuntil(b"[y/N] ")
+        await cursors.set(service.connection, "mail", "16")
+        out, told = await process.communicate(b"y\n")
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+    assert (process.returncode, out) == (4, b"")
+    assert told == b"reflex-aio: mail has moved to 16 meanwhile: nothing has changed; is it running?\n"
+    assert await service.cursors() == {"mail": "16"}
+
+
+# skip
+
+
+async def test_skip_passes_the_next_event_and_shows_it(service: Service) -> None:
+    await at(service, "15")
+    skipped = await service.reflex_aio("skip", "mail", given="y\n")
+    assert skipped.done().out == "mail: from 15 to 16, 1 event skipped\n"
+    assert skipped.err.splitlines()[0].split()[0] == "16"
+    assert "Skip 1 event of mail, from 15 to 16? [y/N]" in skipped.err
+    assert await service.cursors() == {"mail": "16"}
+
+
+async def test_skip_counts_events_not_ids(service: Service) -> None:
+    await at(service, "1")
+    await service.connection.execute("DELETE FROM user_events WHERE id BETWEEN 2 AND 6")
+    told = await service.reflex_aio("skip", "mail", "--count", "3", "--yes", "--json")
+    assert told.done().json == {"consumer": "mail", "before": "1", "after": "9", "events": 3, "moved": True}
+    assert await service.cursors() == {"mail": "9"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "after", "count"), [(["--to", "12"], "12", 9), (["--to-head"], "20", 17)]
+)
+async def test_skip_goes_to_a_cursor_or_the_head(
+    service: Service, arguments: list[str], after: str, count: int
+) -> None:
+    await at(service, "3")
+    skipped = await service.reflex_aio("skip", "mail", *arguments, "--yes")
+    assert skipped.done().out == f"mail: from 3 to {after}, {count} events skipped\n"
+    assert [line.split()[0] for line in skipped.err.splitlines()] == ["4", "5", "6", "7", "8", "..."]
+    assert skipped.err.splitlines()[-1].split() == ["...", "and", str(count - 5), "more"]
+    assert await service.cursors() == {"mail": after}
+
+
+async def test_what_is_no_skip_is_refused(service: Service) -> None:
+    await at(service, "20")
+    assert (await service.reflex_aio("skip", "mail", "--yes")).told(4) == (
+        "mail is at the head: there is nothing to skip"
+    )
+    assert (await service.reflex_aio("skip", "mail", "--to", "21", "--yes")).told(4) == (
+        "user_events ends at 20: there is no event 21 to skip to"
+    )
+    assert (await service.reflex_aio("skip", "mail", "--to", "20", "--yes")).told(4) == (
+        "mail is at 20: to go to 20 is no skip (rewind goes back)"
+    )
+    assert await service.cursors() == {"mail": "20"}
+
+
+async def test_a_consumer_without_a_cursor_is_skipped_over_events_if_it_is_said_to_be_new(
+    service: Service,
+) -> None:
+    await service.insert(5)
+    assert (await service.reflex_aio("skip", "new", "--to-head", "--yes")).status == 3
+    skipped = await service.reflex_aio("skip", "new", "--new", "--yes")
+    assert skipped.done().out == "new: from the beginning to 1, 1 event skipped\n"
+    assert await service.cursors() == {"new": "1"}
+
+
+# Both
+
+
+@pytest.mark.parametrize("command", [["rewind", "nobody", "--to", "1"], ["skip", "nobody"]])
+async def test_an_unknown_consumer_is_not_found_and_changes_nothing(
+    service: Service, command: list[str]
+) -> None:
+    unknown = await service.reflex_aio(*command, "--yes")
+    assert unknown.told(3) == "cursors has no consumer 'nobody': it has none"
+    await at(service, "15")
+    unknown = await service.reflex_aio(*command, "--yes")
+    assert unknown.told(3) == "cursors has no consumer 'nobody': it has mail"
+    assert await service.cursors() == {"mail": "15"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["rewind", "mail"], "where to? One of --to, --to-oldest and --since"),
+        (["rewind", "mail", "--to", "1", "--to-oldest"], "where to? One of"),
+        (["rewind", "mail", "--to", "x"], "'x' is not a cursor"),
+        (["rewind", "mail", "--to", "-1"], "'-1' is not a cursor"),
+        (["rewind", "mail", "--since", "yesterday"], "--since 'yesterday' is not accepted: it is 90s, 30m, 2h or 7d"),
+        (["rewind", "mail", "--since", "2990-01-01"], "--since '2990-01-01' is in the future"),
+        (["skip", "mail", "--to", "1", "--to-head"], "where to? One of --count, --to and --to-head"),
+        (["skip", "mail", "--to", "1.5"], "'1.5' is not a cursor"),
+    ],
+)  # fmt: skip
+async def test_wrong_arguments_are_told_and_change_nothing(
+    service: Service, arguments: list[str], reason: str
+) -> None:
+    await at(service, "15")
+    assert (await service.reflex_aio(*arguments, "--yes")).told(2).startswith(reason)
+    assert await service.cursors() == {"mail": "15"}
+
+
+@pytest.mark.parametrize("command", [["rewind", "mail", "--to", "1"], ["skip", "mail"]])
+async def test_tables_that_are_missing_or_none_of_ours_are_told_and_stay_as_they_are(
+    service: Service, command: list[str]
+) -> None:
+    await at(service, "15")
+    await service.connection.execute("CREATE TABLE others (id text PRIMARY KEY, last_event_id bigint)")
+    await service.connection.execute("INSERT INTO others VALUES ('mail', 7)")
+    for option in ("--events", "--cursors"):
+        assert (
+            (await service.reflex_aio(*command, option, "nothing", "--yes")).told(3).startswith("nothing: ")
+        )
+        assert (await service.reflex_aio(*command, option, "others", "--yes")).told(1).startswith("others: ")
+    assert await service.cursors() == {"mail": "15"}
+    assert await service.connection.fetchval("SELECT last_event_id FROM others") == 7
+
+
+@pytest.mark.parametrize("command", [["rewind", "mail", "--to", "1"], ["skip", "mail"]])
+async def test_a_database_that_is_down_is_told(command: list[str], unused_tcp_port: int) -> None:
+    dsn = f"postgresql://me:s3cret@127.0.0.1:{unused_tcp_port}/app"
+    told = (await reflex_aio(*command, "--yes", "--dsn", dsn)).told(5)
+    assert "s3cret" not in told
+
+
+async def test_a_cursor_that_is_no_event_id_is_not_moved(service: Service) -> None:
+    await service.insert(3)
+    opaque = cursors.replace(name="opaque", cursor_type="str")
+    await opaque.create(service.connection)
+    await opaque.set(service.connection, "mail", "a/b")
+    for command in (["rewind", "mail", "--to", "1"], ["skip", "mail"]):
+        assert (
+            (await service.reflex_aio(*command, "--cursors", "opaque", "--yes"))
+            .told(2)
+            .startswith("'a/b' is")
+        )
+    assert await opaque.all(service.connection) == {"mail": "a/b"}
+
+
+async def test_the_time_of_a_move_is_kept(service: Service) -> None:
+    await at(service, "15")
+    await service.connection.execute("UPDATE cursors SET updated_at = '2000-01-01'")
+    await service.reflex_aio("rewind", "mail", "--to", "10", "--yes")
+    [state] = await cursors.states(service.connection)
+    assert state.updated_at is not None
+    assert state.updated_at.year >= datetime.now(UTC).year - 1
