@@ -13,7 +13,7 @@ from reflex_aio.tasks import Tasks, asked_to_cancel
 
 # How many bytes of messages wait for their reader before no more are taken from the network. HTTP/2 holds as
 # many again.
-_READ_AHEAD = 64 * 1024
+_READ_AHEAD = 256 * 1024
 
 
 class Receiver:

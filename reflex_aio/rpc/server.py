@@ -14,6 +14,7 @@ from reflex_aio import pb
 from reflex_aio.errors import StreamStopped, UnknownStream
 from reflex_aio.rpc import convert, names, status
 from reflex_aio.rpc.pages import events_to_pages
+from reflex_aio.rpc.sender import Sender
 from reflex_aio.stream import EventStream, Source
 from reflex_aio.tasks import Tasks, asked_to_cancel
 
@@ -172,10 +173,10 @@ class StreamServer:
         self, request: pb.StreamPagesRequest, context: grpc.aio.ServicerContext[Any, bytes]
     ) -> None:
         max_events = min(request.max_events or self._page_events, self._page_events)
-        async with self._opened(request.request, context) as stream:
+        async with self._opened(request.request, context) as stream, Sender(context) as sender:
             while events := await stream.read_page():
                 for page in events_to_pages(events, max_events=max_events, max_bytes=self._page_bytes):
-                    await context.write(page)
+                    await sender.send(page)
 
     async def _head(
         self, request: pb.HeadRequest, context: grpc.aio.ServicerContext[Any, Any]
