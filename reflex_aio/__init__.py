@@ -8,6 +8,7 @@ The tables are in :mod:`reflex_aio.sql`, remote streams in :mod:`reflex_aio.rpc`
 
 from reflex_aio.backoff import Backoff
 from reflex_aio.consumer import Consumer
+from reflex_aio.consumer_status import ConsumerState, ConsumerStatus, HealthSource
 from reflex_aio.cursor import CursorStore
 from reflex_aio.errors import (
     ConnectionLost,
@@ -34,6 +35,7 @@ from reflex_aio.errors import (
 from reflex_aio.event import Event
 from reflex_aio.hooks import Hooks
 from reflex_aio.memory import MemoryCursorStore, MemoryEvents
+from reflex_aio.runner import Runner
 from reflex_aio.spec import Spec, run, run_forever
 from reflex_aio.stream import EventStream, Source, StreamOptions
 
@@ -41,6 +43,8 @@ __all__ = [
     "Backoff",
     "ConnectionLost",
     "Consumer",
+    "ConsumerState",
+    "ConsumerStatus",
     "CursorAhead",
     "CursorConflict",
     "CursorStore",
@@ -50,6 +54,7 @@ __all__ = [
     "EventNotFound",
     "EventStream",
     "FilterError",
+    "HealthSource",
     "Hooks",
     "InvalidCursor",
     "MemoryCursorStore",
@@ -58,6 +63,7 @@ __all__ = [
     "MetadataError",
     "ReflexError",
     "RemoteError",
+    "Runner",
     "SchemaError",
     "Source",
     "Spec",

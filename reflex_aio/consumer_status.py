@@ -1,19 +1,21 @@
 """What a hosted consumer is doing."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Protocol
 
-__all__ = ["ConsumerState", "ConsumerStatus"]
+__all__ = ["ConsumerState", "ConsumerStatus", "HealthSource"]
 
 
 class ConsumerState(StrEnum):
     """What a hosted consumer is doing."""
 
     STARTING = "starting"
-    """Nothing is known yet: its lease is asked for, or its stream is being opened."""
+    """Nothing is known yet: it is being looked whether it is to run here, or its stream is being opened."""
     STANDBY = "standby"
-    """It waits for its lease, while another process runs it."""
+    """It waits for its lease, as another process is to run it."""
     RUNNING = "running"
     """Its stream is open."""
     BACKING_OFF = "backing off"
@@ -45,3 +47,21 @@ class ConsumerStatus:
     failed_at: datetime | None = None
     cursor: str = ""
     epoch: int | None = None
+
+
+class HealthSource(Protocol):
+    """What health checks ask: a :class:`~reflex_aio.runner.Runner` is one."""
+
+    @property
+    def live(self) -> bool:
+        """Whether no restart of the process is called for."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """Whether every consumer runs, or stands by for its lease."""
+        ...
+
+    def statuses(self) -> Mapping[str, ConsumerStatus]:
+        """Return what each consumer is doing, by name."""
+        ...

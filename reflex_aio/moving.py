@@ -28,6 +28,8 @@ class MovingCursor:
         self._wanted = ""
         self._moving = False
         self._moved: anyio.Event | None = None
+        self.stored: str = ""
+        """Where it has been moved to; ``""`` if it hasn't been yet."""
 
     def set(self, cursor: str) -> Awaitable[None]:
         """Move to ``cursor``, or beyond if that is asked for meanwhile."""
@@ -58,6 +60,7 @@ class MovingCursor:
         self._moving = True
         try:
             await self._store.set(self._name, wanted)
+            self.stored = wanted
             # Unless more was asked for meanwhile.
             if self._wanted is wanted:
                 self._wanted = ""

@@ -124,7 +124,14 @@ class Run:
         self._stream: EventStream | None = None
         self._ending = False
         self._early: anyio.CancelScope | None = None
+        self._moving: MovingCursor | None = None
+        self._reached = ""
         self.moved = False
+
+    @property
+    def cursor(self) -> str:
+        """Where the run has moved the cursor to; ``""`` if it hasn't yet."""
+        return self._reached if self._moving is None else self._moving.stored
 
     def end(self) -> bool:
         """Take no further event and finish those in hand; tell whether there can be any, as the stream is open."""
@@ -184,6 +191,7 @@ class Run:
         async for event in stream:
             await handle(event)
             await store.set(name, event.id)
+            self._reached = event.id
             self.moved = True
 
     async def _consume_filtered(self, stream: EventStream) -> None:
@@ -225,6 +233,7 @@ class Run:
         self, cursor: MovingCursor, group: Group, work: Callable[[], Awaitable[None]]
     ) -> None:
         """Do ``work`` while the cursor moves over what is passed over, and see that it gets there in the end."""
+        self._moving = cursor
 
         async def moving() -> None:
             group.start(cursor.keep_moving)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-__all__ = ["Tasks", "asked_to_cancel", "is_cancellation", "shielded", "times_asked_to_cancel"]
+__all__ = ["Tasks", "asked_to_cancel", "is_cancellation", "on_asyncio", "shielded", "times_asked_to_cancel"]
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +91,11 @@ async def shielded(work: Coroutine[Any, Any, T]) -> T:
         _log_failure(task)
         raise interrupted
     return task.result()
+
+
+def on_asyncio() -> bool:
+    """Tell whether the current task is one of asyncio's."""
+    return _current_task() is not None
 
 
 def asked_to_cancel() -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -62,6 +63,20 @@ class Child:
         assert self._process.stdin
         self._process.stdin.write(f"{text}\n".encode())
         await self._process.stdin.drain()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal. Not an error if it has ended already."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    async def rest(self, *, within: float = 20.0) -> list[str]:
+        """Return the lines that it prints until it ends.
+
+        :raises TimeoutError: after ``within`` seconds
+        """
+        assert self._process.stdout
+        async with asyncio.timeout(within):
+            return (await self._process.stdout.read()).decode().splitlines()
 
     async def kill(self) -> None:
         """End it with SIGKILL, and return when it has ended. Not an error if it has already."""

@@ -6,6 +6,7 @@ from reflex_aio.cli import dead_letters
 from reflex_aio.cli.bench import bench
 from reflex_aio.cli.consumers import consumers, top
 from reflex_aio.cli.moving import rewind, skip
+from reflex_aio.cli.run import run
 from reflex_aio.cli.serve import serve
 from reflex_aio.cli.tables import create, ddl, validate
 from reflex_aio.cli.tail import tail
@@ -124,3 +125,9 @@ app.command(
         "reflex-aio bench --seconds 10 --writers 16 --yes --json",
     )
 )(bench)
+app.command(
+    epilog=_examples(
+        "reflex-aio run service.main:runner",
+        "reflex-aio run service.main:runner --health-port 8080 --health-host 0.0.0.0",
+    )
+)(run)
