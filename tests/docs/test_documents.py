@@ -9,15 +9,17 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import CodeType
 from typing import Any
 
-import asyncpg
+import aiomysql
 import pytest
+import pytest_asyncio
 
 from tests.docs.documents import CHECKOUT, DOCUMENTS, Block, anchors, blocks, links, named_tests
-from tests.fix_databases import Database
+from tests.fix_mariadb import MysqlDatabase
 
 PROGRAMS = [
     pytest.param(document, block, id=f"{document.name}:{block.line}")
@@ -28,13 +30,25 @@ PROGRAMS = [
 every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 
 
+@pytest_asyncio.fixture
+async def mysql_pool(mysql_database: MysqlDatabase) -> AsyncIterator[aiomysql.Pool]:
+    async with aiomysql.create_pool(**mysql_database.arguments) as pool:
+        yield pool
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, document: Path) -> dict[str, Any]:
+    """The names ``dsn`` and ``pool``, of the database that the document is about."""
+    about_mysql = document.name == "mysql.md"
+    database = request.getfixturevalue("mysql_database" if about_mysql else "database")
+    return {"dsn": database.dsn, "pool": request.getfixturevalue("mysql_pool" if about_mysql else "pool")}
+
+
 @every_document
 @pytest.mark.asyncio
-async def test_the_pieces_of_code_run_one_after_the_other(
-    document: Path, database: Database, pool: asyncpg.Pool
-) -> None:
+async def test_the_pieces_of_code_run_one_after_the_other(document: Path, place: dict[str, Any]) -> None:
     """They share their names, as in ``python -m asyncio``, and begin with ``dsn`` and ``pool``."""
-    names: dict[str, Any] = {"dsn": database.dsn, "pool": pool, "__name__": "document"}
+    names: dict[str, Any] = {**place, "__name__": "document"}
     for block in blocks(document, "python"):
         if block.is_program:
             continue
