@@ -27,6 +27,8 @@ class Backend(ABC):
     """A database of one test's own, as reached by one client library."""
 
     library: ClassVar[str]
+    library_error: ClassVar[type[Exception]]
+    """The base of the library's exceptions."""
     quote: ClassVar[str]
     """What stands around a quoted identifier."""
     has_returning: ClassVar[bool]
@@ -84,6 +86,7 @@ class Backend(ABC):
 
 class PostgresBackend(Backend):
     library: ClassVar[str] = "asyncpg"
+    library_error: ClassVar[type[Exception]] = asyncpg.PostgresError
     quote: ClassVar[str] = '"'
     has_returning: ClassVar[bool] = True
     has_autocommit: ClassVar[bool] = False
@@ -107,8 +110,6 @@ class MysqlBackend(Backend):
     """The name of the argument of ``connect`` that says which cursors the connection makes."""
     cursors: ClassVar[Any]
     """The module of the library's cursors."""
-    library_error: ClassVar[type[Exception]]
-    """The base of the library's exceptions."""
     _create_pool: ClassVar[Callable[..., AbstractAsyncContextManager[Any]]]
     _open: ClassVar[Callable[..., Awaitable[Any]]]
 
