@@ -82,6 +82,10 @@ coverage: $(STAMP) ## run the tests in one process, and print which lines they d
 demo: $(STAMP) ## see the whole story in under a minute
 	@$(BIN)/python -m examples.demo $(ARGS)
 
+.PHONY: transcript
+transcript: $(STAMP) ## write docs/cli_transcript.md anew, by running the commands in it
+	@$(BIN)/python -m tests.cli.transcript
+
 .PHONY: bench
 bench: $(STAMP) ## measure, as ratios to the raw driver
 	@$(BIN)/python -m benchmarks $(ARGS)

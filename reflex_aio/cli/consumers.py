@@ -57,8 +57,8 @@ async def consumers(
     """Show where consumers are: cursor, and how far behind the head, in events and in the age of the first of them.
 
     They are those of the cursors table, compared with one events table; a consumer of another one is left out by
-    --only. "ahead of the table" is a cursor beyond all events that there ever were; "its next events are gone" one
-    whose next events were deleted before they were consumed.
+    --only. "ahead of the table" is a cursor beyond all events that there ever were; "may miss events" one whose
+    next ids are before the oldest event: they were deleted, or never committed.
     """
     async with databases(at.dsn, cursors_at.cursors_dsn) as (on, cursors_on):
         standings = await look(events.table(), on, cursors.table(), cursors_on, only=only)

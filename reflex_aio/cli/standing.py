@@ -23,8 +23,8 @@ class Standing:
     consumer: str
     cursor: str
     state: str
-    """``at_head``, ``behind``, ``ahead`` (its events were never there), ``gone`` (its events were deleted), or
-    ``unknown`` where the cursor is no event id."""
+    """``at_head``, ``behind``, ``ahead`` (of all that there ever was), ``may_miss`` (ids after it are before the
+    oldest event: deleted, or never committed), or ``unknown`` (its cursor is no event id)."""
     events_behind: int | None
     events_behind_at_least: bool
     """Whether there are more than were counted."""
@@ -90,7 +90,7 @@ async def _state(
     if backlog is None:
         return "unknown"
     if extent.oldest and is_behind(cursor, str(int(extent.oldest) - 1)):
-        return "gone"
+        return "may_miss"
     if is_behind(extent.newest or "0", cursor):
         # The newest events may have been deleted. Only a stream knows which ids were given out.
         try:
@@ -125,7 +125,7 @@ _STATES = {
     "at_head": "at the head",
     "behind": "behind",
     "ahead": "ahead of the table",
-    "gone": "its next events are gone",
+    "may_miss": "may miss events",
     "unknown": "not an event id",
 }
 

@@ -41,17 +41,17 @@ async def test_each_consumer_has_its_cursor_and_how_far_it_is_behind(service: Se
     assert table[-1].endswith("at the head")
 
 
-async def test_a_cursor_beyond_the_table_and_one_whose_events_are_gone_are_told(service: Service) -> None:
+async def test_a_cursor_beyond_the_table_and_one_before_the_oldest_event_are_told(service: Service) -> None:
     await service.insert(20)
-    for name, cursor in {"ahead": "21", "gone": "3", "last": "9", "at-head": "20"}.items():
+    for name, cursor in {"ahead": "21", "pruned": "3", "last": "9", "at-head": "20"}.items():
         await cursors.set(service.connection, name, cursor)
     await service.connection.execute("DELETE FROM user_events WHERE id < 10")
     shown = (await service.reflex_aio("consumers", "--json")).done().json
     assert {each["consumer"]: each["state"] for each in shown["consumers"]} == {
         "ahead": "ahead",
         "at-head": "at_head",
-        "gone": "gone",
         "last": "behind",
+        "pruned": "may_miss",
     }
 
 
