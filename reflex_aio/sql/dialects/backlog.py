@@ -11,7 +11,7 @@ from reflex_aio.sql.settings import EventsSettings
 
 __all__ = ["BacklogDialect", "backlog_dialect"]
 
-_DIALECTS = {"postgres": "PostgresBacklog"}
+_DIALECTS = {"mysql": "MysqlBacklog", "postgres": "PostgresBacklog"}
 
 
 class BacklogDialect(ABC):

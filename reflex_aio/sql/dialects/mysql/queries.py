@@ -12,7 +12,7 @@ from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE, Event
 from reflex_aio.sql.drivers.base import Row
 from reflex_aio.sql.settings import EventsSettings
 
-__all__ = ["Queries", "events_of", "head_sql", "insert_sql", "now_sql"]
+__all__ = ["Queries", "events_of", "head_sql", "insert_sql", "microseconds_sql", "now_sql"]
 
 # Microseconds since 1970, as an integer: a datetime would be most of what a stream costs the client. A timestamp is
 # kept in UTC, and would be turned into the session's time zone first; a datetime is what it says, taken as UTC.
@@ -31,6 +31,11 @@ _timestamp = itemgetter(3)
 def now_sql(timestamp_type: str, precision: int) -> str:
     """Return the expression for the current time, to be stored in a column of that type."""
     return _NOW[timestamp_type].format(precision)
+
+
+def microseconds_sql(timestamp_type: str, expression: str) -> str:
+    """Return the expression for a time of that type as microseconds since 1970."""
+    return _MICROSECONDS[timestamp_type].format(expression)
 
 
 def insert_sql(settings: EventsSettings, table: str, now: str, count: int = 1) -> str:
@@ -60,7 +65,7 @@ class Queries:
 
     def __init__(self, settings: EventsSettings, table: str, timestamp_type: str) -> None:
         columns, event_id = settings.columns, _id(settings)
-        time = _MICROSECONDS[timestamp_type].format(f"`{columns.timestamp}`")
+        time = microseconds_sql(timestamp_type, f"`{columns.timestamp}`")
         # As bytes, as the session's character set may lack some of its characters.
         foreign_id = f"CAST(CONVERT(`{columns.foreign_id}` USING utf8mb4) AS BINARY)"
         parts = [event_id, f"`{columns.type}`", foreign_id, time]

@@ -17,7 +17,7 @@ from reflex_aio.sql.schema import (
     TableSchema,
 )
 
-__all__ = ["MysqlSchema", "schema_sql"]
+__all__ = ["MysqlSchema", "schema_sql", "timestamp_type"]
 
 _KINDS = {"BASE TABLE": "table", "SYSTEM VERSIONED": "table", "VIEW": "view"}
 
@@ -35,6 +35,10 @@ FROM information_schema.columns WHERE table_schema = {schema} AND table_name = %
 _KEYS = """
 SELECT index_name, column_name, sub_part FROM information_schema.statistics
 WHERE table_schema = {schema} AND table_name = %s AND non_unique = 0
+"""
+_TIMESTAMP_TYPE = """
+SELECT data_type, datetime_precision FROM information_schema.columns
+WHERE table_schema = {schema} AND table_name = %s AND column_name = %s
 """
 
 _INTEGERS = ("int", "bigint", "int unsigned", "bigint unsigned")
@@ -56,6 +60,13 @@ def schema_sql(name: Name) -> str:
     """Return the expression for the database that a table is in."""
     # Its characters are checked by Name.
     return "DATABASE()" if name.schema is None else f"'{name.schema}'"
+
+
+async def timestamp_type(driver: Driver, connection: Any, schema: EventsSchema) -> tuple[str, int] | None:
+    """Return the type and precision of an events table's timestamp column; ``None`` if it can't hold one."""
+    statement = _TIMESTAMP_TYPE.format(schema=schema_sql(schema.table))
+    rows = await driver.fetch(connection, statement, schema.table.table, schema.columns.timestamp)
+    return (rows[0][0], rows[0][1]) if rows and rows[0][0] in _TIMES else None
 
 
 class MysqlSchema(SchemaDialect):

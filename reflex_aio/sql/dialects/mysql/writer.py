@@ -6,17 +6,12 @@ from typing import Any
 from reflex_aio.errors import DatabaseError
 from reflex_aio.sql.dialects.events import EventsWriter
 from reflex_aio.sql.dialects.mysql.queries import insert_sql, now_sql
-from reflex_aio.sql.dialects.mysql.schema import schema_sql
+from reflex_aio.sql.dialects.mysql.schema import timestamp_type
 from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.new_events import Values, present
 from reflex_aio.sql.settings import EventsSettings
 
 __all__ = ["MysqlWriter"]
-
-_TIMESTAMP_TYPE = """
-SELECT data_type, datetime_precision FROM information_schema.columns
-WHERE table_schema = {schema} AND table_name = %s AND column_name = %s
-"""
 
 # What an event takes in an INSERT beside its values, and what a statement takes beside its events: generous, in bytes.
 _EVENT_OVERHEAD = 200
@@ -90,14 +85,11 @@ class MysqlWriter(EventsWriter):
         server = await driver.server(connection)
         now = self._now.get(server)
         if now is None:
-            name, column = self._settings.schema.table, self._settings.columns.timestamp
-            rows = await driver.fetch(
-                connection, _TIMESTAMP_TYPE.format(schema=schema_sql(name)), name.table, column
-            )
-            if not rows or rows[0][0] not in ("timestamp", "datetime"):
+            found = await timestamp_type(driver, connection, self._settings.schema)
+            if found is None:
                 # The INSERT tells what is wrong.
                 return now_sql("datetime", 6)
-            now = self._now[server] = now_sql(*rows[0])
+            now = self._now[server] = now_sql(*found)
         return now
 
     async def _limits(self, driver: Driver, connection: Any) -> tuple[int, int]:
