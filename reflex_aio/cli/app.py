@@ -1,11 +1,15 @@
 """The command's commands: a line for each, and what ``--help`` shows beside what its function says."""
 
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
 import typer
 
 from reflex_aio.cli import dead_letters
 from reflex_aio.cli.bench import bench
 from reflex_aio.cli.consumers import consumers, top
 from reflex_aio.cli.moving import rewind, skip
+from reflex_aio.cli.output import print_line
 from reflex_aio.cli.run import run
 from reflex_aio.cli.serve import serve
 from reflex_aio.cli.tables import create, ddl, validate
@@ -18,10 +22,29 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
-    help="Look after events, cursors and consumers: PostgreSQL, by --dsn or REFLEX_DSN.",
+    help="Look after events, cursors and consumers, in PostgreSQL, MySQL or MariaDB.",
     epilog="Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 refused or not confirmed, 5 not reachable,"
     " 130 interrupted, 143 terminated.",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            print_line(version("reflex-aio"))
+        except PackageNotFoundError:
+            print_line("not installed: run from a checkout")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    pass
 
 
 def _examples(*lines: str) -> str:

@@ -86,7 +86,9 @@ async def ddl(
     errors: ErrorsOptions,
     shape: ShapeOptions,
     kinds: Kinds = EVENTS_AND_CURSORS,
-    dialect: Annotated[str, typer.Option(help="Whose SQL: postgres.")] = "postgres",
+    dialect: Annotated[
+        str, typer.Option(help="Whose SQL: postgres, or mysql, which is also MariaDB's.")
+    ] = "postgres",
     as_json: AsJson = False,
 ) -> None:
     """Print the statements that make the tables, for a migration. Needs no database."""

@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import pty
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,3 +57,29 @@ def call(*arguments: str, given: str | None = None, **environment: str) -> Outco
 async def reflex_aio(*arguments: str, given: str | None = None, **environment: str) -> Outcome:
     """Run the command while the test's event loop goes on, as a command has one of its own."""
     return await asyncio.to_thread(call, *arguments, given=given, **environment)
+
+
+async def on_terminal(*arguments: str) -> str:
+    """Run the command as a program on a terminal, to its end, and return all that it has written there."""
+    ours, its = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "reflex_aio", *arguments, stdin=its, stdout=its, stderr=its,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "30"},
+    )  # fmt: skip
+    os.close(its)
+    written = await asyncio.to_thread(_all_of, ours)
+    status = await process.wait()
+    assert status == 0, f"{status}: {written}"
+    return written
+
+
+def _all_of(terminal: int) -> str:
+    written = b""
+    with open(terminal, "rb", buffering=0) as reader:
+        try:
+            while read := reader.read(4096):
+                written += read
+        except OSError:
+            # What Linux says at the end of a terminal.
+            pass
+    return written.decode()

@@ -8,6 +8,7 @@ from subprocess import PIPE
 
 import pytest
 
+from tests.cli.commands import on_terminal
 from tests.cli.conftest import Service
 
 pytestmark = pytest.mark.asyncio
@@ -60,3 +61,9 @@ async def test_the_table_is_dropped_when_it_is_interrupted(service: Service, num
     assert (process.returncode, out) == (128 + number, b"")
     assert told.endswith(b" is dropped\n")
     assert await tables(service) == []
+
+
+async def test_on_a_terminal_it_tells_what_is_under_way(service: Service) -> None:
+    screen = await on_terminal("bench", *service.options[:2], "--seconds", "0.3", "--yes")
+    assert "inserting" in screen
+    assert "4/4 delivering" in screen

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from reflex_aio.ext.embedded import EmbeddedPostgres
-from tests.cli.commands import reflex_aio
+from tests.cli.commands import on_terminal, reflex_aio
 from tests.cli.conftest import Service, cursors, events
 from tests.fix_databases import Connect, Database
 from tests.fix_processes import Spawn
@@ -179,3 +179,13 @@ async def test_top_ends_when_it_is_asked_to(service: Service, spawn: Spawn, numb
     await child.line()
     os.kill(child.pid, number)
     assert await child.wait() == status
+
+
+async def test_top_fills_a_terminal_and_gives_it_back(service: Service) -> None:
+    await service.insert(3)
+    await cursors.set(service.connection, "mail", "1")
+    screen = await on_terminal("top", *service.options, "--every", "0.1", "--count", "3")
+    assert "user_events has events from 1 to 3, the head" in screen
+    assert "per second" in screen
+    # The alternate screen is entered, and left.
+    assert screen.index("\x1b[?1049h") < screen.index("\x1b[?1049l")

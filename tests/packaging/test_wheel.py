@@ -1,12 +1,13 @@
 """What is released is what is tested: the built wheel, without extras and with each of them alone."""
 
 import json
+import subprocess
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from tests.packaging.environments import ROOT, Environment, pyproject
+from tests.packaging.environments import ROOT, Environment, pyproject, run
 
 EXTRAS: dict[str, list[str]] = pyproject()["project"]["optional-dependencies"]
 
@@ -77,3 +78,15 @@ def test_pytest_finds_the_fixtures_by_itself(scratch: Path, wheel: Path) -> None
     found = environment.run("-m", "pytest", "--fixtures")
     assert "reflex_database -- " in found
     assert "2 passed" in environment.run("-W", "error", "-m", "pytest", "-p", "reflex_aio.pytest_plugin")
+
+
+def test_the_command_needs_its_extra_and_nothing_else(plain: Environment, scratch: Path, wheel: Path) -> None:
+    without = subprocess.run([plain.directory / "bin" / "reflex-aio"], capture_output=True, text=True)
+    assert (without.returncode, without.stdout) == (2, "")
+    assert without.stderr == "reflex-aio: the command needs typer and rich: pip install 'reflex-aio[cli]'\n"
+    environment = Environment(scratch / "command")
+    environment.install(f"{wheel}[cli]")
+    command = environment.directory / "bin" / "reflex-aio"
+    assert run(command, "--version").strip() == pyproject()["project"]["version"]
+    assert run(command, "ddl", "cursors").startswith('CREATE TABLE "cursors"')
+    assert environment.run("-W", "error", "-m", "reflex_aio", "--help").count("dead-letters") == 1
