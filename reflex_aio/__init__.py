@@ -19,6 +19,7 @@ from reflex_aio.errors import (
     EventNotFound,
     FilterError,
     InvalidCursor,
+    LeaseLost,
     MessageTooLarge,
     MetadataError,
     ReflexError,
@@ -34,7 +35,8 @@ from reflex_aio.errors import (
 )
 from reflex_aio.event import Event
 from reflex_aio.hooks import Hooks
-from reflex_aio.memory import MemoryCursorStore, MemoryEvents
+from reflex_aio.lease import Lease, LeaseState, LeaseStore
+from reflex_aio.memory import MemoryCursorStore, MemoryEvents, MemoryLeaseStore
 from reflex_aio.runner import Runner
 from reflex_aio.spec import Spec, run, run_forever
 from reflex_aio.stream import EventStream, Source, StreamOptions
@@ -57,8 +59,13 @@ __all__ = [
     "HealthSource",
     "Hooks",
     "InvalidCursor",
+    "Lease",
+    "LeaseLost",
+    "LeaseState",
+    "LeaseStore",
     "MemoryCursorStore",
     "MemoryEvents",
+    "MemoryLeaseStore",
     "MessageTooLarge",
     "MetadataError",
     "ReflexError",

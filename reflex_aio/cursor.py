@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
+from reflex_aio.lease import Lease
+
 __all__ = ["CursorStore"]
 
 
@@ -18,11 +20,17 @@ class CursorStore(Protocol):
         """Return the cursor of the consumer ``name``, or ``""`` if it has none."""
         ...
 
-    async def set(self, name: str, cursor: str, *, expected: str | None = None) -> None:
+    async def set(
+        self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
+    ) -> None:
         """Move the cursor of the consumer ``name`` forward to ``cursor``.
 
         :param expected: move it only if it stands there, ``""`` being nowhere
+        :param fence: move it only while this lease is held, which is compared in the same step: who has lost it can't
+            move the cursor even forward
         :raises CursorConflict: if it would move backwards, or isn't where it is expected
+        :raises LeaseLost: if ``fence`` isn't held any more
+        :raises TypeError: if ``fence`` isn't a lease that this store can compare
         """
         ...
 

@@ -9,6 +9,7 @@
     ├── InvalidCursor          not a cursor of this source (also a ValueError)
     ├── CursorAhead            the cursor lies beyond everything the table ever held
     ├── CursorConflict         the cursor isn't where the caller believed it to be
+    ├── LeaseLost              somebody else holds the lease now, or it was released
     ├── ErrorNotFound          the errors table has no such error (also a LookupError)
     ├── EventNotFound          the source has no such event (also a LookupError)
     ├── FilterError            a consumer's event filter raised
@@ -39,6 +40,7 @@ __all__ = [
     "EventNotFound",
     "FilterError",
     "InvalidCursor",
+    "LeaseLost",
     "MessageTooLarge",
     "MetadataError",
     "ReflexError",
@@ -124,6 +126,16 @@ class CursorConflict(ReflexError):
         self.stored = stored
         self.given = given
         self.expected = expected
+
+
+class LeaseLost(ReflexError):
+    """Raised when who acts on a lease doesn't hold it any more: somebody else has acquired it, or it was released."""
+
+    def __init__(self, *, name: str, owner: str, epoch: int) -> None:
+        super().__init__(f"{name}: {owner} doesn't hold the lease of epoch {epoch} any more")
+        self.name = name
+        self.owner = owner
+        self.epoch = epoch
 
 
 class ErrorNotFound(ReflexError, LookupError):

@@ -1,17 +1,19 @@
-"""Events and cursors in memory: the whole contract without a database, for tests and for single processes."""
+"""Events, cursors and leases in memory: the whole contract without a database, for tests and for single processes."""
 
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import anyio
 import anyio.lowlevel
 
-from reflex_aio.errors import CursorAhead, CursorConflict, InvalidCursor
+from reflex_aio.errors import CursorAhead, CursorConflict, InvalidCursor, LeaseLost
 from reflex_aio.event import Event, check_event
+from reflex_aio.lease import Lease, LeaseState, check_lease, check_ttl
 from reflex_aio.stream import EventStream, StreamOptions
 
-__all__ = ["MemoryCursorStore", "MemoryEvents"]
+__all__ = ["MemoryCursorStore", "MemoryEvents", "MemoryLeaseStore"]
 
 _PAGE = 1000
 # How long an event's age is waited for before the clock is looked at again, which may be set, in seconds.
@@ -130,12 +132,17 @@ class MemoryCursorStore:
         """Return the cursor of the consumer ``name``, or ``""`` if it has none."""
         return self._cursors.get(name, "")
 
-    async def set(self, name: str, cursor: str, *, expected: str | None = None) -> None:
+    async def set(
+        self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
+    ) -> None:
         """Move the cursor of the consumer ``name`` forward. See :class:`~reflex_aio.cursor.CursorStore`.
 
-        :raises TypeError: if ``cursor`` is no string
+        :raises TypeError: if ``cursor`` is no string, or ``fence`` no lease of a
+            :class:`MemoryLeaseStore`
         """
         _check_cursor(cursor)
+        if fence is not None:
+            _check_held(fence)
         stored = self._cursors.get(name, "")
         if expected is not None and stored != expected:
             raise CursorConflict(consumer=name, stored=stored, given=cursor, expected=expected)
@@ -157,6 +164,91 @@ class MemoryCursorStore:
     async def all(self) -> Mapping[str, str]:
         """Return the stored cursors by consumer."""
         return dict(self._cursors)
+
+
+class MemoryLeaseStore:
+    """Leases in a dictionary. They fence the cursors of a :class:`MemoryCursorStore`.
+
+    :param clock: tells the time, in seconds from any moment on
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = anyio.current_time) -> None:
+        self._clock = clock
+        self._lent: dict[str, _Lent] = {}
+
+    async def acquire(self, name: str, owner: str, *, ttl: float) -> Lease | None:
+        """Acquire ``name`` for ``owner``, or return ``None``. See :class:`~reflex_aio.lease.LeaseStore`.
+
+        :raises TypeError: if an argument has the wrong type
+        :raises ValueError: if an argument is out of its range
+        """
+        check_lease(name, owner)
+        check_ttl(ttl)
+        now = self._clock()
+        lent = self._lent.get(name, _Lent("", 0, now))
+        held = lent.owner != "" and lent.expires > now
+        if held and lent.owner != owner:
+            return None
+        epoch = lent.epoch if held else lent.epoch + 1
+        self._lent[name] = _Lent(owner, epoch, now + ttl)
+        return _MemoryLease(name, owner, epoch, self)
+
+    async def renew(self, lease: Lease, *, ttl: float) -> None:
+        """Let ``lease`` expire in ``ttl`` seconds from now. See :class:`~reflex_aio.lease.LeaseStore`.
+
+        :raises LeaseLost: if somebody else has acquired it, or it was released
+        :raises TypeError: if ``lease`` is none of a memory lease store, or ``ttl`` no number
+        :raises ValueError: if ``ttl`` is out of its range
+        """
+        check_ttl(ttl)
+        _check_held(lease)
+        self._lent[lease.name] = _Lent(lease.owner, lease.epoch, self._clock() + ttl)
+
+    async def release(self, lease: Lease) -> None:
+        """Give ``lease`` back. See :class:`~reflex_aio.lease.LeaseStore`.
+
+        :raises TypeError: if ``lease`` is none of a memory lease store
+        """
+        try:
+            _check_held(lease)
+        except LeaseLost:
+            return
+        # Its epoch stays, and counts on: of an epoch that comes twice, the first holder could pass for the second.
+        self._lent[lease.name] = _Lent("", lease.epoch, self._clock())
+
+    async def all(self) -> Mapping[str, LeaseState]:
+        """Return the state of every name that was ever acquired, held or not."""
+        now = self._clock()
+        return {
+            name: LeaseState(lent.owner, lent.epoch, lent.expires - now) for name, lent in self._lent.items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Lent:
+    owner: str
+    epoch: int
+    expires: float
+
+
+@dataclass(frozen=True, slots=True)
+class _MemoryLease(Lease):
+    """A lease that knows who lent it."""
+
+    store: MemoryLeaseStore = field(repr=False)
+
+
+def _check_held(lease: Lease) -> None:
+    """Check that ``lease`` was neither released nor acquired by somebody else.
+
+    :raises LeaseLost: if it was
+    :raises TypeError: if it is none of a memory lease store
+    """
+    if not isinstance(lease, _MemoryLease):
+        raise TypeError(f"lease {lease!r} is a {type(lease).__name__}: accepted is one of a MemoryLeaseStore")
+    lent = lease.store._lent.get(lease.name)
+    if lent is None or (lent.owner, lent.epoch) != (lease.owner, lease.epoch):
+        raise LeaseLost(name=lease.name, owner=lease.owner, epoch=lease.epoch)
 
 
 def _check_cursor(cursor: object) -> None:

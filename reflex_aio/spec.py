@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from copy import copy
 from typing import Any
 
 import anyio
@@ -13,8 +14,10 @@ from reflex_aio.consumer import BaseConsumer, Handler
 from reflex_aio.cursor import CursorStore
 from reflex_aio.errors import StreamStopped
 from reflex_aio.event import Event
+from reflex_aio.fenced import FencedStore
 from reflex_aio.group import Group
 from reflex_aio.hooks import Hooks, installed
+from reflex_aio.lease import Lease
 from reflex_aio.moving import MovingCursor
 from reflex_aio.rerunning import Rerunning
 from reflex_aio.session import SessionConsumer, Turn
@@ -66,6 +69,18 @@ class Spec:
         self.options: StreamOptions = StreamOptions(from_head, to_head, lag)
         self.hooks: Hooks = installed() if hooks is None else hooks
         self.clock = clock
+
+    def fenced(self, lease: Lease) -> "Spec":
+        """Return this spec as it runs under ``lease``: a run that has lost it can't move the cursor, and raises.
+
+        The lease has to be one that the spec's cursor store can compare, as :class:`~reflex_aio.cursor.CursorStore`
+        says. Who renews it, and ends the run when that fails, is the caller.
+        """
+        if not isinstance(lease, Lease):
+            raise _wrong("lease", lease, "a Lease, such as await leases.store(pool).acquire(...)")
+        spec = copy(self)
+        spec.store = FencedStore(self.store, lease)
+        return spec
 
     def __repr__(self) -> str:
         return f"Spec({self.source!r}, {self.store!r}, {self.consumer!r})"

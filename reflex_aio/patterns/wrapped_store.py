@@ -8,6 +8,7 @@ from typing import Self
 
 from reflex_aio.cursor import CursorStore
 from reflex_aio.errors import CursorConflict
+from reflex_aio.lease import Lease
 
 __all__ = ["WrappedStore"]
 
@@ -51,9 +52,11 @@ class WrappedStore(ABC):
         await self._store.flush()
         return cursor
 
-    async def set(self, name: str, cursor: str, *, expected: str | None = None) -> None:
+    async def set(
+        self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
+    ) -> None:
         """Move the cursor of the consumer ``name`` forward. See :class:`~reflex_aio.cursor.CursorStore`."""
-        await self._store.set(name, cursor, expected=expected)
+        await self._store.set(name, cursor, expected=expected, fence=fence)
 
     async def flush(self) -> None:
         """Return once every cursor that was set is stored for good."""

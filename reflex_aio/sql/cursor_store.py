@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakValueDictionary
 
 from reflex_aio.errors import CursorConflict
+from reflex_aio.lease import Lease
 from reflex_aio.sql.drivers import driver_of_pool
 
 if TYPE_CHECKING:
@@ -47,13 +48,17 @@ class TableCursorStore:
         async with self._connection() as connection:
             return await self._table.get(connection, name)
 
-    async def set(self, name: str, cursor: str, *, expected: str | None = None) -> None:
+    async def set(
+        self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
+    ) -> None:
         """Move the cursor of the consumer ``name`` forward to ``cursor``. Where it is already is no error.
 
         :param expected: move it only if it is there, ``""`` being nowhere
         :raises CursorConflict: if it would move backwards, or isn't where it is expected
         :raises InvalidCursor: if ``cursor`` or ``expected`` isn't of the table's type
         """
+        if fence is not None:
+            raise TypeError(f"fence {fence!r} is not accepted: {self._table!r} has no leases beside it")
         # On connections of their own, two sets of one name could overtake each other.
         turn = self._turns.setdefault(name, asyncio.Lock())
         async with turn:

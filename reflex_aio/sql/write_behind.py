@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from reflex_aio.errors import CursorConflict, DatabaseError
+from reflex_aio.lease import Lease
 from reflex_aio.sql.cursor_store import TableCursorStore
 from reflex_aio.sql.cursor_values import check_consumer, check_cursor, is_behind
 from reflex_aio.sql.flusher import Flusher
@@ -93,7 +94,9 @@ class WriteBehindCursorStore(TableCursorStore):
         cursor = self._cursors.get(name)
         return await super().get(name) if cursor is None else cursor
 
-    async def set(self, name: str, cursor: str, *, expected: str | None = None) -> None:
+    async def set(
+        self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
+    ) -> None:
         """Move the cursor of the consumer ``name`` forward to ``cursor``, in memory.
 
         With ``expected`` it is stored at once, after the one in memory.
@@ -103,6 +106,8 @@ class WriteBehindCursorStore(TableCursorStore):
             set before turned out to be behind the stored one
         :raises InvalidCursor: if ``cursor`` or ``expected`` isn't of the table's type
         """
+        if fence is not None:
+            raise TypeError(f"fence {fence!r} is not accepted: {self._table!r} has no leases beside it")
         if expected is not None or not self._entered:
             await self._set_now(name, cursor, expected)
         else:

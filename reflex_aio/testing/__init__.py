@@ -1,4 +1,4 @@
-"""For tests: of consumers and services, and of sources and cursor stores of your own.
+"""For tests: of consumers and services, and of sources, cursor stores and lease stores of your own.
 
 Works with any test runner, on asyncio and trio. Fixtures for pytest are in :mod:`reflex_aio.pytest_plugin`.
 """
@@ -12,6 +12,8 @@ from reflex_aio.testing.cursor_stores import (
     cursor_store_rules,
 )
 from reflex_aio.testing.events import assert_events, inserted_events, read_events
+from reflex_aio.testing.fenced_stores import MakeFencedStore, check_fenced_store, fenced_store_rules
+from reflex_aio.testing.lease_stores import MakeLeaseStore, check_lease_store, lease_store_rules
 from reflex_aio.testing.scripted import CursorStoreCall, ScriptedCursorStore, ScriptedSource
 from reflex_aio.testing.sources import Insert, MakeSource, SourceFeature, check_source, source_rules
 
@@ -21,6 +23,8 @@ __all__ = [
     "CursorStoreFeature",
     "Insert",
     "MakeCursorStore",
+    "MakeFencedStore",
+    "MakeLeaseStore",
     "MakeSource",
     "ScriptedCursorStore",
     "ScriptedSource",
@@ -29,9 +33,13 @@ __all__ = [
     "await_consumer",
     "await_cursor",
     "check_cursor_store",
+    "check_fenced_store",
+    "check_lease_store",
     "check_source",
     "cursor_store_rules",
+    "fenced_store_rules",
     "inserted_events",
+    "lease_store_rules",
     "read_events",
     "source_rules",
 ]

@@ -8,10 +8,17 @@ import anyio
 
 from reflex_aio.cursor import CursorStore
 from reflex_aio.errors import CursorConflict
+from reflex_aio.lease import Lease
 from reflex_aio.testing.cancelling import cancelled_at
 from reflex_aio.testing.contract import Contract, expect
 
-__all__ = ["CursorStoreFeature", "MakeCursorStore", "check_cursor_store", "cursor_store_rules"]
+__all__ = [
+    "CursorStoreFeature",
+    "MakeCursorStore",
+    "check_cursor_store",
+    "cursor_store_rules",
+    "entered",
+]
 
 CursorStoreFeature: TypeAlias = Literal["order", "rewind"]
 """What not every store has: knowing which of two numbers comes first, so that cursors don't move backwards; a method
@@ -70,7 +77,7 @@ async def store_is_a_cursor_store(store: CursorStore) -> None:
 @_contract.rule()
 async def new_consumer_has_no_cursor(store: CursorStore) -> None:
     """The cursor of a consumer that has none is ""."""
-    async with _entered(store):
+    async with entered(store):
         expect("cursor", await store.get("a"), "")
         expect("all cursors", dict(await store.all()), {})
 
@@ -78,7 +85,7 @@ async def new_consumer_has_no_cursor(store: CursorStore) -> None:
 @_contract.rule()
 async def cursor_is_where_it_was_set(store: CursorStore) -> None:
     """get() returns what was set last, at once, whether or not it was flushed."""
-    async with _entered(store):
+    async with entered(store):
         for cursor in ("1", "2", "7"):
             await store.set("a", cursor)
             expect("cursor", await store.get("a"), cursor)
@@ -88,7 +95,7 @@ async def cursor_is_where_it_was_set(store: CursorStore) -> None:
 async def consumers_are_apart(store: CursorStore) -> None:
     """Each consumer has a cursor of its own, whatever its name."""
     names = ("a", "A", "b 1", "\u00e9\u2028", "'; --", "%s", "a_1_of_2", "x" * 200)
-    async with _entered(store):
+    async with entered(store):
         for number, name in enumerate(names, 1):
             await store.set(name, str(number))
         for number, name in enumerate(names, 1):
@@ -99,7 +106,7 @@ async def consumers_are_apart(store: CursorStore) -> None:
 @_contract.rule()
 async def flushed_cursors_are_stored(store: CursorStore) -> None:
     """After flush() every cursor that was set is stored, and so among all()."""
-    async with _entered(store):
+    async with entered(store):
         await store.set("a", "7")
         await store.set("b", "3")
         await store.flush()
@@ -110,13 +117,13 @@ async def flushed_cursors_are_stored(store: CursorStore) -> None:
 @_contract.rule()
 async def leaving_stores_the_cursors(store: CursorStore) -> None:
     """A store that several have entered works until the last has left it, and each leaving stores the cursors."""
-    async with _entered(store):
-        async with _entered(store):
+    async with entered(store):
+        async with entered(store):
             await store.set("a", "7")
         expect("all cursors, after the first has left", dict(await store.all()), {"a": "7"})
         await store.set("a", "8")
         expect("cursor, after the first has left", await store.get("a"), "8")
-        if not _can_be_entered(store):
+        if not _can_beentered(store):
             await store.flush()
     expect("all cursors, after the last has left", dict(await store.all()), {"a": "8"})
 
@@ -124,7 +131,7 @@ async def leaving_stores_the_cursors(store: CursorStore) -> None:
 @_contract.rule()
 async def what_all_returns_stays_as_it_was(store: CursorStore) -> None:
     """What all() returns doesn't change when cursors are set later."""
-    async with _entered(store):
+    async with entered(store):
         await store.set("a", "7")
         await store.flush()
         told = await store.all()
@@ -137,7 +144,7 @@ async def what_all_returns_stays_as_it_was(store: CursorStore) -> None:
 @_contract.rule()
 async def setting_it_where_it_is_is_no_error(store: CursorStore) -> None:
     """A cursor may be set to where it is."""
-    async with _entered(store):
+    async with entered(store):
         for _ in range(2):
             await store.set("a", "7")
         await store.set("a", "7", expected="7")
@@ -147,7 +154,7 @@ async def setting_it_where_it_is_is_no_error(store: CursorStore) -> None:
 @_contract.rule("order")
 async def cursor_does_not_move_backwards(store: CursorStore) -> None:
     """A cursor that would move backwards stays, and CursorConflict tells where it is."""
-    async with _entered(store):
+    async with entered(store):
         await store.set("a", "7")
         await _refused(store, "6", stored="7")
 
@@ -155,7 +162,7 @@ async def cursor_does_not_move_backwards(store: CursorStore) -> None:
 @_contract.rule("order")
 async def numbers_are_compared_by_their_values(store: CursorStore) -> None:
     """The cursor 10 comes after 9."""
-    async with _entered(store):
+    async with entered(store):
         await store.set("a", "9")
         await store.set("a", "10")
         await _refused(store, "9", stored="10")
@@ -164,7 +171,7 @@ async def numbers_are_compared_by_their_values(store: CursorStore) -> None:
 @_contract.rule()
 async def cursor_that_is_not_where_it_is_expected_stays(store: CursorStore) -> None:
     """With expected= a cursor that is elsewhere stays, and CursorConflict tells where it is."""
-    async with _entered(store):
+    async with entered(store):
         await store.set("a", "7")
         for expected in ("6", "8", ""):
             await _refused(store, "9", stored="7", expected=expected)
@@ -173,7 +180,7 @@ async def cursor_that_is_not_where_it_is_expected_stays(store: CursorStore) -> N
 @_contract.rule()
 async def cursor_that_is_where_it_is_expected_moves(store: CursorStore) -> None:
     """With expected= a cursor that is there moves; "" is that of a consumer that has none."""
-    async with _entered(store):
+    async with entered(store):
         await store.set("a", "7", expected="")
         await store.set("a", "9", expected="7")
         expect("cursor", await store.get("a"), "9")
@@ -182,7 +189,7 @@ async def cursor_that_is_where_it_is_expected_moves(store: CursorStore) -> None:
 @_contract.rule("order")
 async def expected_is_no_way_backwards(store: CursorStore) -> None:
     """With expected=, too, a cursor doesn't move backwards."""
-    async with _entered(store):
+    async with entered(store):
         await store.set("a", "7")
         await _refused(store, "6", stored="7", expected="7")
 
@@ -197,7 +204,7 @@ async def of_many_at_once_the_greatest_stays(store: CursorStore) -> None:
         except CursorConflict:
             pass  # A greater one was faster.
 
-    async with _entered(store):
+    async with entered(store):
         async with anyio.create_task_group() as group:
             for number in range(30):
                 # From 1 to 30, but not in order.
@@ -219,7 +226,7 @@ async def of_many_that_expect_the_same_one_wins(store: CursorStore) -> None:
             return
         winners.append(cursor)
 
-    async with _entered(store):
+    async with entered(store):
         await store.set("a", "1")
         async with anyio.create_task_group() as group:
             for number in range(2, 12):
@@ -231,7 +238,7 @@ async def of_many_that_expect_the_same_one_wins(store: CursorStore) -> None:
 @_contract.rule()
 async def cancelled_set_is_done_or_not(store: CursorStore) -> None:
     """After a set that is cancelled, wherever it waits, the cursor is before or after the move, and can be set."""
-    async with _entered(store):
+    async with entered(store):
         await store.set("a", "1")
         for step in range(1, _AWAITS):
             before, after = str(step), str(step + 1)
@@ -248,7 +255,7 @@ async def cancelled_set_is_done_or_not(store: CursorStore) -> None:
 @_contract.rule()
 async def what_is_no_cursor_is_refused(store: CursorStore) -> None:
     """A cursor that is no string raises TypeError, and the stored one stays."""
-    async with _entered(store):
+    async with entered(store):
         await store.set("a", "7")
         for wrong in (8, None, b"8"):
             try:
@@ -259,11 +266,27 @@ async def what_is_no_cursor_is_refused(store: CursorStore) -> None:
                 raise AssertionError(f"expected TypeError for the cursor {wrong!r}, but it was set")
 
 
+@_contract.rule()
+async def fence_is_not_ignored(store: CursorStore) -> None:
+    """A cursor doesn't move under a lease that nobody holds: set(), or flush(), raises."""
+    nobodys = Lease("a", "nobody", 1)
+    raised = False
+    try:
+        async with entered(store):
+            await store.set("a", "7", fence=nobodys)
+            await store.flush()
+    except Exception:
+        # LeaseLost, or TypeError where the store knows what kind of leases it can compare.
+        raised = True
+    expect(f"whether set(fence={nobodys!r}) raised", raised, True)
+    expect("all cursors", dict(await store.all()), {})
+
+
 @_contract.rule("rewind")
 async def rewind_moves_it_anywhere(store: CursorStore) -> None:
     """rewind() moves a cursor backwards, "" to before the beginning, and it goes on from there."""
     rewindable = cast("_Rewindable", store)
-    async with _entered(store):
+    async with entered(store):
         await store.set("a", "7")
         for cursor in ("3", ""):
             await rewindable.rewind("a", cursor)
@@ -290,12 +313,13 @@ async def _refused(store: CursorStore, cursor: str, *, stored: str, expected: st
     expect(f"cursor, after {told}", await store.get("a"), stored)
 
 
-def _can_be_entered(store: CursorStore) -> bool:
+def _can_beentered(store: CursorStore) -> bool:
     return isinstance(store, AbstractAsyncContextManager)
 
 
 @asynccontextmanager
-async def _entered(store: CursorStore) -> AsyncIterator[None]:
+async def entered(store: CursorStore) -> AsyncIterator[None]:
+    """Be in the store, if it can be entered."""
     if isinstance(store, AbstractAsyncContextManager):
         async with store:
             yield

@@ -7,6 +7,7 @@ import anyio
 
 from reflex_aio.errors import StreamStopped
 from reflex_aio.event import Event
+from reflex_aio.lease import Lease
 from reflex_aio.memory import MemoryCursorStore
 from reflex_aio.stream import EventStream, Source, StreamOptions
 
@@ -160,10 +161,12 @@ class ScriptedCursorStore(MemoryCursorStore):
         self._follow("get")
         return await super().get(name)
 
-    async def set(self, name: str, cursor: str, *, expected: str | None = None) -> None:
+    async def set(
+        self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
+    ) -> None:
         """Move the cursor of the consumer ``name`` forward. See :class:`~reflex_aio.cursor.CursorStore`."""
         self._follow("set")
-        await super().set(name, cursor, expected=expected)
+        await super().set(name, cursor, expected=expected, fence=fence)
         self.sets.append((name, cursor))
 
     async def flush(self) -> None:

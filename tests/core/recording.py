@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from anyio.lowlevel import checkpoint
 
-from reflex_aio import Consumer, Event, EventStream, Hooks, MemoryCursorStore
+from reflex_aio import Consumer, Event, EventStream, Hooks, Lease, MemoryCursorStore
 
 __all__ = ["RecordingConsumer", "RecordingHooks", "RecordingStore", "Streams"]
 
@@ -45,9 +45,11 @@ class RecordingStore(MemoryCursorStore):
         await self._called("get")
         return await super().get(name)
 
-    async def set(self, name: str, cursor: str, *, expected: str | None = None) -> None:
+    async def set(
+        self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
+    ) -> None:
         await self._called("set", f"set {cursor}")
-        await super().set(name, cursor, expected=expected)
+        await super().set(name, cursor, expected=expected, fence=fence)
         await checkpoint()
 
     async def flush(self) -> None:

@@ -14,6 +14,7 @@ from reflex_aio import (
     CursorConflict,
     Event,
     FilterError,
+    Lease,
     MemoryCursorStore,
     MemoryEvents,
     Spec,
@@ -330,7 +331,9 @@ async def test_cursor_is_set_by_one_at_a_time() -> None:
     source, under_way = MemoryEvents(), 0
 
     class Slow(RecordingStore):
-        async def set(self, name: str, cursor: str, *, expected: str | None = None) -> None:
+        async def set(
+            self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
+        ) -> None:
             nonlocal under_way
             under_way += 1
             assert under_way == 1

@@ -16,6 +16,7 @@ from reflex_aio import (
     Consumer,
     Event,
     EventStream,
+    Lease,
     MemoryCursorStore,
     MemoryEvents,
     Spec,
@@ -137,7 +138,9 @@ async def test_event_whose_cursor_can_not_be_stored_is_no_progress(step: str) ->
     """Or its handler would be called ten times a second."""
 
     class Refusing(MemoryCursorStore):
-        async def set(self, name: str, cursor: str, *, expected: str | None = None) -> None:
+        async def set(
+            self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
+        ) -> None:
             if step == "set":
                 raise ConnectionLost("no writes")
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from reflex_aio import Event, MemoryCursorStore, MemoryEvents, Spec, run
+from reflex_aio import Event, Lease, MemoryCursorStore, MemoryEvents, Spec, run
 from reflex_aio.patterns import ConcurrentConsumer, by_event_id, by_event_type, by_foreign_id, shards
 from tests.patterns.test_batch import running_with
 
@@ -65,7 +65,9 @@ def test_cursor_is_always_after_a_finished_beginning(
     by_key: dict[str, list[int]] = defaultdict(list)
 
     class Checked(MemoryCursorStore):
-        async def set(self, name: str, cursor: str, *, expected: str | None = None) -> None:
+        async def set(
+            self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
+        ) -> None:
             await anyio.lowlevel.checkpoint()
             await super().set(name, cursor)
             assert set(range(1, int(cursor) + 1)) <= finished | passed_over

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from anyio.lowlevel import checkpoint
 
-from reflex_aio import CursorConflict, CursorStore, MemoryCursorStore
+from reflex_aio import CursorConflict, CursorStore, Lease, MemoryCursorStore
 
 Faulty = Callable[[], AbstractAsyncContextManager[CursorStore]]
 
@@ -78,7 +78,9 @@ class NamesWithoutCase(MemoryCursorStore):
     async def get(self, name: str) -> str:
         return await super().get(name.lower())
 
-    async def set(self, name: str, cursor: str, *, expected: str | None = None) -> None:
+    async def set(
+        self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
+    ) -> None:
         stored = await self.get(name)
         if stored and cursor.isdecimal() and int(cursor) < int(stored):
             await self.rewind(name.lower(), cursor)
@@ -112,10 +114,12 @@ class IsClosedByTheFirstToLeave(WritesBehind):
         await super().__aexit__(*exc)
         self.closed = True
 
-    async def set(self, name: str, cursor: str, *, expected: str | None = None) -> None:
+    async def set(
+        self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
+    ) -> None:
         if self.closed:
             raise RuntimeError("closed")
-        await super().set(name, cursor, expected=expected)
+        await super().set(name, cursor, expected=expected, fence=fence)
 
 
 @caught_by("what_all_returns_stays_as_it_was")
@@ -126,15 +130,19 @@ class HandsOutItsDictionary(MemoryCursorStore):
 
 @caught_by("setting_it_where_it_is_is_no_error")
 class RefusesToStay(MemoryCursorStore):
-    async def set(self, name: str, cursor: str, *, expected: str | None = None) -> None:
+    async def set(
+        self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
+    ) -> None:
         if (stored := await self.get(name)) == cursor:
             raise CursorConflict(consumer=name, stored=stored, given=cursor)
-        await super().set(name, cursor, expected=expected)
+        await super().set(name, cursor, expected=expected, fence=fence)
 
 
 @caught_by("cursor_does_not_move_backwards")
 class MovesBackwards(MemoryCursorStore):
-    async def set(self, name: str, cursor: str, *, expected: str | None = None) -> None:
+    async def set(
+        self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
+    ) -> None:
         if not isinstance(cursor, str):
             raise TypeError
         stored = await self.get(name)
@@ -145,9 +153,11 @@ class MovesBackwards(MemoryCursorStore):
 
 @caught_by("cursor_does_not_move_backwards")
 class MovesAndThenComplains(MemoryCursorStore):
-    async def set(self, name: str, cursor: str, *, expected: str | None = None) -> None:
+    async def set(
+        self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
+    ) -> None:
         try:
-            await super().set(name, cursor, expected=expected)
+            await super().set(name, cursor, expected=expected, fence=fence)
         except CursorConflict:
             await self.rewind(name, cursor)
             raise
@@ -155,52 +165,66 @@ class MovesAndThenComplains(MemoryCursorStore):
 
 @caught_by("cursor_does_not_move_backwards")
 class TellsNotWhereItIs(MemoryCursorStore):
-    async def set(self, name: str, cursor: str, *, expected: str | None = None) -> None:
+    async def set(
+        self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
+    ) -> None:
         try:
-            await super().set(name, cursor, expected=expected)
+            await super().set(name, cursor, expected=expected, fence=fence)
         except CursorConflict as exc:
             raise CursorConflict(consumer=name, stored="", given=cursor, expected=expected) from exc
 
 
 @caught_by("numbers_are_compared_by_their_values")
 class ComparesText(MemoryCursorStore):
-    async def set(self, name: str, cursor: str, *, expected: str | None = None) -> None:
+    async def set(
+        self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
+    ) -> None:
         stored = await self.get(name)
         if isinstance(cursor, str) and cursor < stored:
             raise CursorConflict(consumer=name, stored=stored, given=cursor, expected=expected)
-        await super().set(name, cursor, expected=expected)
+        await super().set(name, cursor, expected=expected, fence=fence)
 
 
 @caught_by("cursor_that_is_not_where_it_is_expected_stays")
 class IgnoresExpected(MemoryCursorStore):
-    async def set(self, name: str, cursor: str, *, expected: str | None = None) -> None:
-        await super().set(name, cursor)
+    async def set(
+        self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
+    ) -> None:
+        await super().set(name, cursor, fence=fence)
 
 
 @caught_by("cursor_that_is_not_where_it_is_expected_stays")
 class TakesNowhereForAnywhere(MemoryCursorStore):
-    async def set(self, name: str, cursor: str, *, expected: str | None = None) -> None:
-        await super().set(name, cursor, expected=expected or None)
+    async def set(
+        self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
+    ) -> None:
+        await super().set(name, cursor, expected=expected or None, fence=fence)
 
 
 @caught_by("cursor_that_is_where_it_is_expected_moves")
 class TakesNowhereForZero(MemoryCursorStore):
-    async def set(self, name: str, cursor: str, *, expected: str | None = None) -> None:
-        await super().set(name, cursor, expected="0" if expected == "" else expected)
+    async def set(
+        self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
+    ) -> None:
+        await super().set(name, cursor, expected="0" if expected == "" else expected, fence=fence)
 
 
 @caught_by("expected_is_no_way_backwards")
 class GoesBackIfExpected(MemoryCursorStore):
-    async def set(self, name: str, cursor: str, *, expected: str | None = None) -> None:
+    async def set(
+        self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
+    ) -> None:
         if expected is not None and expected == await self.get(name):
             await self.rewind(name, cursor)
-        await super().set(name, cursor, expected=expected and cursor)
+        await super().set(name, cursor, expected=expected and cursor, fence=fence)
 
 
 class ReadsAndThenWrites(MemoryCursorStore):
-    async def set(self, name: str, cursor: str, *, expected: str | None = None) -> None:
+    async def set(
+        self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
+    ) -> None:
         stored = await self.get(name)
-        await MemoryCursorStore({name: stored}).set(name, cursor, expected=expected)
+        await MemoryCursorStore({name: stored}).set(name, cursor, expected=expected, fence=fence)
         # Others may read meanwhile what is about to be written over.
         for _ in range(int(cursor) % 3 + 1):
             await checkpoint()
@@ -213,9 +237,11 @@ caught_by("of_many_that_expect_the_same_one_wins")(ReadsAndThenWrites)
 
 @caught_by("cancelled_set_is_done_or_not")
 class RemovesAndThenInserts(MemoryCursorStore):
-    async def set(self, name: str, cursor: str, *, expected: str | None = None) -> None:
+    async def set(
+        self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
+    ) -> None:
         stored = await self.get(name)
-        await MemoryCursorStore({name: stored}).set(name, cursor, expected=expected)
+        await MemoryCursorStore({name: stored}).set(name, cursor, expected=expected, fence=fence)
         await self.rewind(name, "")
         await checkpoint()
         await self.rewind(name, cursor)
@@ -225,19 +251,31 @@ class RemovesAndThenInserts(MemoryCursorStore):
 class StaysLockedWhenCancelled(MemoryCursorStore):
     locked = False
 
-    async def set(self, name: str, cursor: str, *, expected: str | None = None) -> None:
+    async def set(
+        self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
+    ) -> None:
         if self.locked:
             raise RuntimeError("locked")
         self.locked = True
         await checkpoint()
         self.locked = False
-        await super().set(name, cursor, expected=expected)
+        await super().set(name, cursor, expected=expected, fence=fence)
 
 
 @caught_by("what_is_no_cursor_is_refused")
 class TakesIntegers(MemoryCursorStore):
-    async def set(self, name: str, cursor: str, *, expected: str | None = None) -> None:
+    async def set(
+        self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
+    ) -> None:
         await super().set(name, str(cursor), expected=expected)
+
+
+@caught_by("fence_is_not_ignored")
+class IgnoresFences(MemoryCursorStore):
+    async def set(
+        self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
+    ) -> None:
+        await super().set(name, cursor, expected=expected)
 
 
 @caught_by("rewind_moves_it_anywhere")

@@ -1,0 +1,54 @@
+"""A cursor store for as long as a lease is held."""
+
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Self
+
+from reflex_aio.cursor import CursorStore
+from reflex_aio.lease import Lease
+
+__all__ = ["FencedStore"]
+
+
+class FencedStore:
+    """Sets cursors in ``store`` while ``lease`` is held, and raises LeaseLost afterwards."""
+
+    def __init__(self, store: CursorStore, lease: Lease) -> None:
+        self._store = store
+        self._lease = lease
+
+    def __repr__(self) -> str:
+        return f"FencedStore({self._store!r}, {self._lease!r})"
+
+    async def __aenter__(self) -> Self:
+        if isinstance(self._store, AbstractAsyncContextManager):
+            await self._store.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(self._store, AbstractAsyncContextManager):
+            await self._store.__aexit__(kind, error, trace)
+
+    async def get(self, name: str) -> str:
+        """Return the cursor of the consumer ``name``, or ``""`` if it has none."""
+        return await self._store.get(name)
+
+    async def set(
+        self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
+    ) -> None:
+        """Move the cursor of the consumer ``name`` forward, if the lease is held.
+
+        See :class:`~reflex_aio.cursor.CursorStore`.
+        """
+        await self._store.set(name, cursor, expected=expected, fence=self._lease if fence is None else fence)
+
+    async def flush(self) -> None:
+        """Return once every cursor that was set is stored for good."""
+        await self._store.flush()
+
+    async def all(self) -> Mapping[str, str]:
+        """Return the stored cursors by consumer."""
+        return await self._store.all()
