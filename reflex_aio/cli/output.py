@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reflex_aio.cli.exits import CommandError, Exit
+from reflex_aio.cli.running import interruptible
 
 __all__ = [
     "ask",
@@ -90,8 +91,9 @@ def ask(question: str, *, yes: bool) -> None:
     """
     if yes:
         return
-    typer.echo(f"{question} [y/N] ", err=True, nl=False)
-    answer = sys.stdin.readline()
+    with interruptible():
+        typer.echo(f"{question} [y/N] ", err=True, nl=False)
+        answer = sys.stdin.readline()
     if not answer:
         note("")
         raise CommandError(

@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -14,14 +15,16 @@ import typer
 from reflex_aio.cli.exits import Exit, status_of
 from reflex_aio.cli.groups import expanded, gathered
 
-__all__ = ["command"]
+__all__ = ["command", "interruptible"]
+
+_TERMINATING = (signal.SIGTERM, signal.SIGHUP)
 
 # With this set, an error has its traceback.
 _TRACEBACK = "REFLEX_TRACEBACK"
 
 
 class _Terminated(Exception):
-    """Raised in place of the cancellation that SIGTERM or SIGHUP has brought about."""
+    """Raised when SIGTERM or SIGHUP has ended the command."""
 
 
 def command(work: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -73,7 +76,7 @@ async def _until_terminated(work: Coroutine[Any, Any, None]) -> None:
 
     # Only the main thread hears of signals.
     main = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGTERM, signal.SIGHUP) if main else ()
+    numbers = _TERMINATING if main else ()
     for number in numbers:
         loop.add_signal_handler(number, terminate)
     try:
@@ -85,6 +88,24 @@ async def _until_terminated(work: Coroutine[Any, Any, None]) -> None:
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let signals end what blocks the event loop, such as a question, where they would wait for it otherwise."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, *_TERMINATING)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _tell(error: Exception) -> Exit:

@@ -1,7 +1,10 @@
 """rewind and skip: cursors moved by hand, or left exactly where they were."""
 
 import asyncio
+import signal
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from subprocess import PIPE
 
@@ -18,6 +21,23 @@ async def at(service: Service, cursor: str, *, events: int = 20, consumer: str =
     """Let there be so many events, and a consumer at one of them."""
     await service.insert(events)
     await cursors.set(service.connection, consumer, cursor)
+
+
+@asynccontextmanager
+async def asked(service: Service, *command: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run the command up to its question."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "reflex_aio", *command, *service.options, stdin=PIPE, stdout=PIPE, stderr=PIPE
+    )  # fmt: skip
+    try:
+        assert process.stderr
+        async with asyncio.timeout(20):
+            await process.stderr.readuntil(b"[y/N] ")
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
 
 
 # rewind
@@ -111,22 +131,23 @@ async def test_a_consumer_that_moves_while_the_question_is_asked_is_not_moved(
     service: Service, command: list[str]
 ) -> None:
     await at(service, "15")
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "reflex_aio", *command, *service.options, stdin=PIPE, stdout=PIPE, stderr=PIPE
-    )  # fmt: skip
-    try:
-        assert process.stderr
-        async with asyncio.timeout(20):
-            await process.stderr.readuntil(b"[y/N] ")
+    async with asked(service, *command) as process:
         await cursors.set(service.connection, "mail", "16")
         out, told = await process.communicate(b"y\n")
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
     assert (process.returncode, out) == (4, b"")
     assert told == b"reflex-aio: mail has moved to 16 meanwhile: nothing has changed; is it running?\n"
     assert await service.cursors() == {"mail": "16"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_question_can_be_interrupted(service: Service, number: int) -> None:
+    await at(service, "15")
+    async with asked(service, "skip", "mail") as process:
+        process.send_signal(number)
+        # Its input stays open: nobody answers.
+        async with asyncio.timeout(20):
+            assert await process.wait() == 128 + number
+    assert await service.cursors() == {"mail": "15"}
 
 
 # skip

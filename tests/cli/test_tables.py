@@ -2,9 +2,10 @@
 
 import pytest
 
+from reflex_aio.errors import TableNotFound
 from reflex_aio.sql import CursorsTable, ErrorsTable, EventColumns, EventsTable
 from tests.cli.commands import call, reflex_aio
-from tests.fix_databases import Connect, Database
+from tests.fix_backends import Backend
 
 
 def test_ddl_is_that_of_the_tables() -> None:
@@ -55,17 +56,16 @@ def test_names_that_are_not_accepted_are_wrong_usage(arguments: list[str], reaso
 
 
 @pytest.mark.asyncio
-async def test_create_makes_what_there_is_not_and_leaves_what_there_is(
-    database: Database, connect: Connect
-) -> None:
-    made = await reflex_aio("create", "--events", "user_events", "--metadata", REFLEX_DSN=database.dsn)
+async def test_create_makes_what_there_is_not_and_leaves_what_there_is(backend: Backend) -> None:
+    made = await reflex_aio("create", "--events", "user_events", "--metadata", REFLEX_DSN=backend.dsn)
     assert made.done().lines == ["user_events: made", "cursors: made"]
-    connection = await connect()
+    connection = await backend.connect()
     events = EventsTable("user_events", metadata=True)
     await events.validate(connection)
-    await events.insert(connection, 1, 1, metadata=b"kept")
+    async with backend.driver.transaction(connection):
+        await events.insert(connection, 1, 1, metadata=b"kept")
     again = await reflex_aio(
-        "create", "events", "cursors", "errors", "--events", "user_events", "--json", "--dsn", database.dsn
+        "create", "events", "cursors", "errors", "--events", "user_events", "--json", "--dsn", backend.dsn
     )
     assert again.done().json == {
         "tables": [
@@ -74,43 +74,40 @@ async def test_create_makes_what_there_is_not_and_leaves_what_there_is(
             {"table": "consumer_errors", "kind": "errors", "made": True},
         ]
     }
-    assert await connection.fetchval("SELECT count(*) FROM user_events") == 1
+    assert await backend.value(connection, "SELECT count(*) FROM user_events") == 1
 
 
 @pytest.mark.asyncio
-async def test_create_tells_of_a_table_that_is_none_of_ours(database: Database, connect: Connect) -> None:
-    connection = await connect()
-    await connection.execute("CREATE TABLE events (number int)")
-    told = await reflex_aio("create", "--dsn", database.dsn)
+async def test_create_tells_of_a_table_that_is_none_of_ours(backend: Backend) -> None:
+    connection = await backend.connect()
+    await backend.fetch(connection, "CREATE TABLE events (number int)")
+    told = await reflex_aio("create", "--dsn", backend.dsn)
     assert 'events: column "id" is missing' in told.told(1)
-    assert await connection.fetchval("SELECT to_regclass('cursors')") is None
+    with pytest.raises(TableNotFound):
+        await CursorsTable("cursors").validate(connection)
 
 
 @pytest.mark.asyncio
-async def test_validate_takes_tables_as_they_are(database: Database, connect: Connect) -> None:
-    connection = await connect()
+async def test_validate_takes_tables_as_they_are(backend: Backend) -> None:
+    connection = await backend.connect()
     await EventsTable("events", metadata=True, foreign_id="bigint").create(connection)
     await CursorsTable("cursors", cursor_type="str").create(connection)
     await ErrorsTable().create(connection)
-    told = await reflex_aio("validate", "events", "cursors", "errors", "--dsn", database.dsn)
+    told = await reflex_aio("validate", "events", "cursors", "errors", "--dsn", backend.dsn)
     assert [line.split() for line in told.done().lines[-3:]] == [
         [name, "as", "it", "should", "be"] for name in ("events", "cursors", "consumer_errors")
     ]
 
 
 @pytest.mark.asyncio
-async def test_validate_tells_all_differences_and_which_tables_are_missing(
-    database: Database, connect: Connect
-) -> None:
-    connection = await connect()
-    await connection.execute(
-        "CREATE TABLE events (id bigint, type text, timestamp timestamptz, foreign_id text)"
-    )
-    differing = await reflex_aio("validate", "events", "--dsn", database.dsn, "--json")
+async def test_validate_tells_all_differences_and_which_tables_are_missing(backend: Backend) -> None:
+    connection = await backend.connect()
+    await backend.fetch(connection, "CREATE TABLE events (id bigint, type varchar(9), foreign_id varchar(9))")
+    differing = await reflex_aio("validate", "events", "--dsn", backend.dsn, "--json")
     assert differing.status == 1
     [events] = differing.json["tables"]
     assert len(events["differences"]) > 3
-    missing = await reflex_aio("validate", "--dsn", database.dsn)
+    missing = await reflex_aio("validate", "--dsn", backend.dsn)
     assert missing.status == 3
     assert "cursors" in missing.out
     assert "the table does not exist" in missing.out
