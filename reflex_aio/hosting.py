@@ -1,5 +1,6 @@
 """A spec that a runner hosts."""
 
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -7,10 +8,16 @@ import anyio
 
 from reflex_aio.backoff import Backoff
 from reflex_aio.consumer_status import ConsumerState, ConsumerStatus
+from reflex_aio.errors import LeaseLost
+from reflex_aio.group import Group
+from reflex_aio.holding import NotRenewed, keep, release
+from reflex_aio.lease import Lease, LeaseStore
 from reflex_aio.rerunning import Rerunning
 from reflex_aio.spec import Run, Spec
 
 __all__ = ["Host"]
+
+logger = logging.getLogger(__name__)
 
 
 class Host:
@@ -30,6 +37,7 @@ class Host:
         self._error = ""
         self._failed_at: datetime | None = None
         self._cursor = ""
+        self._lease: Lease | None = None
         self._attempt: Run | None = None
         self._runs: Rerunning | None = None
         self._scope: anyio.CancelScope | None = None
@@ -61,6 +69,7 @@ class Host:
             error=self._error,
             failed_at=self._failed_at,
             cursor=self._reached(),
+            epoch=None if self._lease is None else self._lease.epoch,
         )
 
     def overdue(self) -> float:
@@ -82,6 +91,39 @@ class Host:
         await self._run(self.spec)
         self.tell(ConsumerState.STOPPED)
 
+    async def run_under(self, leases: LeaseStore, lease: Lease, ttl: float, sent: float) -> None:
+        """Run the spec until it is told to end, or the lease is lost; give the lease back then.
+
+        :param ttl: for how long the lease was acquired, in seconds
+        :param sent: :func:`anyio.current_time` before it was acquired
+        """
+        group = Group(self.name)
+
+        async def hold() -> None:
+            try:
+                await keep(leases, lease, ttl, sent)
+            finally:
+                self._due = anyio.current_time()
+
+        async def work() -> None:
+            group.start(hold)
+            await self._run(self.spec.fenced(lease))
+
+        self._lease = lease
+        try:
+            await group.run(work)
+            self.tell(ConsumerState.STANDBY)
+        except LeaseLost as exc:
+            # Nothing is wrong with the consumer; another process goes on from its cursor.
+            logger.warning("consumer %s stopped: %s", self.name, exc)
+            self.cut_off = False
+            unknown = isinstance(exc, NotRenewed)
+            self.tell(ConsumerState.BACKING_OFF if unknown else ConsumerState.STANDBY, exc)
+        finally:
+            self._due = None
+            await release(leases, lease)
+            self._lease, self._ended = None, False
+
     async def _run(self, spec: Spec) -> None:
         def begin() -> Run:
             self._cursor = self._reached()
@@ -92,7 +134,7 @@ class Host:
             self._report(ConsumerState.RUNNING, None)
 
         runs = self._runs = Rerunning(
-            self.name, begin, backoff=self._backoff, hooks=spec.hooks, report=self._report
+            self.name, begin, backoff=self._backoff, hooks=spec.hooks, report=self._report, final=LeaseLost
         )
         finished = False
         try:

@@ -2,6 +2,9 @@
 
 import logging
 import math
+import os
+import secrets
+import socket
 from collections.abc import Awaitable, Callable, Iterable
 from signal import Signals
 from types import TracebackType
@@ -13,6 +16,8 @@ from reflex_aio.backoff import Backoff
 from reflex_aio.consumer_status import ConsumerState, ConsumerStatus
 from reflex_aio.group import Group
 from reflex_aio.hosting import Host
+from reflex_aio.lease import Lease, LeaseStore, check_ttl
+from reflex_aio.share import Share
 from reflex_aio.spec import Spec, check_endless
 from reflex_aio.tasks import Tasks, on_asyncio
 
@@ -29,17 +34,25 @@ class Runner:
 
     ::
 
-        async with Runner([spec, ...], drain=20.0) as runner:
-            yield                                   # e.g. a FastAPI lifespan
+        async with Runner([spec, ...], leases=leases.store(pool), drain=20.0) as runner:
+            yield                                                # e.g. a FastAPI lifespan
 
     On asyncio it is an asynchronous context manager: the specs run in the background, and no failure of theirs
     ends the body. Leaving drains: no consumer takes a further event, what they have in hand is finished, the
-    cursors are stored; what isn't finished after ``drain`` seconds is cancelled. Leaving
+    cursors are stored, the leases are released; what isn't finished after ``drain`` seconds is cancelled. Leaving
     that is cancelled itself cancels at once. Elsewhere, or where there is nothing else to do: :meth:`run`.
 
+    With ``leases``, each consumer runs in one process at a time. The processes that host the same consumers share
+    them evenly, the shards of one consumer too, and share anew when one joins or leaves. When one dies, the others
+    go on with what it had ``lease_ttl`` seconds later at most. One that has lost a lease can't move the cursor.
+
     :param specs: what to host; none of them with ``to_head``
+    :param leases: who runs what is kept there, beside the cursors; without, everything runs here
+    :param lease_ttl: how long a lease holds unless it is renewed, in seconds
     :param drain: how long the consumers may take to finish what they have in hand, in seconds
     :param backoff: how long to wait before a consumer that failed is run again; by default 0.1 to 30 seconds
+    :param owner: a name for this process among those that share the leases, which no other has or had; by default
+        one is made of the host's name
     :raises ValueError: if there is no spec, two have consumers of the same name, one ends at the head, or a
         duration is out of its range
     :raises TypeError: if an argument has the wrong type
@@ -49,8 +62,11 @@ class Runner:
         self,
         specs: Iterable[Spec],
         *,
+        leases: LeaseStore | None = None,
+        lease_ttl: float = 15.0,
         drain: float = 20.0,
         backoff: Backoff | None = None,
+        owner: str | None = None,
     ) -> None:
         self._hosts: dict[str, Host] = {}
         backoff = Backoff() if backoff is None else backoff
@@ -61,10 +77,18 @@ class Runner:
             self._add(spec, backoff)
         if not self._hosts:
             raise ValueError("there are no specs to run")
+        given = leases
+        if given is not None and not isinstance(given, LeaseStore):
+            told = f"leases {given!r} is a {type(given).__name__}"
+            raise TypeError(f"{told}: accepted is a LeaseStore, such as leases.store(pool), or None")
+        check_ttl(lease_ttl)
         if isinstance(drain, bool) or not isinstance(drain, (int, float)):
             raise TypeError(f"drain {drain!r} is a {type(drain).__name__}: accepted is a number of seconds")
         if not 0 <= drain < math.inf:
             raise ValueError(f"drain {drain} is out of range: accepted is a number of seconds from 0")
+        self.owner: str = owner or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._leases = leases
+        self._ttl = lease_ttl
         self._drain = drain
         self._group = Group("runner")
         self._tasks = Tasks()
@@ -198,7 +222,7 @@ class Runner:
 
     async def _serve(self) -> None:
         try:
-            await self._group.run(self._run_all)
+            await self._group.run(self._run_all if self._leases is None else self._run_share)
         except BaseException as exc:
             self._failed = not isinstance(exc, anyio.get_cancelled_exc_class())
             raise
@@ -213,6 +237,24 @@ class Runner:
             self._start(host, host.run)
         await self._wait_to_end()
         await self._end_all()
+
+    async def _run_share(self) -> None:
+        leases = self._leases
+        assert leases is not None
+
+        def start(host: Host, lease: Lease, sent: float) -> None:
+            async def run() -> None:
+                await host.run_under(leases, lease, self._ttl, sent)
+
+            self._start(host, run)
+
+        share = Share(leases, self._hosts, owner=self.owner, ttl=self._ttl, drain=self._drain, start=start)
+        self._group.start(share.keep)
+        await self._wait_to_end()
+        # At once, even if the store of the leases doesn't answer.
+        share.end()
+        await self._end_all()
+        await share.left.wait()
 
     async def _wait_to_end(self) -> None:
         while not self._ending:

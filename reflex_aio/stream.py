@@ -208,7 +208,7 @@ class EventStream(ABC):
                 self._ready = iter(page)
         finally:
             # A generator that ended, by a cancelled read say, would end the iteration in silence.
-            if self._closed is None and not self._ended:
+            if self._closed is None:
                 self._next = self._start
 
     async def _guarded_page(self) -> Sequence[Event]:

@@ -75,6 +75,8 @@ class Stubborn:
         ({"specs": [spec_of(to_head=True)]}, ValueError, "c: a spec with to_head=True ends"),
         ({"drain": -1}, ValueError, "drain -1 is out of range: accepted is a number of seconds from 0"),
         ({"drain": "20"}, TypeError, "drain '20' is a str: accepted is a number of seconds"),
+        ({"lease_ttl": 0}, ValueError, "ttl 0 is out of range"),
+        ({"leases": "db"}, TypeError, "leases 'db' is a str: accepted is a LeaseStore"),
     ],
 )
 async def test_wrong_arguments_are_refused(arguments: Any, error: type[Exception], told: str) -> None:
