@@ -39,7 +39,7 @@ class AiomysqlDriver(MysqlDriver):
     def is_pool(self, candidate: object) -> bool:
         return isinstance(candidate, aiomysql.Pool)
 
-    def address(self, connection: Any) -> tuple[Hashable, str, str | None]:
+    def address(self, connection: Any) -> tuple[Hashable, Hashable, str | None]:
         where = connection.unix_socket or (connection.host, connection.port)
         return where, connection.user, connection.db
 

@@ -41,14 +41,11 @@ class AsyncmyDriver(MysqlDriver):
     def is_pool(self, candidate: object) -> bool:
         return isinstance(candidate, asyncmy.Pool)
 
-    def address(self, connection: Any) -> tuple[Hashable, str, str | None]:
-        # It has no public names for these, and encodes some when it connects.
+    def address(self, connection: Any) -> tuple[Hashable, Hashable, str | None]:
+        # It has no public names for these, and encodes two of them when it connects.
         where = connection._unix_socket or (connection._host, connection._port)
-        return where, _text(connection._user), None if connection._db is None else _text(connection._db)
+        database = connection._db
+        return where, connection._user, database.decode() if isinstance(database, bytes) else database
 
     def is_closed(self, connection: Any) -> bool:
         return not connection.connected
-
-
-def _text(given: str | bytes) -> str:
-    return given.decode() if isinstance(given, bytes) else given

@@ -55,7 +55,7 @@ class MysqlDriver(Driver):
     # What differs between the libraries.
 
     @abstractmethod
-    def address(self, connection: Any) -> tuple[Hashable, str, str | None]:
+    def address(self, connection: Any) -> tuple[Hashable, Hashable, str | None]:
         """Return where the connection was opened to, as which user, and the database if one was named then."""
 
     @abstractmethod

@@ -14,9 +14,9 @@ def literal(value: object) -> str:
     """Return ``value`` as SQL.
 
     The client libraries escape by the session's ``sql_mode`` and character set, as far as they know these: bytes are
-    not safe under NO_BACKSLASH_ESCAPES, and text is refused or lost where the connection's character set lacks a
-    character. So what isn't plain ASCII is written in hexadecimal, which needs no escapes, and text says its character
-    set.
+    not safe under NO_BACKSLASH_ESCAPES (and with PyMySQL 1.2, aiomysql can't send any), and text is refused or lost
+    where the connection's character set lacks a character. So what isn't plain ASCII is written in hexadecimal, which
+    needs no escapes, and text says its character set.
 
     :raises TypeError: if it is none of None, bool, int, float, str and bytes
     :raises ValueError: if it is a float that is no number, or a str with a surrogate
