@@ -306,6 +306,18 @@ async def test_tables_that_are_alike_work_too(
     assert (event.id, event.type, event.foreign_id) == ("1", 7, "42")
 
 
+async def test_foreign_ids_of_another_character_set_are_read_as_they_are(mysql: MysqlBackend) -> None:
+    connection = await mysql.connect()
+    await users.create(connection)
+    await mysql.fetch(
+        connection, "ALTER TABLE user_events MODIFY foreign_id varchar(9) CHARACTER SET latin1 NOT NULL"
+    )
+    await users.insert(connection, "é", 1)
+    assert [event.foreign_id for event in await read(mysql, users)] == ["é"]
+    with pytest.raises(SchemaError, match="Incorrect string value"):
+        await users.insert(connection, "\U0001f600", 1)
+
+
 # What only PostgreSQL has.
 
 
