@@ -3,9 +3,11 @@
 import re
 import reprlib
 from collections.abc import Iterable, Sequence
+from itertools import repeat
+from types import NoneType
 from typing import Any, TypeAlias
 
-from reflex_aio.event import check_event
+from reflex_aio.event import INT32_MAX, INT32_MIN, NOOP_TYPE, check_event
 from reflex_aio.sql.schema import EventsSchema
 
 __all__ = ["NewEvent", "Values", "check_new_event", "check_new_events", "present"]
@@ -54,6 +56,9 @@ def check_new_events(schema: EventsSchema, events: Iterable[NewEvent]) -> list[V
 
     What is raised has a note that tells which of the events is meant.
     """
+    events = list(events)
+    if (plain := _check_columns(schema, events)) is not None:
+        return plain
     checked = []
     for index, event in enumerate(events):
         try:
@@ -62,6 +67,49 @@ def check_new_events(schema: EventsSchema, events: Iterable[NewEvent]) -> list[V
             exc.add_note(f"That was event {index} of those given: {reprlib.repr(event)}")
             raise
     return checked
+
+
+def _check_columns(schema: EventsSchema, events: Sequence[NewEvent]) -> list[Values] | None:
+    """Return the values of events among which there is nothing unusual; otherwise ``None``.
+
+    Column by column this takes a fifth of the time that it takes event by event, which is most of what the client
+    does for ``insert_many``.
+    """
+    if (
+        set(map(type, events)) != {tuple}
+        or len(sizes := set(map(len, events))) != 1
+        or not sizes <= {2, 3, 4}
+    ):
+        return None
+    foreign_ids, types, *more = zip(*events, strict=True)
+    stored_ids = _check_foreign_ids(schema, foreign_ids)
+    if stored_ids is None or not all(
+        issubclass(kind, int) and kind is not bool for kind in set(map(type, types))
+    ):
+        return None
+    # Of an IntEnum too.
+    stored_types = list(map(int, types))
+    # What has type 0 may be a noop.
+    if not INT32_MIN <= min(stored_types) <= max(stored_types) <= INT32_MAX or NOOP_TYPE in stored_types:
+        return None
+    for column, there in zip(more, (schema.metadata, schema.trace), strict=False):
+        if not set(map(type, column)) <= ({bytes, NoneType} if there else {NoneType}):
+            return None
+    rest = [*more, repeat(None), repeat(None)][:2]
+    return list(zip(stored_ids, stored_types, *rest, strict=False))
+
+
+def _check_foreign_ids(schema: EventsSchema, foreign_ids: Sequence[Any]) -> Sequence[str] | None:
+    match [*set(map(type, foreign_ids))]:
+        case [kind] if kind is int:
+            # Others are out of range, or long: Python refuses to write those down.
+            fit = _LEAST_BIGINT <= min(foreign_ids) <= max(foreign_ids) <= _GREATEST_BIGINT
+            return list(map(str, foreign_ids)) if fit else None
+        case [kind] if kind is str and schema.foreign_id != "bigint":
+            together = "".join(foreign_ids)
+            # Others may hold half a surrogate pair.
+            return foreign_ids if all(foreign_ids) and "\0" not in together and together.isascii() else None
+    return None
 
 
 def present(schema: EventsSchema, values: Sequence[Any]) -> list[Any]:

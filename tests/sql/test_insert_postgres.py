@@ -405,3 +405,17 @@ async def test_integers_in_a_table_for_texts_are_told_by_validate_and_by_insert(
         with pytest.raises(SchemaError, match=r"foreign_id.*is of type bigint.*validate\(\) compares"):
             await inserting
     assert await stored(connection) == []
+
+
+@pytest.mark.parametrize(
+    "foreign_id", ["a,b", "\x01", "".join(map(chr, range(1, 128))), "{NULL}", "NULL", " "]
+)
+async def test_many_events_go_by_any_foreign_ids(connection: asyncpg.Connection, foreign_id: str) -> None:
+    ids = await users.insert_many(connection, [(foreign_id, -1), ("b", 2**31 - 1), (foreign_id, -(2**31))])
+    rows = await connection.fetch("SELECT id::text, foreign_id, type FROM user_events ORDER BY id")
+    assert [row["id"] for row in rows] == ids
+    assert [(row["foreign_id"], row["type"]) for row in rows] == [
+        (foreign_id, -1),
+        ("b", 2**31 - 1),
+        (foreign_id, -(2**31)),
+    ]

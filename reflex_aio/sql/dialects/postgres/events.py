@@ -1,5 +1,6 @@
 """PostgreSQL: what it takes to write and read events."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -51,5 +52,18 @@ class _Writer(EventsWriter):
         return rows[0] if rows else None
 
     async def insert_many(self, driver: Driver, connection: Any, events: Sequence[Values]) -> Sequence[Row]:
-        columns = present(self._schema, [list(column) for column in zip(*events, strict=True)])
-        return await driver.fetch(connection, self._insert_many, *columns)
+        foreign_ids, types, *more = present(
+            self._schema, [list(column) for column in zip(*events, strict=True)]
+        )
+        separator = _separator(foreign_ids)
+        return await driver.fetch(
+            connection,
+            self._insert_many,
+            *(separator.join(foreign_ids), separator, ",".join(map(str, types)), *more),
+        )
+
+
+def _separator(texts: Sequence[str]) -> str:
+    """Return a character that is in none of the texts, which hold no NUL."""
+    together = "".join(texts)
+    return next(character for character in map(chr, range(1, sys.maxunicode)) if character not in together)

@@ -37,14 +37,20 @@ def insert_sql(settings: EventsSettings, table: str) -> str:
 
 
 def insert_many_sql(settings: EventsSettings, table: str) -> str:
-    """Return the INSERT of many events. Its arguments are arrays of those of :func:`insert_sql`."""
+    """Return the INSERT of many events.
+
+    Its arguments: the foreign ids as one text, what separates them, the types as one text, separated by commas, and
+    arrays of metadata and trace if the table has them. An array of texts takes both ends several times as long as
+    a text of the same length.
+    """
     types = _types(settings)
-    arrays = ", ".join(f"${i}::{kind}[]" for i, kind in enumerate(types, 1))
+    given = ["string_to_array($1::text, $2::text)", "string_to_array($3::text, ',')::integer[]"]
+    given += [f"${i}::{kind}[]" for i, kind in enumerate(types[2:], 4)]
     names = [f"c{i}" for i in range(1, len(types) + 1)]
     chosen = ", ".join([f"c1{_cast(settings)}", *names[1:]])
     return (
         f"INSERT INTO {table} ({_columns(settings)})"
-        f" SELECT {chosen} FROM unnest({arrays}) AS given({', '.join(names)}) {_returning(settings, table)}"
+        f" SELECT {chosen} FROM unnest({', '.join(given)}) AS given({', '.join(names)}) {_returning(settings, table)}"
     )
 
 
