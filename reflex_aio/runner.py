@@ -70,20 +70,16 @@ class Runner:
     ) -> None:
         self._hosts: dict[str, Host] = {}
         backoff = Backoff() if backoff is None else backoff
-        given: object = specs
-        if not isinstance(given, Iterable):
-            raise TypeError(f"specs {given!r} is a {type(given).__name__}: accepted is a list of specs")
+        _check("specs", specs, isinstance(specs, Iterable), "a list of specs")
         for spec in specs:
             self._add(spec, backoff)
         if not self._hosts:
             raise ValueError("there are no specs to run")
-        given = leases
-        if given is not None and not isinstance(given, LeaseStore):
-            told = f"leases {given!r} is a {type(given).__name__}"
-            raise TypeError(f"{told}: accepted is a LeaseStore, such as leases.store(pool), or None")
+        fits = leases is None or isinstance(leases, LeaseStore)
+        _check("leases", leases, fits, "a LeaseStore, such as leases.store(pool), or None")
         check_ttl(lease_ttl)
-        if isinstance(drain, bool) or not isinstance(drain, (int, float)):
-            raise TypeError(f"drain {drain!r} is a {type(drain).__name__}: accepted is a number of seconds")
+        fits = not isinstance(drain, bool) and isinstance(drain, (int, float))
+        _check("drain", drain, fits, "a number of seconds")
         if not 0 <= drain < math.inf:
             raise ValueError(f"drain {drain} is out of range: accepted is a number of seconds from 0")
         self.owner: str = owner or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
@@ -100,9 +96,8 @@ class Runner:
         self._changed = anyio.Event()
         self._done = anyio.Event()
 
-    def _add(self, spec: object, backoff: Backoff) -> None:
-        if not isinstance(spec, Spec):
-            raise TypeError(f"spec {spec!r} is a {type(spec).__name__}: accepted is a Spec")
+    def _add(self, spec: Spec, backoff: Backoff) -> None:
+        _check("spec", spec, isinstance(spec, Spec), "a Spec")
         check_endless(spec)
         name = spec.consumer.name
         if name in self._hosts:
@@ -286,6 +281,11 @@ class Runner:
     def _has_changed(self) -> None:
         changed, self._changed = self._changed, anyio.Event()
         changed.set()
+
+
+def _check(what: str, value: object, fits: bool, accepted: str) -> None:
+    if not fits:
+        raise TypeError(f"{what} {value!r} is a {type(value).__name__}: accepted is {accepted}")
 
 
 class _Interrupted(Exception):
