@@ -9,6 +9,7 @@ from reflex_aio.errors import ConnectionLost, DatabaseError, TableRefused, Table
 from reflex_aio.sql.borrow import Borrowed
 from reflex_aio.sql.dialects.postgres.bounds import Bounds
 from reflex_aio.sql.dialects.postgres.catalog import Scan, describe_sql, scan_sql
+from reflex_aio.sql.waking import wakes_within
 from reflex_aio.tasks import Tasks
 
 __all__ = ["Gaps", "Settled"]
@@ -16,8 +17,8 @@ __all__ = ["Gaps", "Settled"]
 logger = logging.getLogger(__name__)
 
 # While a gap is open it is scanned for after the first of these, and ever later up to the second while nothing changes,
-# in seconds. A wake-up shortens the wait, but no more than to the third.
-_SCAN_AFTER, _SCAN_AFTER_AT_MOST, _SCAN_AFTER_AT_LEAST = 0.010, 0.050, 0.003
+# in seconds. A wake-up shortens the wait.
+_SCAN_AFTER, _SCAN_AFTER_AT_MOST = 0.010, 0.050
 # How often to scan while events flow, in seconds: a new holder's bound is as old as the scan before it.
 _UPKEEP_PERIOD = 0.1
 # When to tell, and tell again, who holds a gap open, in seconds.
@@ -213,7 +214,7 @@ class Gaps:
                 await self._tell(position, told - began)
             # Of many who wait at gaps, whoever's turn it is scans for all of them.
             left = self._scanned_at + wait - time.monotonic()
-            if left > 0 and not await _wakes_within(left, woken):
+            if left > 0 and not await wakes_within(left, woken):
                 continue
             await self.renew()
             wait = _SCAN_AFTER if self._changed else min(wait * 1.5, _SCAN_AFTER_AT_MOST)
@@ -243,18 +244,3 @@ class Gaps:
     def upkeep_due(self) -> float | None:
         """Return in how many seconds a scan is due for the sake of later ones, or ``None``."""
         return max(0.0, self._scanned_at + _UPKEEP_PERIOD - time.monotonic()) if self.flowing else None
-
-
-async def _wakes_within(seconds: float, woken: asyncio.Event | None) -> bool:
-    """Wait, and tell whether ``woken`` was set meanwhile, after a moment in which that doesn't count."""
-    if woken is None:
-        await asyncio.sleep(seconds)
-        return False
-    woken.clear()
-    await asyncio.sleep(min(seconds, _SCAN_AFTER_AT_LEAST))
-    try:
-        async with asyncio.timeout(seconds - _SCAN_AFTER_AT_LEAST):
-            await woken.wait()
-    except TimeoutError:
-        return False
-    return True
