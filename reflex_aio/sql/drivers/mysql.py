@@ -6,11 +6,13 @@ import logging
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, NoReturn
 
 from reflex_aio.sql.drivers.base import Driver, Link, Row
 from reflex_aio.sql.drivers.mysql_dsn import arguments_of
 from reflex_aio.sql.drivers.mysql_errors import Library, translated
+from reflex_aio.sql.drivers.mysql_isolation import read_committed, read_uncommitted
 from reflex_aio.sql.drivers.mysql_literals import literal
 from reflex_aio.tasks import shielded
 
@@ -141,17 +143,20 @@ class MysqlDriver(Driver):
                 # open: the client libraries don't notice that a SELECT has begun a transaction.
                 await connection.rollback()
                 await connection.autocommit(True)
+            changed = await read_committed(partial(self._execute, connection))
             yield connection
         except BaseException:
             # A statement may be under way still.
             connection.close()
             await shielded(self._release(pool, connection))
             raise
-        await shielded(self._give_back(pool, connection, autocommit))
+        await shielded(self._give_back(pool, connection, autocommit, changed))
 
-    async def _give_back(self, pool: Any, connection: Any, autocommit: bool) -> None:
+    async def _give_back(self, pool: Any, connection: Any, autocommit: bool, uncommitted: bool) -> None:
         try:
             async with asyncio.timeout(_CLEANUP_TIMEOUT):
+                if uncommitted:
+                    await read_uncommitted(partial(self._execute, connection))
                 await connection.autocommit(autocommit)
         except (TimeoutError, OSError, EOFError, self.library.error):
             connection.close()
