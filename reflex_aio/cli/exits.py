@@ -8,7 +8,6 @@ from reflex_aio.errors import (
     ErrorNotFound,
     EventNotFound,
     InvalidCursor,
-    LeaseLost,
     ReflexError,
     StreamStopped,
     TableNotFound,
@@ -59,7 +58,7 @@ def status_of(error: Exception) -> Exit | None:
         return Exit.NOT_FOUND
     if isinstance(error, (ConnectionLost, StreamStopped)):
         return Exit.UNREACHABLE
-    if isinstance(error, (CursorConflict, LeaseLost)):
+    if isinstance(error, CursorConflict):
         return Exit.REFUSED
     if isinstance(error, InvalidCursor):
         return Exit.USAGE

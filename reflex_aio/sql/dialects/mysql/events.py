@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 from reflex_aio.sql.dialects.events import EventsDialect, EventsWriter
+from reflex_aio.sql.dialects.mysql.loader import MysqlLoader
 from reflex_aio.sql.dialects.mysql.queries import head_sql
 from reflex_aio.sql.dialects.mysql.writer import MysqlWriter
 from reflex_aio.sql.drivers.base import Driver
@@ -35,7 +36,7 @@ class MysqlEvents(EventsDialect):
     def loader(
         self, settings: EventsSettings, driver: Driver, pool: Any, *, settle_on: Any, fence: bool
     ) -> Loader:
-        raise NotImplementedError
+        return MysqlLoader(settings, driver, pool, settle_on=settle_on, fence=fence)
 
 
 def _check_wakeups(settings: EventsSettings) -> None:
