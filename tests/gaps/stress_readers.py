@@ -12,7 +12,7 @@ from pathlib import Path
 import asyncpg
 import grpc
 
-from reflex_aio import Source
+from reflex_aio import ReflexError, Source, is_expected
 from reflex_aio.rpc import RemoteSource, StreamServer, channel_options, server_options
 from tests.gaps.stress_writers import events
 from tests.waiting import eventually
@@ -31,18 +31,40 @@ class Notes:
             async for event in stream:
                 self._note(int(event.id))
 
+    async def read_over_restarts(self, source: Source) -> None:
+        """Read the source in as few runs as its server lets it."""
+        while True:
+            try:
+                async with source.stream(self._cursor) as stream:
+                    async for event in stream:
+                        self._note(int(event.id))
+            except ReflexError as exc:
+                await self._pause_if_expected(exc)
+
     async def read_in_runs(self, source: Source, chance: random.Random) -> None:
         """Read the source in many runs, each from where the last one ended."""
         while True:
             try:
                 async with (
                     asyncio.timeout(chance.random()),
-                    source.stream(str(self.ids[-1]) if self.ids else "") as stream,
+                    source.stream(self._cursor) as stream,
                 ):
                     async for event in stream:
                         self._note(int(event.id))
             except TimeoutError:
                 pass
+            except ReflexError as exc:
+                await self._pause_if_expected(exc)
+
+    @property
+    def _cursor(self) -> str:
+        return str(self.ids[-1]) if self.ids else ""
+
+    async def _pause_if_expected(self, error: ReflexError) -> None:
+        if not is_expected(error):
+            raise error
+        # The server is away.
+        await asyncio.sleep(0.05)
 
     def _note(self, event_id: int) -> None:
         self.ids.append(event_id)
