@@ -8,6 +8,7 @@ from reflex_aio.errors import (
     ErrorNotFound,
     EventNotFound,
     InvalidCursor,
+    LeaseLost,
     ReflexError,
     StreamStopped,
     TableNotFound,
@@ -58,7 +59,7 @@ def status_of(error: Exception) -> Exit | None:
         return Exit.NOT_FOUND
     if isinstance(error, (ConnectionLost, StreamStopped)):
         return Exit.UNREACHABLE
-    if isinstance(error, CursorConflict):
+    if isinstance(error, (CursorConflict, LeaseLost)):
         return Exit.REFUSED
     if isinstance(error, InvalidCursor):
         return Exit.USAGE

@@ -9,7 +9,10 @@ __all__ = ["expanded", "gathered"]
 
 
 def expanded(function: Callable[..., Any]) -> inspect.Signature:
-    """Return the signature of a command, with the fields of each dataclass among its parameters in place of it."""
+    """Return the signature of a command, with the fields of each dataclass among its parameters in place of it.
+
+    :raises TypeError: if two of them have the same name
+    """
     given: dict[str, inspect.Parameter] = {}
     for name, kind in _annotations(function).items():
         parameters = [inspect.signature(function).parameters[name].replace(annotation=kind)]
@@ -25,6 +28,8 @@ def expanded(function: Callable[..., Any]) -> inspect.Signature:
                 for field in fields(kind)
             ]
         for parameter in parameters:
+            if parameter.name in given:
+                raise TypeError(f"two options of {function.__name__} are called {parameter.name}")
             given[parameter.name] = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
     return inspect.Signature(list(given.values()))
 
