@@ -11,7 +11,7 @@ from reflex_aio.errors import LeaseLost
 from reflex_aio.lease import Lease, LeaseStore
 from reflex_aio.tasks import shielded
 
-__all__ = ["NotRenewed", "answered", "keep", "release"]
+__all__ = ["NotRenewed", "acquire", "answered", "keep", "release"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,28 @@ async def answered(request: Awaitable[T], *, within: float) -> T:
     with anyio.move_on_after(within):
         return await request
     raise TimeoutError(f"the store of the leases did not answer within {within:g} s")
+
+
+async def acquire(leases: LeaseStore, name: str, owner: str, *, ttl: float, within: float) -> Lease | None:
+    """Acquire ``name``, or return ``None`` if somebody else holds it. See :class:`~reflex_aio.lease.LeaseStore`.
+
+    A caller that is cancelled meanwhile leaves no lease behind, which would be nobody's until it expires.
+
+    :raises TimeoutError: if the store doesn't answer ``within`` so many seconds
+    """
+    acquired: Lease | None = None
+
+    async def request() -> None:
+        nonlocal acquired
+        acquired = await answered(leases.acquire(name, owner, ttl=ttl), within=within)
+
+    try:
+        await shielded(request())
+    except BaseException:
+        if acquired is not None:
+            await release(leases, acquired)
+        raise
+    return acquired
 
 
 async def keep(leases: LeaseStore, lease: Lease, ttl: float, sent: float) -> None:

@@ -5,7 +5,7 @@ from hashlib import sha256
 from itertools import count
 
 from reflex_aio.errors import LeaseLost
-from reflex_aio.holding import release
+from reflex_aio.holding import acquire, answered, release
 from reflex_aio.lease import Lease, LeaseState, LeaseStore
 
 __all__ = ["Membership"]
@@ -22,26 +22,37 @@ class Membership:
 
     :param owner: who this process is
     :param names: the consumers that it hosts
+    :param ttl: how long being a member holds unless it is renewed, in seconds
+    :param within: how long the store of the leases may take for an answer, in seconds
     """
 
-    def __init__(self, leases: LeaseStore, owner: str, names: Iterable[str], *, ttl: float) -> None:
+    def __init__(
+        self, leases: LeaseStore, owner: str, names: Iterable[str], *, ttl: float, within: float
+    ) -> None:
         digest = sha256("\0".join(sorted(names)).encode()).hexdigest()[:12]
         self._leases = leases
         self._owner = owner
         self._prefix = f"{_PREFIX}/{digest}/"
         self._ttl = ttl
+        self._within = within
         self._lease: Lease | None = None
 
     async def keep(self) -> Mapping[str, LeaseState]:
-        """Become a member, or stay one, and return the states of all leases thereafter."""
+        """Become a member, or stay one, and return the states of all leases thereafter.
+
+        :raises TimeoutError: if the store of the leases doesn't answer
+        """
         if self._lease is not None:
             try:
-                await self._leases.renew(self._lease, ttl=self._ttl)
+                await answered(self._leases.renew(self._lease, ttl=self._ttl), within=self._within)
             except LeaseLost:
                 self._lease = None
         if self._lease is None:
-            self._lease = await self._join(await self._leases.all())
-        return await self._leases.all()
+            self._lease = await self._join(await self._states())
+        return await self._states()
+
+    async def _states(self) -> Mapping[str, LeaseState]:
+        return await answered(self._leases.all(), within=self._within)
 
     async def _join(self, states: Mapping[str, LeaseState]) -> Lease:
         for number in count(1):
@@ -50,7 +61,8 @@ class Membership:
             if state is not None and state.is_held and state.owner != self._owner:
                 continue
             # None if another one was faster.
-            if lease := await self._leases.acquire(name, self._owner, ttl=self._ttl):
+            lease = await acquire(self._leases, name, self._owner, ttl=self._ttl, within=self._within)
+            if lease is not None:
                 return lease
         raise AssertionError
 

@@ -8,11 +8,10 @@ import anyio
 
 from reflex_aio.consumer_status import ConsumerState
 from reflex_aio.dealing import deal
-from reflex_aio.holding import answered, release
+from reflex_aio.holding import acquire, release
 from reflex_aio.hosting import Host
 from reflex_aio.lease import Lease, LeaseState, LeaseStore
 from reflex_aio.membership import Membership
-from reflex_aio.tasks import shielded
 
 __all__ = ["Share"]
 
@@ -51,7 +50,7 @@ class Share:
         self._ttl = ttl
         self._drain = drain
         self._start = start
-        self._membership = Membership(leases, owner, hosts, ttl=ttl)
+        self._membership = Membership(leases, owner, hosts, ttl=ttl, within=ttl * _LOOK)
         self._told = anyio.Event()
         self.left = anyio.Event()
         """Set when nothing more is taken, and the other processes know it."""
@@ -74,7 +73,7 @@ class Share:
     async def _look_safely(self) -> float:
         """Return in how many seconds to look again."""
         try:
-            states = await answered(self._membership.keep(), within=self._ttl * _LOOK)
+            states = await self._membership.keep()
             await self._take_and_give(states)
             return self._next_look(states)
         except Exception as exc:
@@ -101,28 +100,16 @@ class Share:
     async def _take(self, host: Host) -> None:
         if self._told.is_set() or host.state is ConsumerState.STOPPED:
             return
-        taken: list[Lease] = []
         sent = anyio.current_time()
-
-        async def acquire() -> None:
-            request = self._leases.acquire(host.name, self._owner, ttl=self._ttl)
-            lease = await answered(request, within=self._ttl * _LOOK)
-            # None if another process was faster.
-            taken.extend([lease] if lease is not None else [])
-
-        try:
-            # Or else a lease that was acquired when we are cancelled would be nobody's until it expires.
-            await shielded(acquire())
-        except BaseException:
-            for lease in taken:
-                await release(self._leases, lease)
-            raise
-        for lease in taken:
-            if self._told.is_set():
-                # Meanwhile: whatever runs has been told to end by now, and this one would never be.
-                await release(self._leases, lease)
-            else:
-                self._start(host, lease, sent)
+        lease = await acquire(self._leases, host.name, self._owner, ttl=self._ttl, within=self._ttl * _LOOK)
+        if lease is None:
+            # Another process was faster.
+            return
+        if self._told.is_set():
+            # Meanwhile: whatever runs has been told to end by now, and this one would never be.
+            await release(self._leases, lease)
+        else:
+            self._start(host, lease, sent)
 
     def _next_look(self, states: Mapping[str, LeaseState]) -> float:
         # What the others don't renew expires before the usual time to look.

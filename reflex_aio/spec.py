@@ -12,7 +12,7 @@ import anyio
 from reflex_aio.backoff import Backoff
 from reflex_aio.consumer import BaseConsumer, Handler
 from reflex_aio.cursor import CursorStore
-from reflex_aio.errors import StreamStopped
+from reflex_aio.errors import LeaseLost, StreamStopped
 from reflex_aio.event import Event
 from reflex_aio.fenced import FencedStore
 from reflex_aio.group import Group
@@ -259,6 +259,8 @@ class Run:
         except BaseException:
             try:
                 await shielded(self._arrive(cursor))
+            except LeaseLost:
+                pass  # Whoever holds the lease now gets these events.
             except Exception:
                 # The first error is the one to raise; the events after the stored cursor will come again.
                 logger.exception("consumer %s: the cursor could not be stored", self._consumer.name)
@@ -315,6 +317,8 @@ class Run:
         except BaseException:
             try:
                 await shielded(self._flush())
+            except LeaseLost:
+                self.moved = False
             except Exception:
                 # The first error is the one to raise; the events after the stored cursor will come again.
                 self.moved = False
