@@ -14,24 +14,35 @@ __all__ = ["bench_insert"]
 EVENTS = EventsTable("bench_inserts")
 SILENT = EVENTS.replace(wakeups=None)
 LOUD = EVENTS.replace(wakeups="transaction")
+WRITERS = 64
+# A disk that takes so long to flush: PostgreSQL itself waits before each flush of the log, which is one for all commits
+# that wait together.
+COMMIT_MS = 2
+SLOW_COMMIT = {"commit_delay": str(COMMIT_MS * 1000), "commit_siblings": "0"}
 MANY = 1000
 BATCHES = 10
 
 
 async def bench_insert(dsn: str, *, transactions: int, repeat: int) -> list[Result]:
     """Measure ``transactions`` transactions of each kind."""
-    async with asyncpg.create_pool(dsn, min_size=8, max_size=8) as pool:
+    async with (
+        asyncpg.create_pool(dsn, min_size=8, max_size=WRITERS) as pool,
+        asyncpg.create_pool(dsn, min_size=8, max_size=WRITERS, server_settings=SLOW_COMMIT) as slow_pool,
+    ):
         await _prepare(pool)
 
         async def insert(name: str, what: str, ours: Any, against: Baseline, **more: Any) -> Result:
-            writers = more.pop("writers", 1)
-            measured = _transacting(pool, ours, transactions, writers)
+            measured = _transacting(
+                pool, ours, more.pop("transactions", transactions), more.pop("writers", 1)
+            )
             return await compare(
                 name, what=what, ours=measured, against=against, unit="transactions/s", repeat=repeat, **more
             )
 
         plain = Baseline("plain INSERT", _transacting(pool, _plain, transactions, 1))
         silent = Baseline("wake-ups off", _transacting(pool, _insert(SILENT), transactions, 8))
+        # Each writer has as many to write as eight writers have.
+        many = transactions * WRITERS // 8
         copy = Baseline("COPY", _copying(pool))
         return [
             await insert("insert", "insert, 1 writer", _insert(EVENTS), plain, floor=0.85),
@@ -40,12 +51,33 @@ async def bench_insert(dsn: str, *, transactions: int, repeat: int) -> list[Resu
             await insert(
                 "insert_8_notify", "insert, 8 writers, NOTIFY within", _insert(LOUD), silent, writers=8
             ),
+            await insert(
+                "insert_64",
+                f"insert, {WRITERS} writers",
+                _insert(EVENTS),
+                Baseline("wake-ups off", _transacting(pool, _insert(SILENT), many, WRITERS)),
+                transactions=many,
+                writers=WRITERS,
+                floor=0.8,
+            ),
+            await compare(
+                "insert_64_slow_commit",
+                what=f"the same, commits of {COMMIT_MS} ms",
+                ours=_transacting(slow_pool, _insert(EVENTS), transactions, WRITERS),
+                against=Baseline(
+                    "NOTIFY within", _transacting(slow_pool, _insert(LOUD), transactions, WRITERS)
+                ),
+                unit="transactions/s",
+                floor=8,
+                repeat=max(1, repeat // 3),
+            ),
             await compare(
                 "insert_many",
                 what=f"insert_many of {MANY}",
                 ours=_inserting_many(pool),
                 against=copy,
                 unit="events/s",
+                floor=0.55,
                 repeat=repeat,
             ),
         ]

@@ -4,12 +4,14 @@ import asyncio
 import json
 import statistics
 import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import asyncpg
 
 from benchmarks.measure import Baseline, Measured, Result, compare
 from benchmarks.processes import Child, child, standard_input
+from reflex_aio import EventStream
 from reflex_aio.sql import EventsTable
 
 __all__ = ["bench_latency", "write"]
@@ -18,6 +20,8 @@ EVENTS = EventsTable("bench_latency")
 CHANNEL = "bench_latency_raw"
 # Between two events, in seconds: longer than wake-ups are coalesced, as one event's latency is what is asked for.
 PAUSE = 0.02
+# The tail of latencies takes more events, and so fewer repetitions.
+MORE = 3
 # Of the two times that the writer tells for each event: before its COMMIT was sent, and when that had returned.
 BEGUN, DONE = 0, 1
 
@@ -50,6 +54,26 @@ async def bench_latency(dsn: str, *, events: int, repeat: int) -> list[Result]:
                     repeat=repeat,
                 ),
                 await compare(
+                    "latency_p50_same",
+                    what="commit to handler, same process",
+                    ours=_alone(pool, events),
+                    against=bare,
+                    unit="s",
+                    better="lower",
+                    floor=1.0,
+                    repeat=repeat,
+                ),
+                await compare(
+                    "latency_p99",
+                    what="commit to handler, other process, 99 of 100",
+                    ours=_streaming(pool, writer, 4 * events, of=_p99),
+                    against=Baseline("5 ms", _five_milliseconds),
+                    unit="s",
+                    better="lower",
+                    floor=1.0,
+                    repeat=max(1, repeat // MORE),
+                ),
+                await compare(
                     "latency_p50_100",
                     what="to the last of 100 handlers",
                     ours=_streaming(pool, writer, events, streams=100),
@@ -61,7 +85,23 @@ async def bench_latency(dsn: str, *, events: int, repeat: int) -> list[Result]:
             ]
 
 
-def _streaming(pool: Any, writer: Child, events: int, *, streams: int = 1, since: int = DONE) -> Measured:
+async def _five_milliseconds() -> float:
+    return 0.005
+
+
+def _p99(values: Iterable[float]) -> float:
+    return statistics.quantiles(values, n=100)[-1]
+
+
+def _streaming(
+    pool: Any,
+    writer: Child,
+    events: int,
+    *,
+    streams: int = 1,
+    since: int = DONE,
+    of: Callable[[Iterable[float]], float] = statistics.median,
+) -> Measured:
     async def consume(ready: asyncio.Barrier, received: dict[str, float]) -> None:
         async with EVENTS.stream(pool, from_head=True) as stream:
             await ready.wait()
@@ -78,9 +118,37 @@ def _streaming(pool: Any, writer: Child, events: int, *, streams: int = 1, since
             await ready.wait()
             await writer.write(f"insert {events}")
         sent: dict[str, list[float]] = json.loads(await writer.read())
-        return statistics.median(received[event_id] - times[since] for event_id, times in sent.items())
+        return of(received[event_id] - times[since] for event_id, times in sent.items())
 
     return measure
+
+
+def _alone(pool: Any, events: int) -> Measured:
+    """Write and stream in one process."""
+
+    async def measure() -> float:
+        latencies = []
+        async with (
+            EVENTS.stream(pool, from_head=True) as stream,
+            pool.acquire() as connection,
+            asyncio.TaskGroup() as group,
+        ):
+            for i in range(events):
+                handled = group.create_task(_read(stream))
+                await asyncio.sleep(PAUSE)
+                async with connection.transaction():
+                    await EVENTS.insert(connection, i + 1, 1)
+                done = time.monotonic()
+                latencies.append(await handled - done)
+        return statistics.median(latencies)
+
+    return measure
+
+
+async def _read(stream: EventStream) -> float:
+    """Return when the next event was handed out."""
+    await anext(stream)
+    return time.monotonic()
 
 
 def _notified(dsn: str, writer: Child, events: int) -> Measured:
