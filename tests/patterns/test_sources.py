@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from reflex_aio import Consumer, CursorStore, Event, Source, Spec, run
+from reflex_aio import Consumer, CursorStore, Event, Runner, Source, Spec, run
 from reflex_aio.consumer import BaseConsumer
 from reflex_aio.filters import all_of, any_of, by_metadata
 from reflex_aio.patterns import (
@@ -29,6 +29,7 @@ from reflex_aio.patterns import (
 )
 from reflex_aio.rpc import RemoteSource, StreamServer
 from reflex_aio.sql import CursorsTable, ErrorsTable, EventsTable
+from reflex_aio.testing import read_events
 from tests.fix_databases import Connect
 from tests.patterns.making import Handling
 from tests.rpc.serving import serving
@@ -233,3 +234,45 @@ async def test_rows_of_another_table_can_be_polled(place: Place) -> None:
     handling = Handling()
     await run(Spec(PollSource(poll), place.store, Consumer("c", handling.one), to_head=True))
     assert handling.finished == await place.ids()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda handle: Consumer("c", handle), id="plain"),
+        pytest.param(lambda handle: Consumer("c", handle, types=[1]), id="filtered"),
+        pytest.param(lambda handle: ConcurrentConsumer("c", handle, limit=4), id="concurrent"),
+    ],
+)
+async def test_runner_is_drained_in_the_midst_of_events_and_at_the_head(
+    place: Place, make: Callable[[Any], BaseConsumer[Any]]
+) -> None:
+    begun: list[int] = []
+    finished: list[int] = []
+    go_on = asyncio.Event()
+
+    async def handle(event: Event) -> None:
+        begun.append(int(event.id))
+        await go_on.wait()
+        finished.append(int(event.id))
+
+    def runner() -> Runner:
+        return Runner([Spec(place.source, place.store, make(handle))])
+
+    async with runner() as busy:
+        await eventually(lambda: begun)
+        busy.end()
+        go_on.set()
+    assert sorted(finished) == sorted(begun)
+    assert max(finished) <= int(await place.store.get("c")) < (await place.ids())[-1]
+
+    async with runner():
+        last = (await place.ids())[-1]
+
+        async def is_at_the_head() -> bool:
+            return int(await place.store.get("c")) == last
+
+        await eventually(is_at_the_head)
+    # What was in hand was not handed out again, and nothing was left out.
+    wanted = [int(event.id) for event in await read_events(place.source) if make(handle).wants(event)]
+    assert sorted(begun) == sorted(finished) == wanted
