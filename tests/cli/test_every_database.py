@@ -1,0 +1,53 @@
+"""What the command does is the same on every database, by each client library."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from reflex_aio.sql import EventsTable
+from tests.cli.commands import reflex_aio
+from tests.fix_backends import Backend
+from tests.fix_processes import Spawn
+
+pytestmark = pytest.mark.asyncio
+
+events = EventsTable("user_events", metadata=True)
+
+
+async def insert(backend: Backend, count: int) -> None:
+    connection = await backend.connect()
+    async with backend.driver.transaction(connection):
+        await events.insert_many(connection, [(number + 1, 1, b"more") for number in range(count)])
+
+
+async def test_events_are_shown_and_followed(backend: Backend, spawn: Spawn) -> None:
+    await events.create(await backend.connect())
+    await insert(backend, 3)
+    options = ["--dsn", backend.dsn, "--events", "user_events"]
+    shown = await reflex_aio("tail", "--to-head", "--after", "1", *options)
+    assert [line.split()[0] for line in shown.done().lines] == ["2", "3"]
+    assert shown.lines[0].split()[3:] == ["1", "2", "more"]
+    child = await spawn.program("-m", "reflex_aio", "tail", "--after", "2", "--json", *options)
+    assert json.loads(await child.line())["id"] == "3"
+    await insert(backend, 1)
+    assert json.loads(await child.line())["id"] == "4"
+    os.kill(child.pid, signal.SIGINT)
+    assert await child.wait() == 130
+
+
+async def test_a_database_is_measured(backend: Backend) -> None:
+    measured = await reflex_aio(
+        "bench", "--seconds", "0.2", "--writers", "2", "--yes", "--json", "--dsn", backend.dsn
+    )
+    assert measured.done().json["events"] > 1000
+    assert measured.err.endswith(" is dropped\n")
+
+
+async def test_what_is_wrong_is_told_in_a_line(backend: Backend) -> None:
+    connection = await backend.connect()
+    await backend.fetch(connection, "CREATE TABLE others (number int)")
+    for table, status in (("nothing", 3), ("others", 1)):
+        told = await reflex_aio("tail", "--events", table, "--dsn", backend.dsn)
+        assert told.told(status).startswith(f"{table}: ")
