@@ -15,6 +15,7 @@ from reflex_aio.sql.new_events import NewEvent
 from reflex_aio.sql.notifier import LocalNotifier, Notifier
 from reflex_aio.sql.schema import CursorColumns, ErrorColumns, EventColumns
 from reflex_aio.sql.settings import Inserter, PageLoader, Wakeups
+from reflex_aio.sql.transactions import transaction
 
 __all__ = [
     "Backlog",
@@ -38,4 +39,5 @@ __all__ = [
     "Wakeups",
     "close_hubs",
     "open_pool",
+    "transaction",
 ]

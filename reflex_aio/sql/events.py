@@ -1,12 +1,13 @@
 """The events table: inserting events in the caller's transaction, and streaming them."""
 
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
 from reflex_aio.errors import DatabaseError, SchemaError
 from reflex_aio.hooks import Hooks, installed
+from reflex_aio.sql.announcer import Announcer
 from reflex_aio.sql.backlog import Backlog, Extent
 from reflex_aio.sql.cursor_values import check_cursor
 from reflex_aio.sql.dialects.backlog import backlog_dialect
@@ -14,9 +15,8 @@ from reflex_aio.sql.dialects.events import EventsDialect, EventsWriter, events_d
 from reflex_aio.sql.dialects.schema import schema_dialect
 from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
 from reflex_aio.sql.drivers.base import Driver, Row
-from reflex_aio.sql.hub import hub_of
 from reflex_aio.sql.new_events import NewEvent, Values, check_new_event, check_new_events
-from reflex_aio.sql.notifier import CHANNEL, Notifier, payload_of
+from reflex_aio.sql.notifier import Notifier
 from reflex_aio.sql.schema import EventColumns, EventsSchema, ForeignIdType, Name
 from reflex_aio.sql.settings import EventsSettings, Inserter, PageLoader, Wakeups
 from reflex_aio.sql.source import TableSource
@@ -35,6 +35,8 @@ class EventsTable:
     :param trace: whether it has a column for traces
     :param page_size: how many events are loaded by one query
     :param poll_period: how long a stream waits for a wake-up before it looks all the same, in seconds
+    :param poll_floor: where nothing tells of what other processes insert, streams look more often than that while
+        something happens: after a tenth of the time that nothing has, but after no less than this, in seconds
     :param query_timeout: how long a query of a stream may take before the server counts as lost, in seconds
     :param wakeups: what tells streams of new events. ``"commit"``: this process, after the commit, at next to no cost;
         ``"transaction"``: a NOTIFY in the writer's transaction, which holds up other writers' commits;
@@ -62,6 +64,7 @@ class EventsTable:
         trace: bool = False,
         page_size: int = 1000,
         poll_period: float = 1.0,
+        poll_floor: float = 0.05,
         query_timeout: float = 30.0,
         wakeups: Wakeups = "commit",
         notifier: Notifier | None = None,
@@ -83,6 +86,7 @@ class EventsTable:
             ),
             page_size=page_size,
             poll_period=poll_period,
+            poll_floor=poll_floor,
             query_timeout=query_timeout,
             wakeups=wakeups,
             notifier=notifier,
@@ -92,10 +96,8 @@ class EventsTable:
             hooks=installed() if hooks is None else hooks,
             clock=clock,
         )
-        # What wake-ups call the table: it need be asked for once. The search path decides which table a name without a
-        # schema stands for, so there may be several.
-        self._topics: dict[Hashable, str] = {}
-        self._writers: dict[str, EventsWriter] = {}
+        self._announcer = Announcer(self._settings)
+        self._writers: dict[EventsDialect, EventsWriter] = {}
 
     def __repr__(self) -> str:
         return f"EventsTable({self.name!r})"
@@ -114,14 +116,30 @@ class EventsTable:
         """Return a table object that differs in the constructor's arguments given, and in nothing else."""
         return type(self)(**{**self._arguments, **changes})
 
+    def _dialect(self, name: str) -> EventsDialect:
+        """Return the dialect of this name.
+
+        :raises ValueError: if it doesn't have the wake-ups of this table
+        """
+        dialect = events_dialect(name)
+        wakeups = self._settings.wakeups
+        if wakeups not in dialect.wakeups:
+            accepted = " and ".join(map(repr, dialect.wakeups))
+            raise ValueError(
+                f"wakeups={wakeups!r} of {self.name} is not accepted with {name}: {accepted} are"
+            )
+        return dialect
+
     # The table itself.
 
     def ddl(self, dialect: str = "postgres") -> str:
         """Return the statements that make the table, for a migration.
 
-        :raises ValueError: if there is no such dialect
+        :raises ValueError: if there is no such dialect, or it doesn't have the wake-ups of this table
         """
-        return schema_dialect(dialect).ddl(self._settings.schema)
+        schema = schema_dialect(dialect)
+        self._dialect(dialect)
+        return schema.ddl(self._settings.schema)
 
     async def create(self, connection: Any) -> None:
         """Make the table if there is none.
@@ -129,6 +147,7 @@ class EventsTable:
         :raises TypeError: if ``connection`` isn't one
         """
         driver = driver_of_connection(connection)
+        self._dialect(driver.dialect)
         await driver.fetch(connection, schema_dialect(driver.dialect).create(self._settings.schema))
 
     async def drop(self, connection: Any) -> None:
@@ -205,10 +224,11 @@ class EventsTable:
         settings = self._settings
         values = self._traced([check_new_event(settings.schema, foreign_id, type, metadata, trace)])[0]
         driver = driver_of_connection(connection)
+        dialect = self._dialect(driver.dialect)
         with driver.errors(self.name, schema_only=True):
             if settings.inserter is not None:
                 return (await self._insert_by(settings.inserter, driver, connection, [values]))[0]
-            row = await self._writer(driver.dialect).insert(driver, connection, values)
+            row = await self._writer(dialect).insert(driver, connection, values)
             return (await self._inserted(driver, connection, () if row is None else (row,), 1))[0]
 
     async def insert_many(self, connection: Any, events: Iterable[NewEvent]) -> list[str]:
@@ -222,12 +242,13 @@ class EventsTable:
         settings = self._settings
         values = self._traced(check_new_events(settings.schema, events))
         driver = driver_of_connection(connection)
+        dialect = self._dialect(driver.dialect)
         if not values:
             return []
         with driver.errors(self.name, schema_only=True):
             if settings.inserter is not None:
                 return await self._insert_by(settings.inserter, driver, connection, values)
-            rows = await self._writer(driver.dialect).insert_many(driver, connection, values)
+            rows = await self._writer(dialect).insert_many(driver, connection, values)
             return await self._inserted(driver, connection, rows, len(values))
 
     def _traced(self, events: list[Values]) -> list[Values]:
@@ -240,9 +261,9 @@ class EventsTable:
             for foreign_id, kind, metadata, trace in events
         ]
 
-    def _writer(self, dialect: str) -> EventsWriter:
+    def _writer(self, dialect: EventsDialect) -> EventsWriter:
         if dialect not in self._writers:
-            self._writers[dialect] = events_dialect(dialect).writer(self._settings)
+            self._writers[dialect] = dialect.writer(self._settings)
         return self._writers[dialect]
 
     async def _inserted(self, driver: Driver, connection: Any, rows: Sequence[Row], count: int) -> list[str]:
@@ -252,7 +273,7 @@ class EventsTable:
                 f"{self.name}: the database has inserted {len(rows)} of {count} events, without an error: does a"
                 " trigger or a rule keep rows out of the table?"
             )
-        await self._announce(driver, connection, rows[0][1])
+        await self._announcer.announce(driver, connection, rows[0][1])
         return [str(row[0]) for row in rows]
 
     async def _insert_by(
@@ -264,37 +285,25 @@ class EventsTable:
                 raise TypeError(
                     f"the inserter has returned {event_id!r}: accepted is the event's id, an int or str"
                 )
-        await self._announce(driver, connection, None)
+        await self._announcer.announce(driver, connection, None)
         return [str(event_id) for event_id in ids]
 
-    async def _announce(self, driver: Driver, connection: Any, table: Hashable) -> None:
-        """See to it that streams are woken once the events just inserted are visible.
+    async def wake(self, connection: Any) -> None:
+        """Wake the streams of the table at once; those of other processes too, where the database carries that.
 
-        :param table: which of the tables of this name they are in, if that is known
+        For events that were committed in a way that nothing tells of: in a transaction of aiomysql or asyncmy that
+        :func:`~reflex_aio.sql.transaction` hasn't begun, or by other statements than :meth:`insert`. To be called after
+        the commit. A call that is left out costs time, as streams poll, but no event; one too many does no harm, nor
+        does one with ``wakeups=None``, which wakes nobody.
+
+        :param connection: one that leads to the table, the one that was committed or another; it may be asked once
+            which table the name stands for
+        :raises TypeError: if it isn't a connection
         """
-        settings = self._settings
-        if settings.wakeups == "transaction":
-            topic = await self._topic(driver, connection, table)
-            notify = events_dialect(driver.dialect).notify()
-            await driver.fetch(connection, notify, CHANNEL, payload_of(topic))
-        elif settings.wakeups == "commit":
-            topic = await self._topic(driver, connection, table)
-            given = settings.notifier
-            notifier = await hub_of(driver, connection) if given is None else given
-            driver.after_transaction(connection, topic, lambda: notifier.notify(topic))
-
-    async def _topic(self, driver: Driver, connection: Any, table: Hashable) -> str:
-        if self._settings.schema.table.schema is not None:
-            return self.name
-        key = (await driver.server(connection), table)
-        topic = self._topics.get(key)
-        if topic is None:
-            dialect: EventsDialect = events_dialect(driver.dialect)
-            rows = await driver.fetch(connection, dialect.topic, dialect.table(self._settings))
-            topic = rows[0][0] if rows else self.name
-            if table is not None:
-                self._topics[key] = topic
-        return topic
+        driver = driver_of_connection(connection)
+        if self._settings.wakeups is not None:
+            with driver.errors(self.name, schema_only=True):
+                await self._announcer.wake(driver, connection)
 
     # Reading.
 
@@ -312,6 +321,7 @@ class EventsTable:
         :raises ValueError: if both ``settle_on`` and ``fence`` are given
         """
         driver = driver_of_pool(pool)
+        self._dialect(driver.dialect)
         if not isinstance(fence, bool):
             raise TypeError(f"fence {fence!r} is a {type(fence).__name__}: accepted is a bool")
         if settle_on is not None:

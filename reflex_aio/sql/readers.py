@@ -12,6 +12,7 @@ from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.hub import hub_of
 from reflex_aio.sql.loader import Position
 from reflex_aio.sql.notifier import Notifier
+from reflex_aio.sql.polling import Polling
 from reflex_aio.sql.settings import EventsSettings
 from reflex_aio.sql.tail import Feed, Tail
 
@@ -71,11 +72,18 @@ class Reader:
             self.borrow(),
             self._subscribe,
             advanced=self._merge,
-            poll_period=settings.poll_period,
+            polling=self._polling(),
             table=settings.name,
         )
         self._tails.append(tail)
         return tail.attach(position)
+
+    def _polling(self) -> Polling:
+        settings = self.settings
+        # A notifier of the user's is taken to hear of other processes.
+        told = settings.notifier is not None or (settings.wakeups is not None and self._driver.can_link)
+        floor = settings.poll_period if told else settings.poll_floor
+        return Polling(floor=floor, ceiling=settings.poll_period)
 
     def _merge(self, tail: Tail) -> None:
         for other in self._tails[self._tails.index(tail) + 1 :]:

@@ -35,6 +35,7 @@ class EventsSettings:
     schema: EventsSchema
     page_size: int
     poll_period: float
+    poll_floor: float
     query_timeout: float
     wakeups: Wakeups
     notifier: Notifier | None
@@ -52,7 +53,8 @@ class EventsSettings:
         _check("page_size", self.page_size, _is_number(self.page_size, int), "an int")
         if not 1 <= self.page_size <= _LONGEST_PAGE:
             raise ValueError(f"page_size {self.page_size} is out of range: accepted is 1 to {_LONGEST_PAGE}")
-        for what, seconds in (("poll_period", self.poll_period), ("query_timeout", self.query_timeout)):
+        for what in ("poll_period", "poll_floor", "query_timeout"):
+            seconds = getattr(self, what)
             _check(what, seconds, _is_number(seconds, (int, float)), "a number of seconds above 0")
             if not 0 < seconds < math.inf:
                 raise ValueError(f"{what} {seconds} is out of range: accepted is a number of seconds above 0")
@@ -80,7 +82,14 @@ class EventsSettings:
         """What differs where readers can't be shared. True only as long as these settings are held."""
         # By their identities, as objects of the user's may not be hashable, or be equal and yet not the same.
         objects = (self.notifier, self.loader, self.inserter, self.hooks, self.clock)
-        plain = (self.schema, self.page_size, self.poll_period, self.query_timeout, self.wakeups)
+        plain = (
+            self.schema,
+            self.page_size,
+            self.poll_period,
+            self.poll_floor,
+            self.query_timeout,
+            self.wakeups,
+        )
         return *plain, self.include_noops, *map(id, objects)
 
 

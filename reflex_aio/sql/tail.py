@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 from reflex_aio.sql.borrow import Borrowed
 from reflex_aio.sql.loader import Loader, Page, Position
+from reflex_aio.sql.polling import Polling
 from reflex_aio.tasks import Tasks
 
 __all__ = ["Feed", "Subscribe", "Tail"]
@@ -125,7 +126,7 @@ class Tail:
     :param statements: the connection to load them through
     :param subscribe: subscribes to the table's wake-ups
     :param advanced: called when the tail has come further, with nothing missing behind it
-    :param poll_period: how long to wait for a wake-up before looking all the same, in seconds
+    :param polling: tells how long to wait for a wake-up before looking all the same, by the event loop's clock
     """
 
     def __init__(
@@ -135,14 +136,14 @@ class Tail:
         subscribe: Subscribe,
         *,
         advanced: Callable[["Tail"], None],
-        poll_period: float,
+        polling: Polling,
         table: str,
     ) -> None:
         self._loader = loader
         self._statements = statements
         self._subscribe = subscribe
         self._advanced = advanced
-        self._poll_period = poll_period
+        self._polling = polling
         self._table = table
         self._tasks = Tasks()
         self._reader: asyncio.Task[None] | None = None
@@ -199,6 +200,7 @@ class Tail:
         me = asyncio.current_task()
         # Before anything is loaded, so that no wake-up falls in between.
         unsubscribe = self._subscribe(self._woken.set)
+        self._polling.happened(asyncio.get_running_loop().time())
         try:
             while self._reader is me:
                 await self._advance()
@@ -223,11 +225,13 @@ class Tail:
             # A page proves the head only against wake-ups from before its query was sent.
             self._woken.clear()
             self._look_again = _LOOK_AGAIN
+            self._polling.happened(asyncio.get_running_loop().time())
         start = self.position
         page = await self._loader.load(start, self._statements)
         self._at_gap = page.gap
         if page.position > start:
             self.position = page.position
+            self._polling.happened(asyncio.get_running_loop().time())
             self._hand_out(_Section(start, page))
         if page.gap:
             for feed in [feed for feed in self._feeds if feed._position > self.position]:
@@ -258,7 +262,7 @@ class Tail:
     async def _wait(self) -> None:
         loop = asyncio.get_running_loop()
         # Spread out, so that processes started together don't poll together.
-        wait = self._poll_period * random.uniform(0.9, 1.0)
+        wait = self._polling.period(loop.time()) * random.uniform(0.9, 1.0)
         if self._loader.lags and self._look_again < wait:
             wait, self._look_again = self._look_again, self._look_again * 2
         look_at = loop.time() + wait

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.loader import Loader
 from reflex_aio.sql.new_events import Values
-from reflex_aio.sql.settings import EventsSettings
+from reflex_aio.sql.settings import EventsSettings, Wakeups
 
 __all__ = ["EventsDialect", "EventsWriter", "events_dialect"]
 
@@ -18,6 +18,9 @@ _DIALECTS = {"mysql": "MysqlEvents", "postgres": "PostgresEvents"}
 
 class EventsDialect(ABC):
     """The events of one dialect. Has no state."""
+
+    wakeups: ClassVar[tuple[Wakeups, ...]]
+    """The kinds of wake-ups that the database has; :meth:`notify` is of those that have "transaction" alone."""
 
     topic: ClassVar[str]
     """The statement that turns a table's quoted name into what wake-ups call it, ``schema.table``; no row if none."""

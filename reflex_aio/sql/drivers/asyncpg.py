@@ -16,7 +16,7 @@ from asyncpg.pool import PoolConnectionProxy
 from reflex_aio.errors import ConnectionLost, DatabaseError, SchemaError, TableNotFound
 from reflex_aio.sql.drivers.asyncpg_link import AsyncpgLink, address_of
 from reflex_aio.sql.drivers.asyncpg_transactions import after_transaction
-from reflex_aio.sql.drivers.base import Driver, Link, Row
+from reflex_aio.sql.drivers.base import Driver, Link, Row, already_in_transaction
 from reflex_aio.tasks import shielded
 
 __all__ = ["AsyncpgDriver"]
@@ -58,6 +58,11 @@ class AsyncpgDriver(Driver):
     def transaction(self, connection: Any) -> AbstractAsyncContextManager[None]:
         transaction: AbstractAsyncContextManager[None] = connection.transaction()
         return transaction
+
+    def begin(self, connection: Any) -> AbstractAsyncContextManager[None]:
+        if connection.is_in_transaction():
+            raise already_in_transaction(connection)
+        return self.transaction(connection)
 
     def errors(self, table: str, *, schema_only: bool = False) -> AbstractContextManager[None]:
         return _errors(table, schema_only)

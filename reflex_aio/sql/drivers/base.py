@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, ClassVar
 
-__all__ = ["CannotNotify", "Driver", "Link", "Row"]
+__all__ = ["CannotNotify", "Driver", "Link", "Row", "already_in_transaction"]
 
 Row = Sequence[Any]
 
@@ -88,6 +88,13 @@ class Driver(ABC):
         """Return a context that is a transaction on ``connection``, or a savepoint in the one that is open on it."""
 
     @abstractmethod
+    def begin(self, connection: Any) -> AbstractAsyncContextManager[None]:
+        """Return a context that is a transaction of its own on ``connection``.
+
+        :raises ValueError: at once or on entry, if a transaction is open on it, as far as the client library can tell
+        """
+
+    @abstractmethod
     def errors(self, table: str, *, schema_only: bool = False) -> AbstractContextManager[None]:
         """Return a context that turns the client library's exceptions into ours, for statements on ``table``.
 
@@ -162,3 +169,10 @@ class Driver(ABC):
 
         :raises TypeError: if it isn't a connection of its own, or the driver can't link
         """
+
+
+def already_in_transaction(connection: Any) -> ValueError:
+    """Return what :meth:`Driver.begin` raises."""
+    return ValueError(
+        f"{connection!r} is in a transaction that is not ours: commit it, or roll it back, before"
+    )

@@ -5,11 +5,11 @@ import itertools
 import logging
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, NoReturn
 
-from reflex_aio.sql.drivers.base import Driver, Link, Row
+from reflex_aio.sql.drivers.base import Driver, Link, Row, already_in_transaction
 from reflex_aio.sql.drivers.mysql_dsn import arguments_of
 from reflex_aio.sql.drivers.mysql_errors import Library, translated
 from reflex_aio.sql.drivers.mysql_isolation import read_committed, read_uncommitted
@@ -90,13 +90,23 @@ class MysqlDriver(Driver):
             rows: Sequence[Row] = await cursor.fetchall()
             return rows
 
+    def begin(self, connection: Any) -> AbstractAsyncContextManager[None]:
+        # Without autocommit too. That a SELECT has begun a transaction isn't always noticed: BEGIN ends that.
+        if connection.get_transaction_status():
+            raise already_in_transaction(connection)
+        return self._between(connection, "BEGIN", "COMMIT", "ROLLBACK")
+
+    def transaction(self, connection: Any) -> AbstractAsyncContextManager[None]:
+        if not _may_be_in_transaction(connection):
+            return self._between(connection, "BEGIN", "COMMIT", "ROLLBACK")
+        # BEGIN would commit it.
+        name = f"reflex_aio_{next(_savepoints)}"
+        return self._between(
+            connection, f"SAVEPOINT {name}", f"RELEASE SAVEPOINT {name}", f"ROLLBACK TO {name}"
+        )
+
     @asynccontextmanager
-    async def transaction(self, connection: Any) -> AsyncIterator[None]:
-        begin, commit, rollback = "BEGIN", "COMMIT", "ROLLBACK"
-        if _may_be_in_transaction(connection):
-            # BEGIN would commit it.
-            name = f"reflex_aio_{next(_savepoints)}"
-            begin, commit, rollback = f"SAVEPOINT {name}", f"RELEASE SAVEPOINT {name}", f"ROLLBACK TO {name}"
+    async def _between(self, connection: Any, begin: str, commit: str, rollback: str) -> AsyncIterator[None]:
         await self._execute(connection, begin)
         try:
             yield

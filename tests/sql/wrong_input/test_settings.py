@@ -55,12 +55,12 @@ async def test_names_that_are_too_long_or_of_the_wrong_kind_are_refused() -> Non
         *(("page_size", size, TypeError, "accepted is an int") for size in ("10", 1.5, True, None)),
         *(
             (what, seconds, ValueError, "accepted is a number of seconds above 0")
-            for what in ("poll_period", "query_timeout")
+            for what in ("poll_period", "poll_floor", "query_timeout")
             for seconds in (0, 0.0, -1, math.nan, math.inf)
         ),
         *(
             (what, seconds, TypeError, "accepted is a number of seconds above 0")
-            for what in ("poll_period", "query_timeout")
+            for what in ("poll_period", "poll_floor", "query_timeout")
             for seconds in (None, "1", True)
         ),
         *(("wakeups", way, ValueError, "'commit', 'transaction', 'trigger', None are") for way in ("yes", True)),

@@ -8,7 +8,7 @@ from reflex_aio.sql.dialects.mysql.queries import head_sql
 from reflex_aio.sql.dialects.mysql.writer import MysqlWriter
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.loader import Loader
-from reflex_aio.sql.settings import EventsSettings
+from reflex_aio.sql.settings import EventsSettings, Wakeups
 
 __all__ = ["MysqlEvents"]
 
@@ -16,6 +16,7 @@ __all__ = ["MysqlEvents"]
 class MysqlEvents(EventsDialect):
     """Events on MySQL and MariaDB."""
 
+    wakeups: ClassVar[tuple[Wakeups, ...]] = "commit", None
     topic: ClassVar[str] = (
         "SELECT CONCAT(DATABASE(), '.', REPLACE(%s, '`', '')) FROM dual WHERE DATABASE() IS NOT NULL"
     )
@@ -24,7 +25,6 @@ class MysqlEvents(EventsDialect):
         return settings.schema.table.quoted("`")
 
     def writer(self, settings: EventsSettings) -> EventsWriter:
-        _check_wakeups(settings)
         return MysqlWriter(settings, self.table(settings))
 
     def head(self, settings: EventsSettings) -> str:
@@ -37,11 +37,3 @@ class MysqlEvents(EventsDialect):
         self, settings: EventsSettings, driver: Driver, pool: Any, *, settle_on: Any, fence: bool
     ) -> Loader:
         return MysqlLoader(settings, driver, pool, settle_on=settle_on, fence=fence)
-
-
-def _check_wakeups(settings: EventsSettings) -> None:
-    if settings.wakeups in ("transaction", "trigger"):
-        raise ValueError(
-            f"wakeups={settings.wakeups!r} of {settings.name} is not accepted: MySQL and MariaDB have no NOTIFY;"
-            " 'commit' and None are"
-        )

@@ -10,7 +10,7 @@ from reflex_aio.sql.dialects.postgres.queries import head_sql, insert_many_sql, 
 from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.loader import Loader
 from reflex_aio.sql.new_events import Values, present
-from reflex_aio.sql.settings import EventsSettings
+from reflex_aio.sql.settings import EventsSettings, Wakeups
 
 __all__ = ["PostgresEvents"]
 
@@ -18,6 +18,7 @@ __all__ = ["PostgresEvents"]
 class PostgresEvents(EventsDialect):
     """Events on PostgreSQL."""
 
+    wakeups: ClassVar[tuple[Wakeups, ...]] = "commit", "transaction", "trigger", None
     topic: ClassVar[str] = """
         SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE c.oid = to_regclass($1)

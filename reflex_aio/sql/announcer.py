@@ -1,0 +1,67 @@
+"""Telling streams of new events of a table, once these are visible."""
+
+from collections.abc import Hashable
+from typing import Any
+
+from reflex_aio.sql.dialects.events import events_dialect
+from reflex_aio.sql.drivers.base import Driver
+from reflex_aio.sql.hub import hub_of
+from reflex_aio.sql.notifier import CHANNEL, Notifier, payload_of
+from reflex_aio.sql.settings import EventsSettings
+from reflex_aio.sql.transactions import call_after_ours
+
+__all__ = ["Announcer"]
+
+
+class Announcer:
+    """Tells the streams of one events table, from any connections."""
+
+    def __init__(self, settings: EventsSettings) -> None:
+        self._settings = settings
+        # What wake-ups call the table: it need be asked for once. The search path decides which table a name without a
+        # schema stands for, so there may be several.
+        self._topics: dict[Hashable, str] = {}
+
+    async def announce(self, driver: Driver, connection: Any, table: Hashable) -> None:
+        """Have streams woken once the events just inserted on ``connection`` are visible, if anything can tell when.
+
+        :param table: which of the tables of this name they are in, if that is known
+        """
+        settings = self._settings
+        if settings.wakeups == "transaction":
+            topic = await self._topic(driver, connection, table)
+            notify = events_dialect(driver.dialect).notify()
+            await driver.fetch(connection, notify, CHANNEL, payload_of(topic))
+        elif settings.wakeups == "commit":
+            topic = await self._topic(driver, connection, table)
+            notifier = await self._notifier(driver, connection)
+            key = id(notifier), topic
+
+            def wake() -> None:
+                notifier.notify(topic)
+
+            if not driver.after_transaction(connection, key, wake):
+                call_after_ours(connection, key, wake)
+
+    async def wake(self, driver: Driver, connection: Any) -> None:
+        """Wake the streams now."""
+        topic = await self._topic(driver, connection, None)
+        (await self._notifier(driver, connection)).notify(topic)
+
+    async def _notifier(self, driver: Driver, connection: Any) -> Notifier:
+        given = self._settings.notifier
+        return await hub_of(driver, connection) if given is None else given
+
+    async def _topic(self, driver: Driver, connection: Any, table: Hashable) -> str:
+        settings = self._settings
+        if settings.schema.table.schema is not None:
+            return settings.name
+        key = (await driver.server(connection), table)
+        topic = self._topics.get(key)
+        if topic is None:
+            dialect = events_dialect(driver.dialect)
+            rows = await driver.fetch(connection, dialect.topic, dialect.table(settings))
+            topic = rows[0][0] if rows else settings.name
+            if table is not None:
+                self._topics[key] = topic
+        return topic
