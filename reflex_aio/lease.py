@@ -1,11 +1,14 @@
 """Leases: who is the one that runs a consumer, until when, and what tells a holder of before from the present one."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 __all__ = ["Lease", "LeaseState", "LeaseStore", "check_lease", "check_ttl"]
+
+# What fits the index of a table on MySQL, and what a lease may last without a renewal: a year, in seconds.
+_LONGEST = 255
+_LONGEST_TTL = 366 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,5 +99,7 @@ def check_ttl(ttl: float) -> None:
     """
     if isinstance(ttl, bool) or not isinstance(ttl, (int, float)):
         raise TypeError(f"ttl {ttl!r} is a {type(ttl).__name__}: accepted is a number of seconds above 0")
-    if not 0 < ttl < math.inf:
-        raise ValueError(f"ttl {ttl} is out of range: accepted is a number of seconds above 0")
+    if not 0 < ttl <= _LONGEST_TTL:
+        raise ValueError(
+            f"ttl {ttl} is out of range: accepted is a number of seconds above 0, up to {_LONGEST_TTL}"
+        )

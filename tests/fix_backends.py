@@ -35,6 +35,10 @@ class Backend(ABC):
     """Whether an INSERT can return rows."""
     has_autocommit: ClassVar[bool]
     """Whether connections may be set to begin transactions by themselves."""
+    lock_waits: ClassVar[str]
+    """The statement that counts the connections of this database that wait for locks of others."""
+    set_time_zone: ClassVar[str]
+    """The statement that sets the connection's time zone to so many hours east of UTC, to be formatted."""
 
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn
@@ -90,6 +94,10 @@ class PostgresBackend(Backend):
     quote: ClassVar[str] = '"'
     has_returning: ClassVar[bool] = True
     has_autocommit: ClassVar[bool] = False
+    lock_waits: ClassVar[str] = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    set_time_zone: ClassVar[str] = "SET TIME ZONE {}"
 
     def pool(self, size: int = 10, **arguments: Any) -> AbstractAsyncContextManager[Any]:
         return asyncpg.create_pool(self.dsn, **{"min_size": 1, "max_size": size, **arguments})
@@ -105,6 +113,11 @@ class MysqlBackend(Backend):
     quote: ClassVar[str] = "`"
     has_returning: ClassVar[bool] = False
     has_autocommit: ClassVar[bool] = True
+    lock_waits: ClassVar[str] = (
+        "SELECT count(*) FROM information_schema.innodb_trx t JOIN information_schema.processlist p"
+        " ON p.id = t.trx_mysql_thread_id WHERE t.trx_state = 'LOCK WAIT' AND p.db = DATABASE()"
+    )
+    set_time_zone: ClassVar[str] = "SET time_zone = '{:+03d}:00'"
 
     cursor_argument: ClassVar[str]
     """The name of the argument of ``connect`` that says which cursors the connection makes."""

@@ -1,10 +1,9 @@
-"""Events, cursors and the errors of consumers in SQL tables.
+"""Events, cursors, leases and the errors of consumers in SQL tables.
 
 One table object serves every client library: the connection or pool that is passed in decides. Only the libraries that
 are used are imported.
 """
 
-from reflex_aio.sql.atomic import AtomicBatchConsumer, AtomicConsumer, AtomicHandler, atomic_spec
 from reflex_aio.sql.backlog import Backlog, Extent
 from reflex_aio.sql.cursors import CursorsTable, CursorState
 from reflex_aio.sql.dead_letters import ConsumerError, ErrorsTable, ErrorStatus
@@ -12,16 +11,14 @@ from reflex_aio.sql.drivers.dsn import open_pool
 from reflex_aio.sql.events import EventsTable
 from reflex_aio.sql.exchange import Periods
 from reflex_aio.sql.hub import Hub, close_hubs
+from reflex_aio.sql.leases import LeasesTable
 from reflex_aio.sql.new_events import NewEvent
 from reflex_aio.sql.notifier import LocalNotifier, Notifier
-from reflex_aio.sql.schema import CursorColumns, ErrorColumns, EventColumns
+from reflex_aio.sql.schema import CursorColumns, ErrorColumns, EventColumns, LeaseColumns
 from reflex_aio.sql.settings import Inserter, PageLoader, Wakeups
 from reflex_aio.sql.transactions import transaction
 
 __all__ = [
-    "AtomicBatchConsumer",
-    "AtomicConsumer",
-    "AtomicHandler",
     "Backlog",
     "ConsumerError",
     "CursorColumns",
@@ -35,13 +32,14 @@ __all__ = [
     "Extent",
     "Hub",
     "Inserter",
+    "LeaseColumns",
+    "LeasesTable",
     "LocalNotifier",
     "NewEvent",
     "Notifier",
     "PageLoader",
     "Periods",
     "Wakeups",
-    "atomic_spec",
     "close_hubs",
     "open_pool",
     "transaction",

@@ -7,18 +7,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakValueDictionary
 
-from reflex_aio.errors import CursorConflict
+from reflex_aio.errors import CursorConflict, LeaseLost
 from reflex_aio.lease import Lease
 from reflex_aio.sql.drivers import driver_of_pool
+from reflex_aio.sql.lease_store import check_fence, hold_lease
 
 if TYPE_CHECKING:
     from reflex_aio.sql.cursors import CursorsTable
 
 __all__ = ["TableCursorStore"]
-
-
-class _Undone(Exception):
-    """Rolls back a transaction: what was raised within is no error of the database's, though it may look like one."""
 
 
 class TableCursorStore:
@@ -58,51 +55,36 @@ class TableCursorStore:
         """Move the cursor of the consumer ``name`` forward to ``cursor``. Where it is already is no error.
 
         :param expected: move it only if it is there, ``""`` being nowhere
+        :param fence: move it only if this lease isn't lost; of a :class:`~reflex_aio.sql.LeasesTable` in this database
         :raises CursorConflict: if it would move backwards, or isn't where it is expected
+        :raises LeaseLost: if ``fence`` is lost
         :raises InvalidCursor: if ``cursor`` or ``expected`` isn't of the table's type
+        :raises TypeError: if ``fence`` is none of a leases table
         """
         if fence is not None:
-            raise TypeError(f"fence {fence!r} is not accepted: {self._table!r} has no leases beside it")
+            check_fence(fence)
         # On connections of their own, two sets of one name could overtake each other.
         turn = self._turns.setdefault(name, asyncio.Lock())
         async with turn:
-            conflict = await self._try_to_set(name, cursor, expected)
-        if conflict is not None:
-            raise conflict
+            refusal = await self._try_to_set(name, cursor, expected, fence)
+        if refusal is not None:
+            raise refusal
 
-    async def _try_to_set(self, name: str, cursor: str, expected: str | None) -> CursorConflict | None:
+    async def _try_to_set(
+        self, name: str, cursor: str, expected: str | None, fence: Lease | None
+    ) -> CursorConflict | LeaseLost | None:
         async with self._connection() as connection:
             try:
-                await self._table.set(connection, name, cursor, expected=expected)
-            except CursorConflict as exc:
+                if fence is None:
+                    await self._table.set(connection, name, cursor, expected=expected)
+                else:
+                    async with self._driver.transaction(connection):
+                        await hold_lease(self._driver, connection, fence)
+                        await self._table.set(connection, name, cursor, expected=expected)
+            except (CursorConflict, LeaseLost) as exc:
                 # Not raised in here: nothing is wrong with the connection.
                 return exc
         return None
-
-    @asynccontextmanager
-    async def moving(
-        self, name: str, cursor: str, *, expected: str, fence: Lease | None = None
-    ) -> AsyncIterator[Any]:
-        """Be in a transaction that moves a cursor. See :class:`~reflex_aio.cursor.AtomicCursorStore`.
-
-        What is raised within passes through, unless the connection is lost.
-        """
-        if fence is not None:
-            raise TypeError(f"fence {fence!r} is not accepted: {self._table!r} has no leases beside it")
-        theirs: BaseException | None = None
-        try:
-            async with self._connection() as connection, self._driver.transaction(connection):
-                # First, so that of two runs at once the later one waits here, and then does nothing.
-                await self._table.set(connection, name, cursor, expected=expected)
-                try:
-                    yield connection
-                except Exception as exc:
-                    theirs = exc
-                    raise _Undone from exc
-        except _Undone:
-            pass
-        if theirs is not None:
-            raise theirs
 
     async def rewind(self, name: str, cursor: str) -> None:
         """Set the cursor of the consumer ``name`` to any place, also before where it is; ``""`` removes it.

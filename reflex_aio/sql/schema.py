@@ -16,6 +16,8 @@ __all__ = [
     "ForeignIdType",
     "FoundColumn",
     "FoundTable",
+    "LeaseColumns",
+    "LeasesSchema",
     "Name",
     "TableSchema",
     "differences",
@@ -88,7 +90,7 @@ class Name:
         return self.table if self.schema is None else f"{self.schema}.{self.table}"
 
 
-def _check_columns(columns: "EventColumns | CursorColumns | ErrorColumns") -> None:
+def _check_columns(columns: "EventColumns | CursorColumns | ErrorColumns | LeaseColumns") -> None:
     names: tuple[str, ...] = astuple(columns)
     for field, name in zip(fields(columns), names, strict=True):
         _check_identifier(name, f"column name {field.name}=")
@@ -147,6 +149,23 @@ class ErrorColumns:
     created_at: str = "created_at"
     updated_at: str = "updated_at"
     error_status: str = "error_status"
+
+    def __post_init__(self) -> None:
+        _check_columns(self)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseColumns:
+    """The column names of a leases table.
+
+    :raises TypeError: if a name is no string
+    :raises ValueError: if a name has characters that :class:`Name` refuses, or is given twice
+    """
+
+    id: str = "id"
+    owner: str = "owner"
+    epoch: str = "epoch"
+    expires_at: str = "expires_at"
 
     def __post_init__(self) -> None:
         _check_columns(self)
@@ -212,7 +231,21 @@ class ErrorsSchema:
         _check_kind("columns", self.columns, ErrorColumns, "an ErrorColumns, or None for the usual names")
 
 
-TableSchema: TypeAlias = EventsSchema | CursorsSchema | ErrorsSchema
+@dataclass(frozen=True, slots=True)
+class LeasesSchema:
+    """What a leases table looks like.
+
+    :raises TypeError: if ``columns`` has the wrong type
+    """
+
+    table: Name
+    columns: LeaseColumns = LeaseColumns()
+
+    def __post_init__(self) -> None:
+        _check_kind("columns", self.columns, LeaseColumns, "a LeaseColumns, or None for the usual names")
+
+
+TableSchema: TypeAlias = EventsSchema | CursorsSchema | ErrorsSchema | LeasesSchema
 """What a table of one of the kinds that there are looks like."""
 
 

@@ -3,14 +3,16 @@
 import asyncio
 import logging
 import math
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from reflex_aio.errors import CursorConflict, DatabaseError
+from reflex_aio.errors import CursorConflict, DatabaseError, LeaseLost
 from reflex_aio.lease import Lease
 from reflex_aio.sql.cursor_store import TableCursorStore
 from reflex_aio.sql.cursor_values import check_consumer, check_cursor, is_behind
 from reflex_aio.sql.flusher import Flusher
+from reflex_aio.sql.lease_store import check_fence, lost_leases
 from reflex_aio.tasks import shielded
 
 if TYPE_CHECKING:
@@ -28,8 +30,9 @@ class WriteBehindCursorStore(TableCursorStore):
     """Keeps the latest cursors in memory while it is entered, and stores them every ``flush_every`` seconds.
 
     One task stores the cursors of all consumers in one statement. If that fails it tries again, and nothing
-    is lost. A cursor that turns out to be behind the stored one is given up: the next ``set`` of that consumer,
-    or the next ``flush`` or leaving, raises its :class:`~reflex_aio.errors.CursorConflict`, once.
+    is lost. A cursor that turns out to be behind the stored one, or whose lease is lost, is given up: the next
+    ``set`` of that consumer, or the next ``flush`` or leaving, raises its
+    :class:`~reflex_aio.errors.CursorConflict` or :class:`~reflex_aio.errors.LeaseLost`, once.
 
     It may be entered several times at once, and each leaving flushes. What can't be stored within
     ``flush_timeout`` stays in memory, and is stored when the store is entered again. While the store isn't
@@ -57,7 +60,9 @@ class WriteBehindCursorStore(TableCursorStore):
         self._leaving = 0
         # What was set and isn't known to be stored.
         self._cursors: dict[str, str] = {}
-        self._conflicts: dict[str, CursorConflict] = {}
+        # The leases of those that were set under one.
+        self._fences: dict[str, Lease] = {}
+        self._refusals: dict[str, CursorConflict | LeaseLost] = {}
         # Held by whoever writes: a flush under way could undo a rewind.
         self._writing = asyncio.Lock()
 
@@ -87,7 +92,7 @@ class WriteBehindCursorStore(TableCursorStore):
             self._leaving -= 1
             if not self._entered and not self._leaving:
                 await self._flusher.stop()
-                self._log_conflicts()
+                self._log_refusals()
 
     async def get(self, name: str) -> str:
         """Return the cursor of the consumer ``name``, stored or not, or ``""`` if it has none."""
@@ -107,35 +112,39 @@ class WriteBehindCursorStore(TableCursorStore):
         :raises InvalidCursor: if ``cursor`` or ``expected`` isn't of the table's type
         """
         if fence is not None:
-            raise TypeError(f"fence {fence!r} is not accepted: {self._table!r} has no leases beside it")
+            check_fence(fence)
         if expected is not None or not self._entered:
-            await self._set_now(name, cursor, expected)
+            await self._set_now(name, cursor, expected, fence)
         else:
-            self._keep(name, check_cursor(cursor, self._table.cursor_type))
+            self._keep(name, check_cursor(cursor, self._table.cursor_type), fence)
 
-    def _keep(self, name: str, cursor: str) -> None:
-        if name in self._conflicts:
-            raise self._conflicts.pop(name)
+    def _keep(self, name: str, cursor: str, fence: Lease | None) -> None:
+        if name in self._refusals:
+            raise self._refusals.pop(name)
         before = self._cursors.get(name)
         if before is None:
             check_consumer(name)
         elif is_behind(cursor, before):
             raise CursorConflict(consumer=name, stored=before, given=cursor)
         self._cursors[name] = cursor
+        if fence is not None:
+            self._fences[name] = fence
+        elif name in self._fences:
+            del self._fences[name]
         self._flusher.changed()
 
-    async def _set_now(self, name: str, cursor: str, expected: str | None) -> None:
+    async def _set_now(self, name: str, cursor: str, expected: str | None, fence: Lease | None) -> None:
         async with self._writing:
-            if name in self._conflicts:
-                raise self._conflicts.pop(name)
+            if name in self._refusals:
+                raise self._refusals.pop(name)
             if (before := self._cursors.get(name)) is not None:
                 try:
-                    await super().set(name, before)
-                except CursorConflict:
+                    await super().set(name, before, fence=self._fences.get(name))
+                except (CursorConflict, LeaseLost):
                     self._forget(name, before)
                     raise
                 self._forget(name, before)
-            await super().set(name, cursor, expected=expected)
+            await super().set(name, cursor, expected=expected, fence=fence)
 
     async def rewind(self, name: str, cursor: str) -> None:
         """Set the cursor of the consumer ``name`` to any place, at once, and forget the one in memory.
@@ -145,7 +154,7 @@ class WriteBehindCursorStore(TableCursorStore):
         async with self._writing:
             before = self._cursors.get(name)
             await super().rewind(name, cursor)
-            self._conflicts.pop(name, None)
+            self._refusals.pop(name, None)
             self._forget(name, before)
 
     async def flush(self) -> None:
@@ -159,8 +168,8 @@ class WriteBehindCursorStore(TableCursorStore):
         if self._entered or self._leaving:
             if self._cursors:
                 await self._flusher.flush()
-            for name in self._conflicts:
-                raise self._conflicts.pop(name)
+            for name in self._refusals:
+                raise self._refusals.pop(name)
         else:
             async with self:
                 pass  # Leaving flushes.
@@ -194,24 +203,39 @@ class WriteBehindCursorStore(TableCursorStore):
     async def _store(self, cursors: dict[str, str]) -> None:
         if not cursors:
             return
+        fences = {name: self._fences[name] for name in cursors if name in self._fences}
         async with self._connection() as connection:
-            # A statement that we give up waiting for would wait on in the database.
-            conflicts = await self._table.set_many(connection, cursors, lock_timeout=self._lock_timeout)
+            refusals = await self._set_many(connection, cursors, fences)
         for name, cursor in cursors.items():
-            if name in conflicts:
-                self._conflicts[name] = conflicts[name]
-                # A later one too: its consumer is to hear of the conflict first.
-                self._cursors.pop(name, None)
+            if name in refusals:
+                self._refusals[name] = refusals[name]
+                # A later one too: its consumer is to hear of the refusal first.
+                self._forget(name, self._cursors.get(name))
             else:
                 self._forget(name, cursor)
+
+    async def _set_many(
+        self, connection: Any, cursors: Mapping[str, str], fences: Mapping[str, Lease]
+    ) -> Mapping[str, CursorConflict | LeaseLost]:
+        """Store the cursors but for those that are refused, and return why these are."""
+        # A statement that we give up waiting for would wait on in the database.
+        timeout = self._lock_timeout
+        if not fences:
+            return await self._table.set_many(connection, cursors, lock_timeout=timeout)
+        async with self._driver.transaction(connection):
+            lost = await lost_leases(self._driver, connection, set(fences.values()))
+            refusals = {name: lost[fence] for name, fence in fences.items() if fence in lost}
+            held = {name: cursor for name, cursor in cursors.items() if name not in refusals}
+            return {**refusals, **await self._table.set_many(connection, held, lock_timeout=timeout)}
 
     def _forget(self, name: str, cursor: str | None) -> None:
         """Drop a cursor that was dealt with, unless a later one has been set."""
         if cursor is not None and self._cursors.get(name) == cursor:
             del self._cursors[name]
+            self._fences.pop(name, None)
 
-    def _log_conflicts(self) -> None:
-        """Log the conflicts of those who have left without hearing of them."""
-        for conflict in self._conflicts.values():
-            logger.error("%s", conflict)
-        self._conflicts.clear()
+    def _log_refusals(self) -> None:
+        """Log the refusals of those who have left without hearing of them."""
+        for refusal in self._refusals.values():
+            logger.error("%s", refusal)
+        self._refusals.clear()

@@ -11,7 +11,7 @@ from reflex_aio.sql.schema import CursorsSchema
 
 __all__ = ["CursorDialect", "cursor_dialect"]
 
-_DIALECTS = {"postgres": "PostgresCursors"}
+_DIALECTS = {"mysql": "MysqlCursors", "postgres": "PostgresCursors"}
 
 
 class CursorDialect(ABC):

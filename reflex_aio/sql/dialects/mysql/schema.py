@@ -13,6 +13,7 @@ from reflex_aio.sql.schema import (
     ExpectedColumn,
     FoundColumn,
     FoundTable,
+    LeasesSchema,
     Name,
     TableSchema,
 )
@@ -99,6 +100,15 @@ class MysqlSchema(SchemaDialect):
                 ExpectedColumn(errors.updated_at, _TIMES),
                 ExpectedColumn(errors.error_status, _ANY_INTEGERS),
             ]
+        if isinstance(schema, LeasesSchema):
+            leases = schema.columns
+            return [
+                ExpectedColumn(leases.id, _TEXTS, unique=True),
+                ExpectedColumn(leases.owner, _TEXTS),
+                ExpectedColumn(leases.epoch, _INTEGERS),
+                # A timestamp would be read and written in the session's time zone.
+                ExpectedColumn(leases.expires_at, ("datetime",)),
+            ]
         events = schema.columns
         columns = [
             ExpectedColumn(events.id, _IDS, unique=True),
@@ -159,6 +169,14 @@ class MysqlSchema(SchemaDialect):
                 (errors.created_at, _NOW),
                 (errors.updated_at, _NOW),
                 (errors.error_status, "int NOT NULL"),
+            ]
+        if isinstance(schema, LeasesSchema):
+            leases = schema.columns
+            return [
+                (leases.id, _NAME),
+                (leases.owner, _NAME),
+                (leases.epoch, "bigint NOT NULL"),
+                (leases.expires_at, "datetime(6) NOT NULL"),
             ]
         events = schema.columns
         columns = [

@@ -12,6 +12,7 @@ from reflex_aio.sql.schema import (
     ExpectedColumn,
     FoundColumn,
     FoundTable,
+    LeasesSchema,
     Name,
     TableSchema,
 )
@@ -115,6 +116,14 @@ class PostgresSchema(SchemaDialect):
                 ExpectedColumn(errors.updated_at, ("timestamp with time zone",)),
                 ExpectedColumn(errors.error_status, ("smallint", *_INTEGERS)),
             ]
+        if isinstance(schema, LeasesSchema):
+            leases = schema.columns
+            return [
+                ExpectedColumn(leases.id, _TEXTS, unique=True),
+                ExpectedColumn(leases.owner, _TEXTS),
+                ExpectedColumn(leases.epoch, _INTEGERS),
+                ExpectedColumn(leases.expires_at, ("timestamp with time zone",)),
+            ]
         events = schema.columns
         columns = [
             ExpectedColumn(events.id, _INTEGERS, needs_default=True, unique=True),
@@ -173,6 +182,14 @@ class PostgresSchema(SchemaDialect):
                 (errors.created_at, "timestamptz NOT NULL DEFAULT now()"),
                 (errors.updated_at, "timestamptz NOT NULL DEFAULT now()"),
                 (errors.error_status, "integer NOT NULL"),
+            ]
+        if isinstance(schema, LeasesSchema):
+            leases = schema.columns
+            return [
+                (leases.id, "text PRIMARY KEY"),
+                (leases.owner, "text NOT NULL"),
+                (leases.epoch, "bigint NOT NULL"),
+                (leases.expires_at, "timestamptz NOT NULL"),
             ]
         events = schema.columns
         columns = [

@@ -1,0 +1,108 @@
+"""Cursors on MySQL and MariaDB: what differs there."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import count
+from typing import Any
+
+import pytest
+
+from reflex_aio import CursorConflict, CursorStore
+from reflex_aio.sql import CursorColumns, CursorsTable
+from reflex_aio.sql.schema import CursorType
+from reflex_aio.testing import check_cursor_store, cursor_store_rules
+from tests.fix_backends import MysqlBackend
+
+pytestmark = pytest.mark.asyncio
+
+CURSORS = CursorsTable("cursors")
+# As the Go library's examples make it: no fractions of seconds.
+OTHERS = """
+CREATE TABLE cursors (id varchar(255) PRIMARY KEY, last_event_id bigint NOT NULL, updated_at datetime NOT NULL)
+"""
+FOUND_ROWS = 2
+
+_numbers = count(1)
+
+
+@pytest.mark.parametrize("flush_every", [None, 0.01])
+@pytest.mark.parametrize("kind", ["int", "str"])
+async def test_cursors_keep_the_rules(
+    mysql: MysqlBackend, backend_pool: Any, kind: CursorType, flush_every: float | None
+) -> None:
+    @asynccontextmanager
+    async def make() -> AsyncIterator[CursorStore]:
+        table = CursorsTable(f"cursors_{next(_numbers)}", cursor_type=kind)
+        async with backend_pool.acquire() as connection:
+            await table.create(connection)
+        yield table.store(backend_pool, flush_every=flush_every)
+
+    async with asyncio.TaskGroup() as group:
+        for rule in cursor_store_rules():
+            group.create_task(check_cursor_store(make, rules=[rule]))
+
+
+@pytest.mark.parametrize("flags", [0, FOUND_ROWS], ids=["changed-rows", "found-rows"])
+@pytest.mark.parametrize("autocommit", [True, False])
+async def test_a_table_of_the_go_library_works(mysql: MysqlBackend, flags: int, autocommit: bool) -> None:
+    connection = await mysql.connect(client_flag=flags, autocommit=autocommit)
+    await mysql.fetch(connection, OTHERS)
+    await CURSORS.validate(connection)
+    for cursor in ("9", "9", "10"):
+        await CURSORS.set(connection, "a", cursor)
+    await CURSORS.set(connection, "a", "10", expected="10")
+    with pytest.raises(CursorConflict):
+        await CURSORS.set(connection, "a", "9")
+    for expected in ("", "9", "11"):
+        with pytest.raises(CursorConflict):
+            await CURSORS.set(connection, "a", "12", expected=expected)
+    await CURSORS.set(connection, "b", "1", expected="")
+    conflicts = await CURSORS.set_many(connection, {"a": "3", "b": "2", "c": "7"})
+    assert list(conflicts) == ["a"]
+    assert await CURSORS.all(connection) == {"a": "10", "b": "2", "c": "7"}
+
+
+async def test_great_cursors_are_not_compared_as_doubles(mysql: MysqlBackend) -> None:
+    connection = await mysql.connect(autocommit=True)
+    await CURSORS.create(connection)
+    # The same as a double.
+    low, high = str(2**63 - 2), str(2**63 - 1)
+    await CURSORS.set(connection, "a", high)
+    with pytest.raises(CursorConflict):
+        await CURSORS.set(connection, "a", low)
+    with pytest.raises(CursorConflict):
+        await CURSORS.set(connection, "a", high, expected=low)
+    assert await CURSORS.get(connection, "a") == high
+
+
+async def test_opaque_cursors_differ_by_case(mysql: MysqlBackend) -> None:
+    table = CURSORS.replace(cursor_type="str", columns=CursorColumns(id="name"))
+    connection = await mysql.connect(autocommit=True)
+    await table.create(connection)
+    await table.set(connection, "a", "Page-1")
+    with pytest.raises(CursorConflict):
+        await table.set(connection, "a", "next", expected="page-1")
+    await table.set(connection, "a", "next", expected="Page-1")
+    assert await table.all(connection) == {"a": "next"}
+
+
+async def test_the_lock_timeout_of_the_session_stays(mysql: MysqlBackend) -> None:
+    connection = await mysql.connect(autocommit=True)
+    await CURSORS.create(connection)
+    before = await mysql.value(connection, "SELECT @@innodb_lock_wait_timeout")
+    await CURSORS.set_many(connection, {"a": "1"}, lock_timeout=before + 7.0)
+    assert await mysql.value(connection, "SELECT @@innodb_lock_wait_timeout") == before
+
+
+async def test_states_tell_when_a_cursor_was_set(mysql: MysqlBackend) -> None:
+    east, west = await mysql.connect(autocommit=True), await mysql.connect(autocommit=True)
+    await mysql.fetch(east, mysql.set_time_zone.format(9))
+    await mysql.fetch(west, mysql.set_time_zone.format(-5))
+    await CURSORS.create(east)
+    await CURSORS.set(east, "a", "1")
+    ours, theirs = await CURSORS.states(east), await CURSORS.states(west)
+    now = await mysql.value(west, "SELECT UNIX_TIMESTAMP()")
+    assert ours == theirs
+    assert ours[0].updated_at is not None
+    assert abs(ours[0].updated_at.timestamp() - now) < 60

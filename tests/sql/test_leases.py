@@ -1,0 +1,251 @@
+"""Leases in tables: what they lend, and that cursors are moved by their holders alone."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import count
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from reflex_aio import CursorStore, Lease, LeaseLost, LeaseStore, MemoryLeaseStore, SchemaError, TableNotFound
+from reflex_aio.sql import CursorsTable, LeaseColumns, LeasesTable
+from reflex_aio.testing import check_fenced_store, check_lease_store, fenced_store_rules, lease_store_rules
+from tests.fix_backends import Backend
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.asyncio
+
+LEASES = LeasesTable("leases")
+CURSORS = CursorsTable("cursors")
+
+_numbers = count(1)
+
+
+@pytest_asyncio.fixture
+async def connection(backend: Backend) -> Any:
+    connection = await backend.connect()
+    await LEASES.create(connection)
+    await CURSORS.create(connection)
+    return connection
+
+
+def making(
+    pool: Any, make_cursors: Callable[[CursorsTable, Any], CursorStore]
+) -> Callable[[], AbstractAsyncContextManager[tuple[CursorStore, LeaseStore]]]:
+    """Tables of its own for each rule."""
+
+    @asynccontextmanager
+    async def make() -> AsyncIterator[tuple[CursorStore, LeaseStore]]:
+        number = next(_numbers)
+        leases, cursors = LeasesTable(f"leases_{number}"), CursorsTable(f"cursors_{number}")
+        async with pool.acquire() as connection:
+            await leases.create(connection)
+            await cursors.create(connection)
+        yield make_cursors(cursors, pool), leases.store(pool)
+
+    return make
+
+
+def at_once(table: CursorsTable, pool: Any) -> CursorStore:
+    return table.store(pool)
+
+
+def written_behind(table: CursorsTable, pool: Any) -> CursorStore:
+    return table.store(pool, flush_every=0.01)
+
+
+# Waiting for leases to expire takes most of the time: so all rules in one test, at once.
+
+
+async def test_leases_keep_the_rules(backend: Backend, backend_pool: Any) -> None:
+    @asynccontextmanager
+    async def make() -> AsyncIterator[LeaseStore]:
+        async with making(backend_pool, at_once)() as (_, leases):
+            yield leases
+
+    async with asyncio.TaskGroup() as group:
+        for rule in lease_store_rules():
+            group.create_task(check_lease_store(make, rules=[rule]))
+
+
+@pytest.mark.parametrize("make", [at_once, written_behind])
+async def test_fenced_cursors_keep_the_rules(backend: Backend, backend_pool: Any, make: Any) -> None:
+    async with asyncio.TaskGroup() as group:
+        for rule in fenced_store_rules():
+            group.create_task(check_fenced_store(making(backend_pool, make), rules=[rule]))
+
+
+# Interleavings.
+
+
+@pytest.mark.parametrize("make", [at_once, written_behind])
+async def test_taking_over_waits_for_a_cursor_that_is_being_moved(
+    backend: Backend, backend_pool: Any, connection: Any, make: Any
+) -> None:
+    leases, cursors = LEASES.store(backend_pool), make(CURSORS, backend_pool)
+    lease = await acquired(leases, "billing", "me", ttl=0.001)
+    await cursors.set("billing", "1")
+    async with backend.driver.transaction(connection):
+        # Holds up the cursor's move after the lease was compared.
+        await CURSORS.set(connection, "billing", "2")
+        moving = asyncio.create_task(cursors.set("billing", "3", fence=lease))
+        await waiting_for_locks(backend, 1)
+        taking = asyncio.create_task(leases.acquire("billing", "you", ttl=60.0))
+        await waiting_for_locks(backend, 2)
+    await moving
+    taken = await taking
+    assert taken is not None
+    assert taken.epoch == 2
+    assert await cursors.get("billing") == "3"
+    with pytest.raises(LeaseLost):
+        await cursors.set("billing", "4", fence=lease)
+
+
+@pytest.mark.parametrize("make", [at_once, written_behind])
+async def test_a_move_waits_for_who_is_taking_over_and_is_refused(
+    backend: Backend, backend_pool: Any, connection: Any, make: Any
+) -> None:
+    leases, cursors = LEASES.store(backend_pool), make(CURSORS, backend_pool)
+    lease = await acquired(leases, "billing", "me")
+    async with backend.driver.transaction(connection):
+        await backend.fetch(connection, "UPDATE leases SET owner = 'you', epoch = epoch + 1")
+        moving = asyncio.create_task(cursors.set("billing", "3", fence=lease))
+        await waiting_for_locks(backend, 1)
+    with pytest.raises(LeaseLost):
+        await moving
+    assert await cursors.get("billing") == ""
+
+
+async def test_a_takeover_that_is_rolled_back_takes_nothing(
+    backend: Backend, backend_pool: Any, connection: Any
+) -> None:
+    leases, cursors = LEASES.store(backend_pool), CURSORS.store(backend_pool)
+    lease = await acquired(leases, "billing", "me")
+    await backend.fetch(connection, "BEGIN")
+    await backend.fetch(connection, "UPDATE leases SET owner = 'you', epoch = epoch + 1")
+    moving = asyncio.create_task(cursors.set("billing", "3", fence=lease))
+    await waiting_for_locks(backend, 1)
+    await backend.fetch(connection, "ROLLBACK")
+    await moving
+    assert await cursors.get("billing") == "3"
+
+
+async def test_a_lost_lease_in_memory_does_not_hold_back_the_next_one(
+    backend: Backend, backend_pool: Any, connection: Any
+) -> None:
+    leases = LEASES.store(backend_pool)
+    lost = await acquired(leases, "billing", "me")
+    async with CURSORS.store(backend_pool, flush_every=3600.0) as cursors:
+        await cursors.set("billing", "3", fence=lost)
+        await leases.release(lost)
+        held = await acquired(leases, "billing", "me")
+        with pytest.raises(LeaseLost):
+            await cursors.flush()
+        assert await cursors.get("billing") == ""
+        await cursors.set("billing", "2", fence=held)
+        await cursors.flush()
+        assert await cursors.all() == {"billing": "2"}
+
+
+async def test_names_and_owners_are_told_apart_by_case(backend_pool: Any, connection: Any) -> None:
+    leases = LEASES.store(backend_pool)
+    await acquired(leases, "billing", "me")
+    assert await leases.acquire("billing", "Me", ttl=60.0) is None
+    assert await leases.acquire("Billing", "Me", ttl=60.0) is not None
+
+
+async def test_a_lease_expires_by_the_database_clock_whatever_the_time_zone(
+    backend: Backend, backend_pool: Any, connection: Any
+) -> None:
+    async with backend.pool(1) as eastern, backend.pool(1) as western:
+        for pool, hours in ((eastern, 9), (western, -5)):
+            async with pool.acquire() as one:
+                await backend.fetch(one, backend.set_time_zone.format(hours))
+        await acquired(LEASES.store(eastern), "billing", "me")
+        assert await LEASES.store(western).acquire("billing", "you", ttl=60.0) is None
+        assert 50 < (await LEASES.store(western).all())["billing"].seconds_left <= 60
+
+
+# Tables.
+
+
+async def test_custom_columns_work(backend: Backend, backend_pool: Any, connection: Any) -> None:
+    columns = LeaseColumns(id="name", owner="who", epoch="term", expires_at="until")
+    table = LEASES.replace(name="elections", columns=columns)
+    await table.create(connection)
+    await table.create(connection)
+    await table.validate(connection)
+    leases = table.store(backend_pool)
+    await leases.renew(await acquired(leases, "billing", "me"), ttl=1.0)
+    await CURSORS.store(backend_pool).set("billing", "1", fence=await acquired(leases, "billing", "me"))
+    assert (await leases.all())["billing"].owner == "me"
+
+
+async def test_a_table_that_differs_is_told_of(backend: Backend, connection: Any) -> None:
+    await backend.fetch(connection, "ALTER TABLE leases DROP COLUMN epoch")
+    with pytest.raises(SchemaError, match='column "epoch" is missing'):
+        await LEASES.validate(connection)
+    with pytest.raises(TableNotFound, match="elections"):
+        await LEASES.replace(name="elections").validate(connection)
+
+
+async def test_the_ddl_makes_the_table(backend: Backend, connection: Any) -> None:
+    table = LEASES.replace(name="elections")
+    await backend.fetch(connection, table.ddl(backend.dialect).rstrip().rstrip(";"))
+    await table.validate(connection)
+
+
+# Wrong input.
+
+
+async def test_leases_of_other_stores_are_refused(backend_pool: Any, connection: Any) -> None:
+    other = await acquired(MemoryLeaseStore(clock=asyncio.get_running_loop().time), "billing", "me")
+    cursors, leases = CURSORS.store(backend_pool), LEASES.store(backend_pool)
+    for call in (
+        cursors.set("billing", "1", fence=other),
+        leases.renew(other, ttl=1.0),
+        leases.release(other),
+    ):
+        with pytest.raises(TypeError, match="accepted is one of a LeasesTable"):
+            await call
+    assert await cursors.get("billing") == ""
+
+
+async def test_a_lease_of_another_table_is_not_renewed(backend_pool: Any, connection: Any) -> None:
+    lease = await acquired(LEASES.store(backend_pool), "billing", "me")
+    with pytest.raises(TypeError, match="is none of LeasesTable"):
+        await LEASES.replace(name="elections").store(backend_pool).renew(lease, ttl=1.0)
+
+
+async def test_a_leases_table_that_is_not_beside_the_cursors_is_told_of(
+    backend: Backend, backend_pool: Any, connection: Any
+) -> None:
+    lease = await acquired(LEASES.store(backend_pool), "billing", "me")
+    await backend.fetch(connection, "ALTER TABLE leases RENAME TO moved_away")
+    with pytest.raises(TableNotFound, match="leases"):
+        await CURSORS.store(backend_pool).set("billing", "1", fence=lease)
+    assert await CURSORS.store(backend_pool).get("billing") == ""
+
+
+async def test_what_is_no_pool_is_refused(connection: Any) -> None:
+    with pytest.raises(TypeError, match="pool"):
+        LEASES.store(connection)
+
+
+async def acquired(leases: LeaseStore, name: str, owner: str, *, ttl: float = 60.0) -> Lease:
+    lease = await leases.acquire(name, owner, ttl=ttl)
+    assert lease is not None
+    return lease
+
+
+async def waiting_for_locks(backend: Backend, number: int) -> None:
+    """Return when so many connections of the database wait for somebody else's lock."""
+    watching = await backend.connect()
+
+    async def enough() -> bool:
+        return int(await backend.value(watching, backend.lock_waits)) >= number
+
+    # InnoDB's tables aren't brought up to date if they were read less than a tenth of a second ago.
+    await eventually(enough, f"{number} connections that wait for locks", every=0.15)
