@@ -5,19 +5,15 @@ import reprlib
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from operator import itemgetter
 from typing import NamedTuple
 
 from reflex_aio.event import Event
 from reflex_aio.sql.borrow import Borrowed
-from reflex_aio.sql.drivers.base import Row
 
 __all__ = ["Loader", "Page", "Position", "check_loaded", "safe_prefix"]
 
 Position = int
 """The id up to which a reader has everything; 0 is before the first."""
-
-_first = itemgetter(0)
 
 
 class Page(NamedTuple):
@@ -88,26 +84,23 @@ class Loader(ABC):
         """Give back what the loader holds."""
 
 
-def safe_prefix(rows: Sequence[Row], position: Position, settled: Position) -> tuple[int, Position]:
-    """Return how many of ``rows`` may be delivered after ``position``, and the position after them.
+def safe_prefix(ids: Sequence[int], position: Position, settled: Position) -> tuple[int, Position]:
+    """Return how many of ``ids`` may be delivered after ``position``, and the position after them.
 
-    These are the rows up to ``settled``, and those that follow on them, or on ``position``, without a missing id.
+    These are the ids up to ``settled``, and those that follow on them, or on ``position``, without a missing one.
 
-    :param rows: in the order of their ids, which come first in each
-    :param settled: the id up to which no row can appear any more
+    :param ids: of the events that were read after ``position``, in their order
+    :param settled: the id up to which no event can appear any more
     """
-    count = len(rows)
-    if count and rows[-1][0] - position == count:
-        return count, rows[-1][0]
+    count = len(ids)
+    if count and ids[-1] - position == count:
+        return count, ids[-1]
     first = 0
     if settled > position:
-        first, position = bisect_right(rows, settled, key=_first), settled
-    # From one row to the next, id minus index never falls, and it rises at each gap.
-    end = (
-        bisect_left(range(first, count), 1, key=lambda i: int(rows[i][0] - position - (i - first) > 1))
-        + first
-    )
-    return end, rows[end - 1][0] if end > first else position
+        first, position = bisect_right(ids, settled), settled
+    # From one to the next, id minus index never falls, and it rises at each gap.
+    end = bisect_left(range(first, count), 1, key=lambda i: int(ids[i] - position - (i - first) > 1)) + first
+    return end, ids[end - 1] if end > first else position
 
 
 def check_loaded(loaded: object, given: Sequence[Event]) -> Sequence[Event]:

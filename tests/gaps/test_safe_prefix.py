@@ -13,7 +13,7 @@ def test_the_prefix_passes_no_id_that_may_still_appear_and_ends_only_before_one(
     ids: set[int], position: int, settled: int
 ) -> None:
     page = sorted(event_id for event_id in ids if event_id > position)
-    count, end = safe_prefix([(event_id, "row") for event_id in page], position, settled)
+    count, end = safe_prefix(page, position, settled)
 
     assert end >= position
     assert page[:count] == [event_id for event_id in page if event_id <= end]
@@ -35,11 +35,11 @@ def test_pages_of_any_size_come_to_the_first_id_in_flight_and_no_further(
     visible = sorted(committed - in_flight)
     position, delivered = 0, []
     while True:
-        rows = [(event_id,) for event_id in visible if event_id > position][:size]
-        # A full page may end below what is settled: nothing is known of the rows behind it.
-        known = min(settled, rows[-1][0]) if len(rows) == size else settled
-        count, end = safe_prefix(rows, position, known)
-        delivered += [row[0] for row in rows[:count]]
+        page = [event_id for event_id in visible if event_id > position][:size]
+        # A full page may end below what is settled: nothing is known of the ids behind it.
+        known = min(settled, page[-1]) if len(page) == size else settled
+        count, end = safe_prefix(page, position, known)
+        delivered += page[:count]
         if end == position:
             break
         position = end

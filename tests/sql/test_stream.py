@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -200,6 +200,33 @@ async def test_an_event_without_a_timestamp_is_an_error_that_names_it(
     async with table.stream(pool) as stream:
         with pytest.raises(SchemaError, match='events: column "timestamp" of event 2 is NULL'):
             await anext(stream)
+
+
+async def test_events_too_large_for_one_page_come_in_smaller_ones(
+    database: Database, writer: asyncpg.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The server's limit is a gigabyte: here it is three events.
+    await writer.execute(
+        "CREATE SCHEMA small; CREATE FUNCTION small.append(text[], text) RETURNS text[] LANGUAGE plpgsql AS $$"
+        " BEGIN IF cardinality($1) = 3 THEN RAISE program_limit_exceeded; END IF; RETURN $1 || $2; END $$;"
+        " CREATE AGGREGATE small.array_agg(text) (sfunc = small.append, stype = text[], initcond = '{}')"
+    )
+    ids = await insert(writer, 10)
+    settings = {"search_path": "small, pg_catalog, public"}
+    async with (
+        asyncpg.create_pool(database.dsn, min_size=1, server_settings=settings) as pool,
+        table.replace(page_size=8).stream(pool, to_head=True) as stream,
+    ):
+        pages = [page async for page in _pages(stream)]
+    assert [[event.id for event in page] for page in pages] == [ids[i : i + 2] for i in range(0, 10, 2)]
+    assert [record.message for record in caplog.records] == [
+        f"events: {size} events make too large a page: events: program_limit_exceeded" for size in (8, 4)
+    ]
+
+
+async def _pages(stream: EventStream) -> AsyncIterator[list[Event]]:
+    while page := await stream.read_page():
+        yield page
 
 
 # Lag.

@@ -1,6 +1,7 @@
 """PostgreSQL: taking missing ids for noops, so that no writer can come late with one of them."""
 
 import logging
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from reflex_aio.errors import DatabaseError, TableRefused
 from reflex_aio.sql.borrow import Borrowed
 from reflex_aio.sql.dialects.postgres.queries import Queries, insert_noops_sql
-from reflex_aio.sql.drivers.base import Driver, Row
+from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.settings import EventsSettings
 
 __all__ = ["Fence"]
@@ -72,16 +73,16 @@ class Fence:
             raise TableRefused(table=self._settings.name, reason=reason, remedy=remedy)
 
     async def is_whole(
-        self, connection: Any, start: int, position: int, limit: int, rows: Sequence[Row]
+        self, connection: Any, start: int, position: int, limit: int, ids: Sequence[int]
     ) -> bool:
-        """Tell whether every id above ``position``, up to ``limit``, is among ``rows``; if not, take those missing.
+        """Tell whether every id above ``position``, up to ``limit``, is among ``ids``; if not, take those missing.
 
         What was taken, or belongs to a writer who was quicker, is there for the next read.
 
         :param start: the first id that the sequence gave out
         :raises TableRefused: if more are missing than can have been drawn by writers
         """
-        count = sum(1 for row in rows if row[0] <= limit)
+        count = bisect_right(ids, limit)
         if limit - position == count:
             return True
         first = max(position + 1, await self._first(connection, start, limit))
@@ -91,7 +92,7 @@ class Fence:
                 reason=f"{limit - first + 1 - count} ids are missing between {first} and {limit}",
                 remedy="was its sequence set by hand? Move the cursor past the jump",
             )
-        there = {row[0] for row in rows}
+        there = set(ids)
         missing = list(islice((i for i in range(first, limit + 1) if i not in there), self._batch))
         if not missing:
             return True

@@ -19,8 +19,9 @@ from reflex_aio.sql.borrow import Borrowed
 from reflex_aio.sql.dialects.postgres.catalog import FIND
 from reflex_aio.sql.dialects.postgres.fence import Fence
 from reflex_aio.sql.dialects.postgres.gaps import Gaps, Settled
-from reflex_aio.sql.dialects.postgres.queries import TIMESTAMP_TYPES, Queries, events_of
-from reflex_aio.sql.drivers.base import Driver, Row
+from reflex_aio.sql.dialects.postgres.pages import Columns
+from reflex_aio.sql.dialects.postgres.queries import TIMESTAMP_TYPES, Queries
+from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.loader import Loader, Page, Position, check_loaded, safe_prefix
 from reflex_aio.sql.settings import EventsSettings
 from reflex_aio.tasks import shielded
@@ -40,6 +41,9 @@ _CHECK_PERIOD = 2.0
 _STRANGERS = 3
 # How often to look whether the primary's noops have come, in seconds.
 _STANDBY_PERIOD = 0.1
+
+# What the server says of a page that doesn't fit into a value or its memory.
+_TOO_LARGE = ("54000", "53200")
 
 
 class PostgresLoader(Loader):
@@ -69,6 +73,7 @@ class PostgresLoader(Loader):
         self._fence: Fence | None = None
         self._queries: Queries
         self._name = settings.name
+        self._page_size = settings.page_size
         self._strangers = 0
         self._promoted = False
         # Whether the last page had a gap, and the next one had best be read so that gaps may be passed.
@@ -182,8 +187,8 @@ class PostgresLoader(Loader):
             if checked:
                 assert settled is not None
                 return await self._checked_page(connection, position, settled)
-            rows = await self._fetch(connection, self._queries.page, position, self._settings.page_size)
-            return await self._page(connection, rows, position, 0)
+            columns = await self._fetch(connection, self._queries.page, position)
+            return await self._page(connection, columns, position, 0)
 
         try:
             # Outside of the time limit: a standby may be behind for as long as it likes.
@@ -211,14 +216,10 @@ class PostgresLoader(Loader):
         # On the connection that reads, as a pool may lead to several standbys.
         if settled.wal is not None and not await self._has_replayed(connection, settled.wal):
             return None
-        size = self._settings.page_size
-        rows = await self._fetch(
-            connection, self._queries.checked_page, position, size, self._name, gaps.sequence
+        columns = await self._fetch(
+            connection, self._queries.checked_page, position, self._name, gaps.sequence
         )
-        identity = rows[0][-1]
-        if rows[0][0] is None:
-            rows = []
-        if identity != settled.identity:
+        if columns.identity != settled.identity:
             # A restart, or a pool that leads to several servers: what the scan settled isn't true of these rows.
             self._strangers += 1
             if self._strangers > _STRANGERS:
@@ -228,13 +229,13 @@ class PostgresLoader(Loader):
             gaps.forget()
             return Page((), position, False, True)
         self._strangers = 0
-        limit = rows[-1][0] if len(rows) == size else settled.position
-        limit = min(limit, settled.position)
+        ids = columns.ids
+        limit = min(ids[-1], settled.position) if columns.full else settled.position
         if self._fence is not None:
             start = gaps.scan.start or 1
-            if not await self._fence.is_whole(connection, start, position, limit, rows):
+            if not await self._fence.is_whole(connection, start, position, limit, ids):
                 limit = 0
-        return await self._page(connection, rows, position, limit)
+        return await self._page(connection, columns, position, limit)
 
     async def _has_replayed(self, connection: Any, wal: int) -> bool:
         in_recovery, replayed = (await self._driver.fetch(connection, _REPLAYED, wal))[0]
@@ -246,26 +247,45 @@ class PostgresLoader(Loader):
         self._promoted = True
         raise StreamStopped(f"{self._settings.name}: the standby was promoted to a primary")
 
-    async def _fetch(self, connection: Any, sql: str, *args: Any) -> Sequence[Row]:
+    async def _fetch(self, connection: Any, sql: str, position: Position, *args: Any) -> Columns:
+        settings = self._settings
         began = time.perf_counter()
-        rows = await self._driver.fetch(connection, sql, *args)
-        self._settings.hooks.page_loaded(self._settings.name, len(rows), time.perf_counter() - began)
-        return rows
+        while True:
+            size = self._page_size
+            try:
+                with self._driver.errors(settings.name):
+                    [row] = await self._driver.fetch(connection, sql, position, size, *args)
+                break
+            except DatabaseError as exc:
+                if exc.sqlstate not in _TOO_LARGE or size == 1:
+                    raise
+                self._page_size = size // 2
+                logger.warning("%s: %d events make too large a page: %s", settings.name, size, exc)
+        columns = Columns(row, position, size, settings)
+        settings.hooks.page_loaded(settings.name, len(columns.ids), time.perf_counter() - began)
+        return columns
 
-    async def _page(
-        self, connection: Any, rows: Sequence[Row], position: Position, settled: Position
-    ) -> Page:
-        count, end = safe_prefix(rows, position, settled)
-        gap = count < len(rows)
+    async def _page(self, connection: Any, columns: Columns, position: Position, settled: Position) -> Page:
+        ids = columns.ids
+        count, end = safe_prefix(ids, position, settled)
+        gap = count < len(ids)
         if gap and end not in self._gap_since:
             self._gap_since[end] = time.monotonic()
-            self._settings.hooks.gap_detected(self._settings.name, end, rows[count][0])
+            self._settings.hooks.gap_detected(self._settings.name, end, ids[count])
+        if not columns.complete:
+            await self._refuse_untimed(connection, position)
         began = time.perf_counter()
-        events: Sequence[Event] = events_of(rows[:count] if gap else rows, self._settings)
+        events: Sequence[Event] = columns.events(count)
         self._settings.hooks.page_decoded(self._settings.name, len(events), time.perf_counter() - began)
         if self._settings.loader is not None and events:
             events = check_loaded(await self._settings.loader(connection, events), events)
-        return Page(events, end, len(rows) == self._settings.page_size and not gap, gap)
+        return Page(events, end, columns.full and not gap, gap)
+
+    async def _refuse_untimed(self, connection: Any, position: Position) -> NoReturn:
+        found = await self._driver.fetch(connection, self._queries.untimed, position)
+        event = f"event {found[0][0]}" if found else f"an event after {position}"
+        problem = f'column "{self._settings.columns.timestamp}" of {event} is NULL'
+        raise SchemaError(table=self._settings.name, differences=[problem])
 
     def _tell_settled(self, position: Position, end: Position) -> None:
         settings, now = self._settings, time.monotonic()

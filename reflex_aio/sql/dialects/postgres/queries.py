@@ -3,27 +3,19 @@
 Names that come from the user are quoted before they get here; values are always arguments.
 """
 
-import struct
-from collections.abc import Sequence
-
-from reflex_aio.errors import SchemaError
-from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE, Event
+from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE
 from reflex_aio.sql.dialects.postgres.catalog import identity_sql
-from reflex_aio.sql.drivers.base import Row
 from reflex_aio.sql.settings import EventsSettings
 
-__all__ = ["Queries", "events_of", "head_sql", "insert_many_sql", "insert_noops_sql", "insert_sql"]
+__all__ = ["TIMESTAMP_TYPES", "Queries", "head_sql", "insert_many_sql", "insert_noops_sql", "insert_sql"]
 
 # How a timestamp is sent: microseconds since the year 2000, as PostgreSQL keeps it. Decoding it into a datetime would
 # be most of what a stream costs the client, and few consumers look at it.
-_EPOCH_2000_US = 946_684_800_000_000
 _SEND = {
     "timestamp with time zone": "timestamptz_send",
     # Taken as UTC, as the session's time zone is anybody's.
     "timestamp without time zone": "timestamp_send",
 }
-_unpack = struct.Struct("!q").unpack
-
 TIMESTAMP_TYPES = tuple(_SEND)
 
 
@@ -81,59 +73,46 @@ class Queries:
         self, settings: EventsSettings, table: str, timestamp_type: str, *, one_server: bool
     ) -> None:
         columns, event_id = settings.columns, _id(settings)
-        send = f'{_SEND[timestamp_type]}("{columns.timestamp}")'
-        parts = [event_id, f'"{columns.type}"', f'"{columns.foreign_id}"::text', send]
-        if settings.schema.metadata or settings.schema.trace:
-            parts.append(f'"{columns.metadata}"' if settings.schema.metadata else "NULL::bytea")
-        if settings.schema.trace:
-            parts.append(f'"{columns.trace}"')
-        page = f"SELECT {', '.join(parts)} FROM {table} WHERE {event_id} > $1 ORDER BY {event_id} LIMIT $2"
-        self.page = page
-        """Rows after $1, at most $2."""
-        names = ", ".join(f"c{i}" for i in range(len(parts)))
-        identity = identity_sql("$3::text", "$4::int8::oid", server=one_server)
-        self.checked_page = (
-            f"SELECT {names}, i.identity FROM (SELECT {identity} AS identity) AS i"
-            f" LEFT JOIN LATERAL ({page}) AS e({names}) ON true ORDER BY c0"
+        timestamp, kind, foreign_id = (
+            f'"{name}"' for name in (columns.timestamp, columns.type, columns.foreign_id)
         )
-        """The same with the table's identity as the last column, in one row with NULLs if there is none."""
+        rest = [f'"{columns.metadata}"'] * settings.schema.metadata
+        rest += [f'"{columns.trace}"'] * settings.schema.trace
+        # Aggregates meet the rows of a subquery in its order: postgresql.org/docs/current/functions-aggregate.html
+        rows = (
+            f"(SELECT {', '.join([event_id, timestamp, kind, foreign_id, *rest])}"
+            f" FROM {table} WHERE {event_id} > $1 ORDER BY {event_id} LIMIT $2) AS page"
+        )
+        aggregates = [
+            f"array_agg({event_id}::text)",
+            f"string_agg({_SEND[timestamp_type]}({timestamp}), ''::bytea)",
+            f"array_agg({kind}::int8)",
+            f"array_agg({foreign_id}::text)",
+            *(f"array_agg({name})" for name in rest),
+        ]
+        self.page = f"SELECT {', '.join(aggregates)} FROM {rows}"
+        """The events after $1, at most $2, as one row of their columns: ids, timestamps, types, foreign ids, ..."""
+        identity = identity_sql("$3::text", "$4::int8::oid", server=one_server)
+        self.checked_page = f"SELECT {', '.join(aggregates)}, {identity} FROM {rows}"
+        """The same with the table's identity as the last column."""
+        self.untimed = (
+            f"SELECT {event_id} FROM {table} WHERE {event_id} > $1 AND {timestamp} IS NULL"
+            f" ORDER BY {event_id} LIMIT 1"
+        )
+        """The id of the first event after $1 that has no timestamp."""
         self.head = head_sql(settings, table)
         self.head_by_age = (
-            f'SELECT {event_id} FROM {table} WHERE "{columns.timestamp}" <= to_timestamp($1::float8)'
+            f"SELECT {event_id} FROM {table} WHERE {timestamp} <= to_timestamp($1::float8)"
             f"{' AT TIME ZONE ' + repr('UTC') if timestamp_type == TIMESTAMP_TYPES[1] else ''}"
             f" ORDER BY {event_id} DESC LIMIT 1"
         )
-        kind, foreign_id = f'"{columns.type}"', f'"{columns.foreign_id}"::text'
-        first = f"SELECT {event_id} AS id, ({kind}, {foreign_id}) AS event FROM {table} ORDER BY {event_id} LIMIT $1"
+        event = f"({kind}, {foreign_id}::text)"
+        first = f"SELECT {event_id} AS id, {event} AS event FROM {table} ORDER BY {event_id} LIMIT $1"
         self.bottom = (
             f"SELECT min({event_id}), (SELECT id FROM ({first}) AS first"
             f" WHERE event IS DISTINCT FROM ({NOOP_TYPE}, '{NOOP_FOREIGN_ID}'::text) ORDER BY id LIMIT 1) FROM {table}"
         )
         """The least id, and the least of one that is no noop, if it is among the first $1."""
-
-
-def events_of(rows: Sequence[Row], settings: EventsSettings) -> list[Event]:
-    """Turn the rows of a page into events, noops left out unless the table includes them.
-
-    :raises SchemaError: if one has no timestamp
-    """
-    schema = settings.schema
-    try:
-        if schema.trace:
-            events = [
-                Event(str(r[0]), r[1], r[2], _unpack(r[3])[0] + _EPOCH_2000_US, r[4], r[5]) for r in rows
-            ]
-        elif schema.metadata:
-            events = [Event(str(r[0]), r[1], r[2], _unpack(r[3])[0] + _EPOCH_2000_US, r[4]) for r in rows]
-        else:
-            events = [Event(str(r[0]), r[1], r[2], _unpack(r[3])[0] + _EPOCH_2000_US) for r in rows]
-    except TypeError:
-        without = next(r[0] for r in rows if r[3] is None)
-        problem = f'column "{schema.columns.timestamp}" of event {without} is NULL'
-        raise SchemaError(table=settings.name, differences=[problem]) from None
-    if settings.include_noops:
-        return events
-    return [event for event in events if event.type != NOOP_TYPE or event.foreign_id != NOOP_FOREIGN_ID]
 
 
 def _types(settings: EventsSettings) -> list[str]:
