@@ -11,11 +11,11 @@ from reflex_aio.sql.borrow import Borrowed
 from reflex_aio.sql.dialects.events import events_dialect
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.loader import Page, Position
+from reflex_aio.sql.read_ahead import ReadAhead
 from reflex_aio.sql.readers import Reader, shared_reader
 from reflex_aio.sql.settings import EventsSettings
 from reflex_aio.sql.tail import Feed
 from reflex_aio.stream import EventStream, StreamOptions
-from reflex_aio.tasks import Tasks
 
 __all__ = ["TableSource"]
 
@@ -72,11 +72,11 @@ class _TableStream(EventStream):
         self._source = source
         self._options = options
         self._position = position
-        self._tasks = Tasks()
+        name = f"reflex_aio: page of {source._settings.name}"
+        self._ahead = ReadAhead(self._load, name=name)
         self._reader: Reader | None = None
         self._head: Position | None = None
         self._feed: Feed | None = None
-        self._ahead: asyncio.Task[Page] | None = None
         self._gap = self._caught_up = False
         self._young: deque[Event] = deque()
 
@@ -125,18 +125,13 @@ class _TableStream(EventStream):
             if page is not None:
                 self._tell_read(shared=True)
                 return page
-        page = await self._own_page()
+        page = await self._ahead.page(self._position)
         self._tell_read(shared=False)
-        self._position, self._gap = page.position, page.gap
-        if page.more:
-            # While this page is consumed, the server is at work on the next one.
-            self._ahead = self._start_load()
-        elif self._may_be_fed and not page.gap:
+        self._position = page.position
+        if self._may_be_fed and not page.more and not page.gap:
             self._feed = self._reader.attach(self._position)
             if self._feed is not None:
                 self._statements.release_soon()
-        elif not page.gap:
-            self._caught_up = not page.events
         return page
 
     def _tell_read(self, *, shared: bool) -> None:
@@ -156,26 +151,9 @@ class _TableStream(EventStream):
             self._position = page.position
         return page
 
-    async def _own_page(self) -> Page:
-        loading = self._ahead = self._ahead or self._start_load()
-        # Shielded: a read that is cancelled leaves the page to the next one.
-        page = await asyncio.shield(loading)
-        self._ahead = None
-        return page
-
-    def _start_load(self) -> asyncio.Task[Page]:
-        name = f"reflex_aio: page of {self._source._settings.name}"
-        loading = self._tasks.start(self._load(), name=name, awaited=True)
-        loading.add_done_callback(self._forget_failed)
-        return loading
-
-    def _forget_failed(self, loading: asyncio.Task[Page]) -> None:
-        if loading.cancelled() or loading.exception() is not None:
-            self._ahead = None
-
-    async def _load(self) -> Page:
+    async def _load(self, position: Position) -> Page:
         assert self._reader is not None
-        loader, position = self._reader.loader, self._position
+        loader = self._reader.loader
         if self._gap or (self._caught_up and self._head is not None):
             # Of a stream that ends at a head, the newest rows may have been deleted: then nothing shows the gap.
             await loader.settle(position)
@@ -183,7 +161,14 @@ class _TableStream(EventStream):
             await asyncio.sleep(min(self._options.lag or 0.0, self._source._settings.poll_period))
         elif loader.upkeep_due() == 0.0:
             await loader.upkeep()
-        return await loader.load(position, self._statements)
+        page = await loader.load(position, self._statements)
+        # Now, as the next page may be asked for before this one is handed out.
+        self._gap = page.gap
+        self._caught_up = not (page.events or page.gap or page.more or self._may_be_fed)
+        if self._head is not None and page.position >= self._head:
+            # There is no need of what comes then.
+            return page._replace(more=False)
+        return page
 
     async def _grown(self) -> Sequence[Event]:
         """Wait until the first of the young events is old enough, and return those that are."""
@@ -202,7 +187,7 @@ class _TableStream(EventStream):
     async def _close(self) -> None:
         if self._feed is not None:
             self._feed.detach()
-        await self._tasks.aclose()
+        await self._ahead.aclose()
         if self._reader is not None:
             await asyncio.gather(self._statements.aclose(), self._reader.release())
 

@@ -1,0 +1,68 @@
+"""Loading pages one after the other, each while the one before is consumed."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from reflex_aio.sql.loader import Page, Position
+from reflex_aio.tasks import Tasks
+
+__all__ = ["ReadAhead"]
+
+
+class ReadAhead:
+    """Has the server at work on the next page before the last one is handed out. For one reader.
+
+    A consumer that never waits lets no task run until it is through with its page. So where a page was waited for, the
+    one after it is requested as soon as it is there, before the reader goes on.
+
+    :param load: loads the page after a position
+    :param name: what the tasks are called that load
+    """
+
+    def __init__(self, load: Callable[[Position], Awaitable[Page]], *, name: str) -> None:
+        self._load = load
+        self._name = name
+        self._tasks = Tasks()
+        self._next: asyncio.Task[Page] | None = None
+        self._following: asyncio.Task[Page] | None = None
+        self._awaited = False
+
+    async def page(self, position: Position) -> Page:
+        """Return the page after ``position``, where the last one has ended.
+
+        A page that was being loaded when this was cancelled is left to the next call; after an error it is loaded anew.
+        """
+        if self._next is None:
+            self._next = self._start(position)
+        self._awaited = True
+        try:
+            page = await asyncio.shield(self._next)
+        finally:
+            self._awaited = False
+        self._next, self._following = self._following, None
+        if page.more and self._next is None:
+            self._next = self._start(page.position)
+        return page
+
+    async def aclose(self) -> None:
+        """Load no more."""
+        await self._tasks.aclose()
+
+    def _start(self, position: Position) -> asyncio.Task[Page]:
+        loading = self._tasks.start(self._go_on(position), name=self._name, awaited=True)
+        loading.add_done_callback(self._forget_failed)
+        return loading
+
+    async def _go_on(self, position: Position) -> Page:
+        page = await self._load(position)
+        if page.more and self._awaited:
+            # Started before the reader goes on, as tasks take turns.
+            self._following = self._start(page.position)
+        return page
+
+    def _forget_failed(self, loading: asyncio.Task[Page]) -> None:
+        if loading.cancelled() or loading.exception() is not None:
+            if self._next is loading:
+                self._next = None
+            if self._following is loading:
+                self._following = None
