@@ -145,7 +145,7 @@ class HeldStatement:
 def _kind(sql: str) -> str:
     if "RECURSIVE" in sql:
         return "scan" if "pg_locks" in sql else "description"
-    if "LATERAL" in sql:
+    if "hashtextextended" in sql:
         return "checked page"
     if "LIMIT $2" in sql:
         return "page"
