@@ -252,7 +252,7 @@ async def test_closing_in_two_tasks_at_once_closes_once_and_both_wait() -> None:
     assert closed == [1, 1]
 
 
-@pytest.mark.parametrize("read", [EventStream.__anext__, EventStream.read_page, EventStream.__aenter__])
+@pytest.mark.parametrize("read", [anext, EventStream.read_page, EventStream.__aenter__])
 async def test_closing_under_a_read_ends_it_there(read: Any) -> None:
     stream = Pages(on_open=anyio.sleep_forever if read is EventStream.__aenter__ else checkpoint)
     ended: list[str] = []
@@ -270,7 +270,7 @@ async def test_closing_under_a_read_ends_it_there(read: Any) -> None:
     assert ended == ["read"]
 
 
-@pytest.mark.parametrize("read", [EventStream.__anext__, EventStream.read_page])
+@pytest.mark.parametrize("read", [anext, EventStream.read_page])
 async def test_read_that_is_past_cancelling_hands_out_nothing_once_closed(read: Any) -> None:
     """As by a source that has shielded its last await."""
     go = anyio.Event()
