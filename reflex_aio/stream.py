@@ -69,8 +69,8 @@ class EventStream(ABC):
     Those who implement a source override :meth:`_open`, :meth:`_read` and :meth:`_close`.
     """
 
-    # ``__anext__`` is a slot rather than a method: set to a generator's own, ``async for`` gets there without a frame of
-    # Python in between, which at a million events a second would be a tenth of all there is to do.
+    # ``__anext__`` is a slot rather than a method: set to a generator's own, ``async for`` gets there without a frame
+    # of Python in between, which at a million events a second would be a tenth of all there is to do.
     __slots__ = ("__anext__", "__dict__", "__weakref__")
 
     if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from itertools import repeat
 
 from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE, Event
 
-__all__ = ["events_of"]
+__all__ = ["columns_to_events"]
 
 
-def events_of(
+def columns_to_events(
     ids: Iterable[str],
     types: Sequence[int],
     foreign_ids: Iterable[str],

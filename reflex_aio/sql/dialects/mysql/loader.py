@@ -151,11 +151,12 @@ class MysqlLoader(Loader):
         settings, gaps = self._settings, self._gaps
         if gaps is not None and rows:
             gaps.saw(rows[-1][0])
-        count, end = safe_prefix(rows, position, gaps.floor - 1 if gaps is not None else 0)
+        ids = [row[0] for row in rows]
+        count, end = safe_prefix(ids, position, gaps.floor - 1 if gaps is not None else 0)
         gap = count < len(rows)
         if gap and end not in self._gap_since:
             self._gap_since[end] = time.monotonic()
-            settings.hooks.gap_detected(settings.name, end, rows[count][0])
+            settings.hooks.gap_detected(settings.name, end, ids[count])
         began = time.perf_counter()
         events: Sequence[Event] = events_of(rows[:count] if gap else rows, settings)
         settings.hooks.page_decoded(settings.name, len(events), time.perf_counter() - began)

@@ -5,10 +5,10 @@ quoted before they get here; values are always arguments.
 """
 
 from collections.abc import Sequence
-from operator import itemgetter
 
 from reflex_aio.errors import SchemaError
-from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE, Event
+from reflex_aio.event import Event
+from reflex_aio.sql.columns import columns_to_events
 from reflex_aio.sql.drivers.base import Row
 from reflex_aio.sql.settings import EventsSettings
 
@@ -24,8 +24,6 @@ _MICROSECONDS = {
 _NOW = {"timestamp": "CURRENT_TIMESTAMP({})", "datetime": "UTC_TIMESTAMP({})"}
 
 TIMESTAMP_TYPES = tuple(_MICROSECONDS)
-
-_timestamp = itemgetter(3)
 
 
 def now_sql(timestamp_type: str, precision: int) -> str:
@@ -89,20 +87,23 @@ def events_of(rows: Sequence[Row], settings: EventsSettings) -> list[Event]:
 
     :raises SchemaError: if one has no timestamp
     """
+    if not rows:
+        return []
     schema = settings.schema
-    if None in map(_timestamp, rows):
-        without = next(row[0] for row in rows if row[3] is None)
+    ids, types, foreign_ids, timestamps, *rest = zip(*rows, strict=True)
+    if None in timestamps:
+        without = ids[timestamps.index(None)]
         problem = f'column "{schema.columns.timestamp}" of event {without} is NULL or zero'
         raise SchemaError(table=settings.name, differences=[problem])
-    if schema.trace:
-        events = [Event(str(r[0]), r[1], r[2].decode(), r[3], r[4], r[5]) for r in rows]
-    elif schema.metadata:
-        events = [Event(str(r[0]), r[1], r[2].decode(), r[3], r[4]) for r in rows]
-    else:
-        events = [Event(str(r[0]), r[1], r[2].decode(), r[3]) for r in rows]
-    if settings.include_noops:
-        return events
-    return [event for event in events if event.type != NOOP_TYPE or event.foreign_id != NOOP_FOREIGN_ID]
+    return columns_to_events(
+        map(str, ids),
+        types,
+        map(bytes.decode, foreign_ids),
+        timestamps,
+        rest[0] if schema.metadata else None,
+        rest[1] if schema.trace else None,
+        include_noops=settings.include_noops,
+    )
 
 
 def _id(settings: EventsSettings) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from reflex_aio.event import Event
-from reflex_aio.sql.columns import events_of
+from reflex_aio.sql.columns import columns_to_events
 from reflex_aio.sql.drivers.base import Row
 from reflex_aio.sql.settings import EventsSettings
 
@@ -48,7 +48,7 @@ class Columns:
             return []
         schema, row = self._settings.schema, self._row
         timestamps = struct.unpack(f"!{len(self._ids)}q", self._timestamps)
-        return events_of(
+        return columns_to_events(
             self._ids if count == len(self._ids) else self._ids[:count],
             row[2],
             row[3],
