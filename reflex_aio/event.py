@@ -14,6 +14,8 @@ NOOP_TYPE = 0
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+# Microseconds since 1970, up to 2106: neighbouring floats are less than a microsecond apart in seconds below 2**32.
+_FLOAT_IS_EXACT = 2**32 * 1_000_000
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -66,7 +68,11 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     @property
     def timestamp(self) -> datetime:
         """The time of the change, as an aware datetime in UTC."""
-        return _EPOCH + timedelta(microseconds=self.timestamp_us)
+        microseconds = self.timestamp_us
+        if 0 <= microseconds < _FLOAT_IS_EXACT:
+            # Half the time of the sum below, and to the microsecond the same.
+            return datetime.fromtimestamp(microseconds / 1_000_000, UTC)
+        return _EPOCH + timedelta(microseconds=microseconds)
 
     @property
     def id_int(self) -> int | None:

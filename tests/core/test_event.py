@@ -202,6 +202,13 @@ def test_timestamp_is_kept_to_the_microsecond_in_utc(moment: datetime) -> None:
     assert event.timestamp.tzinfo is UTC
 
 
+@pytest.mark.parametrize("second", [0, 1, 2**31, 2**32 - 1, 2**32, 2**33])
+@pytest.mark.parametrize("microseconds", [0, 1, 499_999, 500_001, 999_999])
+def test_timestamp_is_exact_on_both_sides_of_where_floats_are(second: int, microseconds: int) -> None:
+    event = Event("7", 1, "42", second * 1_000_000 + microseconds)
+    assert event.timestamp == datetime(1970, 1, 1, tzinfo=UTC) + timedelta(0, second, microseconds)
+
+
 def test_timestamp_before_1970_counts_backwards() -> None:
     moment = datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
     assert Event.new(7, 1, 42, timestamp=moment).timestamp_us == -1
