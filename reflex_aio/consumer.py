@@ -101,6 +101,13 @@ class BaseConsumer(Generic[Item]):
         except Exception as exc:
             raise FilterError(consumer=self.name, event_id=event.id) from exc
 
+    @property
+    def plain_handler(self) -> HandlerOf[Item]:
+        """What does the same as :meth:`consume`: the handler itself, where nothing is done around it."""
+        if self.recover is None and type(self).consume is BaseConsumer.consume:
+            return self.handler
+        return self.consume
+
     async def consume(self, item: Item) -> None:
         """Hand ``item`` to the handler, and to ``recover`` if the handler raises."""
         if self.recover is None:

@@ -198,7 +198,7 @@ class Run:
         """Return what is done with an event that the filters let through."""
         if type(self._hooks) is Hooks and not self._lag:
             # Nobody listens: at a million events a second, telling the time costs as much as the rest.
-            return self._consumer.consume
+            return self._consumer.plain_handler
         return self._observed
 
     async def _consume(self, stream: EventStream) -> None:
