@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
@@ -41,8 +42,24 @@ async def bench_stream(dsn: str, *, rows: int, repeat: int) -> list[Result]:
             )
 
         results = [
-            await against_paging("stream_local", "async for, local", _iterating(EVENTS.source(pool)), 0.5),
-            await against_paging("run_local", "run, cursors written behind", _running(pool)),
+            await against_paging("stream_local", "async for, local", _iterating(EVENTS.source(pool)), 1.5),
+            await against_paging(
+                "stream_local_timestamps",
+                "the same, reading every timestamp",
+                _reading_timestamps(EVENTS.source(pool)),
+                0.9,
+            ),
+            await compare(
+                "stream_local_cpu",
+                what="the client's CPU for an event",
+                ours=_cpu(_iterating(EVENTS.source(pool)), rows),
+                against=Baseline(paging.name, _cpu(paging.measure, rows)),
+                unit="s",
+                better="lower",
+                floor=0.65,
+                repeat=repeat,
+            ),
+            await against_paging("run_local", "run, cursors written behind", _running(pool), 1.3),
         ]
         async with _served(dsn) as address, grpc.aio.insecure_channel(address, channel_options()) as channel:
             pages, single = RemoteSource(channel), RemoteSource(channel, pages=False)
@@ -93,6 +110,31 @@ def _iterating(source: Source, after: str = "") -> Measured:
             async for _event in stream:
                 count += 1
         return count / (time.perf_counter() - began)
+
+    return measure
+
+
+def _reading_timestamps(source: Source) -> Measured:
+    async def measure() -> float:
+        began, newest = time.perf_counter(), datetime.min.replace(tzinfo=UTC)
+        count = 0
+        async with source.stream(to_head=True) as stream:
+            async for event in stream:
+                newest = event.timestamp
+                count += 1
+        assert newest.year > 1
+        return count / (time.perf_counter() - began)
+
+    return measure
+
+
+def _cpu(work: Measured, events: int) -> Measured:
+    """Measure the CPU of this process for each event of ``work``."""
+
+    async def measure() -> float:
+        began = time.process_time()
+        await work()
+        return (time.process_time() - began) / events
 
     return measure
 
