@@ -163,7 +163,7 @@ class EventStream(ABC):
             return
         self._ended = True
         self._ready = iter(())
-        self._next = self._no_more
+        self._step_by(self._no_more)
         if self._busy is not None:
             self._busy.cancel()
 
