@@ -103,8 +103,6 @@ async def top(
             try:
                 standings = await look(events.table(), on, cursors.table(), cursors_on, only=only)
             except ConnectionLost as exc:
-                if before is None:
-                    raise
                 show(exc)
             else:
                 if before is not None:
