@@ -1,5 +1,6 @@
 """A table whose ids begin anew, under a stream or before it is opened: an error, never silence."""
 
+import re
 from typing import Any
 
 import pytest
@@ -34,7 +35,8 @@ async def test_a_table_that_begins_anew_under_a_stream_ends_it(
         await writer.insert()
         error = await reader.failure()
         assert isinstance(error, TableReplaced)
-        assert "its AUTO_INCREMENT has gone back to 2, below event 50" in str(error)
+        # It is looked before the event is there, or after.
+        assert re.search("its AUTO_INCREMENT has gone back to [12], below event 50", str(error))
     # Those who come later find the table as it is now.
     with pytest.raises(CursorAhead, match="cursor 50 is ahead of the table, whose last id is 1"):
         await events.stream(readers, "50").__aenter__()
