@@ -1,11 +1,12 @@
 """Where consumers keep their cursors."""
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol, runtime_checkable
 
 from reflex_aio.lease import Lease
 
-__all__ = ["CursorStore"]
+__all__ = ["AtomicCursorStore", "CursorStore"]
 
 
 @runtime_checkable
@@ -40,4 +41,23 @@ class CursorStore(Protocol):
 
     async def all(self) -> Mapping[str, str]:
         """Return the stored cursors by consumer."""
+        ...
+
+
+@runtime_checkable
+class AtomicCursorStore(CursorStore, Protocol):
+    """A cursor store in a database, where a cursor and what else is written there can move together."""
+
+    def moving(
+        self, name: str, cursor: str, *, expected: str, fence: Lease | None = None
+    ) -> AbstractAsyncContextManager[Any]:
+        """Return a transaction that moves the cursor of the consumer ``name``, as a context that yields its connection.
+
+        The cursor is moved, and so locked, in the beginning, and compared with ``expected``; the lease in the end. What
+        is raised within the context undoes all of it.
+
+        :raises CursorConflict: if it would move backwards, or isn't where it is expected
+        :raises LeaseLost: if ``fence`` isn't held any more
+        :raises TypeError: if ``fence`` isn't a lease that this store can compare
+        """
         ...

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from reflex_aio.cursor import CursorStore
+from reflex_aio.cursor import AtomicCursorStore, CursorStore
 from reflex_aio.lease import Lease
 
 __all__ = ["FencedStore"]
@@ -44,6 +44,19 @@ class FencedStore:
         See :class:`~reflex_aio.cursor.CursorStore`.
         """
         await self._store.set(name, cursor, expected=expected, fence=self._lease if fence is None else fence)
+
+    def moving(
+        self, name: str, cursor: str, *, expected: str, fence: Lease | None = None
+    ) -> AbstractAsyncContextManager[Any]:
+        """Return a transaction that moves a cursor. See :class:`~reflex_aio.cursor.AtomicCursorStore`.
+
+        :raises TypeError: if the store has no transactions
+        """
+        if not isinstance(self._store, AtomicCursorStore):
+            raise TypeError(f"{self._store!r} can't move a cursor in a transaction")
+        return self._store.moving(
+            name, cursor, expected=expected, fence=self._lease if fence is None else fence
+        )
 
     async def flush(self) -> None:
         """Return once every cursor that was set is stored for good."""

@@ -1,10 +1,12 @@
 """The cursor of a consumer that is running."""
 
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 
-from reflex_aio.cursor import CursorStore
+from reflex_aio.cursor import AtomicCursorStore, CursorStore
 
 __all__ = ["MovingCursor"]
 
@@ -19,11 +21,13 @@ class MovingCursor:
 
     :param store: where it is kept
     :param name: the consumer
+    :param expected: where it stands, to move it from there alone; ``None`` to move it from wherever it is
     """
 
-    def __init__(self, store: CursorStore, name: str) -> None:
+    def __init__(self, store: CursorStore, name: str, *, expected: str | None = None) -> None:
         self._store = store
         self._name = name
+        self._expected = expected
         # Where it has to move to; "" if it is there.
         self._wanted = ""
         self._moving = False
@@ -50,16 +54,17 @@ class MovingCursor:
     async def move(self) -> None:
         """Move to where it has to be, unless it is there. After a cancellation the next call does it."""
         while self._moving:
-            # Two sets at once could reach the store in the wrong order.
-            if self._moved is None:
-                self._moved = anyio.Event()
-            await self._moved.wait()
+            await self._others()
         wanted = self._wanted
         if not wanted:
             return
         self._moving = True
         try:
-            await self._store.set(self._name, wanted)
+            if self._expected is None:
+                await self._store.set(self._name, wanted)
+            else:
+                await self._store.set(self._name, wanted, expected=self._expected)
+                self._expected = wanted
             self.stored = wanted
             # Unless more was asked for meanwhile.
             if self._wanted is wanted:
@@ -69,7 +74,49 @@ class MovingCursor:
             self._wanted = ""
             raise
         finally:
-            self._moving = False
-            if self._moved is not None:
-                self._moved.set()
-                self._moved = None
+            self._let_others()
+
+    @asynccontextmanager
+    async def moving(self, cursor: str) -> AsyncIterator[Any]:
+        """Be in a transaction of the store that moves to ``cursor``, and yields its connection.
+
+        :raises TypeError: if the store has no transactions, or it isn't known where the cursor stands
+        """
+        if not isinstance(self._store, AtomicCursorStore) or self._expected is None:
+            raise TypeError(
+                f"{self._name}: {self._store!r} can't move its cursor in a transaction:"
+                " accepted is a store as of cursors.store(pool)"
+            )
+        while self._moving:
+            await self._others()
+        self._moving = True
+        undone = False
+        try:
+            async with self._store.moving(self._name, cursor, expected=self._expected) as connection:
+                try:
+                    yield connection
+                except BaseException:
+                    undone = True
+                    raise
+            self._expected = self.stored = cursor
+            # All that was passed over lies before it.
+            self._wanted = ""
+        except Exception:
+            if not undone:
+                # The cursor isn't where it was believed to be, or nobody knows whether it was moved.
+                self._wanted = ""
+            raise
+        finally:
+            self._let_others()
+
+    async def _others(self) -> None:
+        """Wait for another task that moves: two sets at once could reach the store in the wrong order."""
+        if self._moved is None:
+            self._moved = anyio.Event()
+        await self._moved.wait()
+
+    def _let_others(self) -> None:
+        self._moving = False
+        if self._moved is not None:
+            self._moved.set()
+            self._moved = None

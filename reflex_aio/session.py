@@ -1,8 +1,9 @@
 """Consumers that move their cursor themselves: the seam between them and :func:`~reflex_aio.spec.run`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, Protocol, TypeVar, TypeVarTuple, Unpack
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, TypeVarTuple, Unpack
 
 from reflex_aio.consumer import BaseConsumer
 from reflex_aio.errors import StreamClosed
@@ -79,6 +80,23 @@ class Turn(Generic[Item]):
         self._watermark.finish_through(ticket)
         await self._move_from(before)
 
+    @asynccontextmanager
+    async def finishing_through(self, ticket: int, event: Event) -> AsyncIterator[Any]:
+        """Finish ``event``, whose ticket it is, and all those before it, in a transaction of the cursor store.
+
+        The context yields its connection, for what is to be stored with the cursor, and commits both or neither.
+
+        :raises CursorConflict: if the cursor isn't where this run has left it
+        :raises StreamClosed: if the run has ended; its unfinished events will come again
+        """
+        self._checked()
+        async with self._cursor.moving(event.id) as connection:
+            yield connection
+        self._watermark.finish_through(ticket)
+        self.moved = True
+        if self._watermark.cursor != event.id:
+            self._cursor.pass_over(self._watermark.cursor)
+
     def close(self) -> None:
         """Finish nothing any more."""
         self._closed = True
@@ -108,6 +126,9 @@ class Session(Protocol):
 
 class SessionConsumer(BaseConsumer[Item], ABC):
     """A consumer that moves its cursor itself: ``run`` makes a session for each run, and sets nothing."""
+
+    compares: ClassVar[bool] = False
+    """Whether a run moves the cursor only from where it has left it. Otherwise from wherever it is, but forward."""
 
     @abstractmethod
     def session(self, turn: Turn[Item]) -> Session:

@@ -140,6 +140,7 @@ class Run:
         self._ending = False
         self._early: anyio.CancelScope | None = None
         self._moving: MovingCursor | None = None
+        self._began = ""
         self._reached = ""
         self.moved = False
 
@@ -189,7 +190,7 @@ class Run:
             hooks.consumer_stopped(consumer.name, error)
 
     def _source_stream(self, after: str) -> EventStream:
-        options = self._spec.options
+        self._began, options = after, self._spec.options
         # The lag is kept here, at the consumer; the source has to know it only to tell the head.
         lag = options.lag if options.from_head or options.to_head else None
         return self._spec.source.stream(after, from_head=options.from_head, to_head=options.to_head, lag=lag)
@@ -224,7 +225,9 @@ class Run:
         await self._while_moving(cursor, Group(self._consumer.name), consume)
 
     async def _consume_in_session(self, consumer: SessionConsumer[Any], stream: EventStream) -> None:
-        cursor, group = MovingCursor(self._store, consumer.name), Group(consumer.name)
+        expected = self._began if consumer.compares else None
+        cursor = MovingCursor(self._store, consumer.name, expected=expected)
+        group = Group(consumer.name)
         turn = Turn(cursor, group, self._handle)
 
         async def consume() -> None:

@@ -1,6 +1,6 @@
 """A consumer of several events at once."""
 
-from typing import Unpack
+from typing import Any, Unpack
 
 import anyio
 
@@ -9,7 +9,7 @@ from reflex_aio.event import Event
 from reflex_aio.patterns.arguments import check_count, check_seconds
 from reflex_aio.session import SessionConsumer, Turn
 
-__all__ = ["BatchConsumer"]
+__all__ = ["BatchConsumer", "BatchSession"]
 
 
 class BatchConsumer(SessionConsumer[list[Event]]):
@@ -42,13 +42,15 @@ class BatchConsumer(SessionConsumer[list[Event]]):
         self.size: int | None = None if size is None else check_count("size", size, least=1)
         self.age: float | None = None if age is None else check_seconds("age", age)
 
-    def session(self, turn: Turn[list[Event]]) -> "_BatchSession":
+    def session(self, turn: Turn[list[Event]]) -> "BatchSession":
         """Begin a run."""
-        return _BatchSession(turn, self.size, self.age)
+        return BatchSession(turn, self.size, self.age)
 
 
-class _BatchSession:
-    def __init__(self, turn: Turn[list[Event]], size: int | None, age: float | None) -> None:
+class BatchSession:
+    """Gathers events, and hands them over."""
+
+    def __init__(self, turn: Turn[Any], size: int | None, age: float | None) -> None:
         self._turn = turn
         self._size = size
         self._age = age
@@ -92,5 +94,9 @@ class _BatchSession:
 
     async def _hand_over(self) -> None:
         events, self._events = self._events, []
+        await self.finish_batch(events, self._last)
+
+    async def finish_batch(self, events: list[Event], last: int) -> None:
+        """Consume these events, of which the last one has the ticket ``last``, and finish them."""
         await self._turn.handle(events, events)
-        await self._turn.finish_through(self._last)
+        await self._turn.finish_through(last)

@@ -4,6 +4,7 @@ One table object serves every client library: the connection or pool that is pas
 are used are imported.
 """
 
+from reflex_aio.sql.atomic import AtomicBatchConsumer, AtomicConsumer, AtomicHandler, atomic_spec
 from reflex_aio.sql.backlog import Backlog, Extent
 from reflex_aio.sql.cursors import CursorsTable, CursorState
 from reflex_aio.sql.dead_letters import ConsumerError, ErrorsTable, ErrorStatus
@@ -19,6 +20,9 @@ from reflex_aio.sql.settings import Inserter, PageLoader, Wakeups
 from reflex_aio.sql.transactions import transaction
 
 __all__ = [
+    "AtomicBatchConsumer",
+    "AtomicConsumer",
+    "AtomicHandler",
     "Backlog",
     "ConsumerError",
     "CursorColumns",
@@ -40,6 +44,7 @@ __all__ = [
     "PageLoader",
     "Periods",
     "Wakeups",
+    "atomic_spec",
     "close_hubs",
     "open_pool",
     "transaction",

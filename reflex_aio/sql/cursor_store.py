@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["TableCursorStore"]
 
 
+class _Undone(Exception):
+    """Rolls back a transaction: what was raised within is no error of the database's, though it may look like one."""
+
+
 class TableCursorStore:
     """Keeps cursors in a table, through a pool: each is committed when ``set`` returns.
 
@@ -85,6 +89,31 @@ class TableCursorStore:
                 # Not raised in here: nothing is wrong with the connection.
                 return exc
         return None
+
+    @asynccontextmanager
+    async def moving(
+        self, name: str, cursor: str, *, expected: str, fence: Lease | None = None
+    ) -> AsyncIterator[Any]:
+        """Be in a transaction that moves a cursor. See :class:`~reflex_aio.cursor.AtomicCursorStore`.
+
+        What is raised within passes through, unless the connection is lost.
+        """
+        if fence is not None:
+            raise TypeError(f"fence {fence!r} is not accepted: {self._table!r} has no leases beside it")
+        theirs: BaseException | None = None
+        try:
+            async with self._connection() as connection, self._driver.transaction(connection):
+                # First, so that of two runs at once the later one waits here, and then does nothing.
+                await self._table.set(connection, name, cursor, expected=expected)
+                try:
+                    yield connection
+                except Exception as exc:
+                    theirs = exc
+                    raise _Undone from exc
+        except _Undone:
+            pass
+        if theirs is not None:
+            raise theirs
 
     async def rewind(self, name: str, cursor: str) -> None:
         """Set the cursor of the consumer ``name`` to any place, also before where it is; ``""`` removes it.
