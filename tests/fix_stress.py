@@ -13,6 +13,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--stress-seconds", type=float, default=20.0, metavar="S", help="how long the stress test writes"
     )
     parser.addoption(
+        "--atomic-events",
+        type=int,
+        default=1500,
+        metavar="N",
+        help="how many events atomic consumers consume under fire",
+    )
+    parser.addoption(
         "--stress-seed", type=int, default=None, metavar="N", help="repeat the stress test's random choices"
     )
 
@@ -21,6 +28,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "stress_seconds" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.timeout(config.getoption("--stress-seconds") + _SPARE))
+        if "atomic_events" in getattr(item, "fixturenames", ()):
+            # At least so many a second, kills included.
+            item.add_marker(pytest.mark.timeout(config.getoption("--atomic-events") / 50 + _SPARE))
 
 
 @pytest.fixture
@@ -28,6 +38,13 @@ def stress_seconds(pytestconfig: pytest.Config) -> float:
     """How long to write, in seconds: the option ``--stress-seconds``."""
     seconds: float = pytestconfig.getoption("--stress-seconds")
     return seconds
+
+
+@pytest.fixture
+def atomic_events(pytestconfig: pytest.Config) -> int:
+    """Over how many events replicas are killed: the option ``--atomic-events``."""
+    count: int = pytestconfig.getoption("--atomic-events")
+    return count
 
 
 @pytest.fixture
