@@ -316,7 +316,8 @@ class EventsTable:
         :param fence: take every missing id for a noop before passing it, for tables whose writers draw ids in other
             transactions than they insert them, choose them by hand, or in blocks. Such a writer who comes late gets a
             unique violation, and one who says a bare ON CONFLICT DO NOTHING is not told that its event is lost. Needs
-            the INSERT privilege, and a unique index on the id alone
+            the INSERT privilege, and a unique index on the id alone. On MySQL and MariaDB that is how gaps are passed
+            in any case; there it makes the lack of the privilege an error
         :raises TypeError: if a pool isn't one, or ``fence`` no bool
         :raises ValueError: if both ``settle_on`` and ``fence`` are given
         """

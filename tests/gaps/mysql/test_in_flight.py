@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 
 from reflex_aio.sql import EventsTable
+from reflex_aio.sql.dialects.mysql import gaps
 from tests.fix_backends import MYSQL
 from tests.gaps.interleaving import reading
 from tests.gaps.mysql.interleaving import MysqlPoints, Writer, delivers_all
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -49,7 +51,8 @@ async def test_the_first_event_of_a_table_is_waited_for(
 async def test_many_first_events_of_one_transaction_are_waited_for(
     events: EventsTable, readers: Any, points: MysqlPoints, writer: Writer, new_writer: Any
 ) -> None:
-    # More than lie so near below the first event that they would be filled.
+    # More than lie so near below the first event that they would be filled; and the first id is nobody's.
+    await writer.burn()
     holder = await new_writer(begin=True)
     await holder.run("INSERT INTO events (foreign_id, type) SELECT '1', 1 FROM seq_1_to_3000")
     await writer.insert()
@@ -59,6 +62,26 @@ async def test_many_first_events_of_one_transaction_are_waited_for(
         await holder.run("COMMIT")
         await delivers_all(reader, writer)
         assert len(reader.ids) == 3001
+
+
+async def test_who_holds_a_gap_is_told_after_a_while(
+    events: EventsTable,
+    readers: Any,
+    points: MysqlPoints,
+    writer: Writer,
+    new_writer: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gaps, "_TELL_PERIOD", 0.05)
+    holder = await new_writer(begin=True)
+    await holder.insert()
+    await writer.insert()
+    async with reading(events.stream(readers)) as reader:
+        await eventually(lambda: "the event after 0 has been waited for" in caplog.text)
+        assert f"(thread {await holder.thread()}, since 20" in caplog.text
+        await holder.run("COMMIT")
+        await delivers_all(reader, writer)
 
 
 async def test_an_id_right_after_the_cursor_is_waited_for_though_the_page_behind_it_is_whole(

@@ -1,9 +1,8 @@
 """MySQL and MariaDB: which of the ids in a range nobody has inserted, told from what two reads have seen.
 
 The first read is a *peek*: it sees rows that aren't committed too. The second sees what is committed. A row that only
-the peek has seen is in flight, or was rolled back in between. In this order: the other way round, a row that is
-inserted and committed between the two would look as if it were in flight, and one that was in flight as if nobody had
-inserted it.
+the peek has seen is in flight, or was rolled back in between. The other way round, each row that is committed between
+the two would look as if it were in flight, and all that is behind it would have to wait for another round.
 """
 
 from collections.abc import Sequence
