@@ -99,7 +99,7 @@ class TableCursorStore:
         What is raised within passes through, unless the connection is lost.
         """
         if fence is not None:
-            raise TypeError(f"fence {fence!r} is not accepted: {self._table!r} has no leases beside it")
+            check_fence(fence)
         theirs: BaseException | None = None
         try:
             async with self._connection() as connection, self._driver.transaction(connection):
@@ -110,6 +110,9 @@ class TableCursorStore:
                 except Exception as exc:
                     theirs = exc
                     raise _Undone from exc
+                if fence is not None:
+                    # Last: whoever renews the lease waits for this transaction's end from here on.
+                    await hold_lease(self._driver, connection, fence)
         except _Undone:
             pass
         if theirs is not None:

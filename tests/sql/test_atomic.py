@@ -15,13 +15,22 @@ from reflex_aio import (
     CursorConflict,
     DatabaseError,
     Event,
+    LeaseLost,
+    LeaseStore,
     MemoryCursorStore,
     MemoryEvents,
     Spec,
     run,
     run_forever,
 )
-from reflex_aio.sql import AtomicBatchConsumer, AtomicConsumer, CursorsTable, EventsTable, atomic_spec
+from reflex_aio.sql import (
+    AtomicBatchConsumer,
+    AtomicConsumer,
+    CursorsTable,
+    EventsTable,
+    LeasesTable,
+    atomic_spec,
+)
 from reflex_aio.testing.cancelling import cancelled_at
 from tests.fix_databases import Database
 from tests.waiting import eventually
@@ -273,8 +282,16 @@ async def test_two_that_run_forever_have_each_effect_once(effects: asyncpg.Pool)
 
 async def test_a_run_that_is_cancelled_anywhere_leaves_all_or_nothing(effects: asyncpg.Pool) -> None:
     events = await some_events(60)
+
+    async def ended() -> bool:
+        # The server may still be about to commit what was cancelled: the next run would be too early.
+        return not await effects.fetchval(
+            "SELECT count(*) FROM pg_locks WHERE relation = 'cursors'::regclass AND pid <> pg_backend_pid()"
+        )
+
     for step in range(1, 200):
         cancelled = await cancelled_at(step, run(spec_of(events, effects)))
+        await eventually(ended, "the end of the transaction that was cancelled")
         ids, cursor = await found(effects)
         assert ids == list(range(1, int(cursor or "0") + 1))
         if not cancelled:
@@ -318,6 +335,50 @@ async def test_a_connection_that_is_lost_around_the_commit_has_the_effect_once(
         await killer.close()
     await run(spec_of(events, effects, handle))
     assert await found(effects) == ([1, 2, 3], "3")
+
+
+async def leases_of(pool: asyncpg.Pool) -> LeaseStore:
+    table = LeasesTable("leases")
+    async with pool.acquire() as connection:
+        await table.create(connection)
+    return table.store(pool)
+
+
+async def test_a_run_under_a_lease_stores_effects_and_cursor(effects: asyncpg.Pool) -> None:
+    lease = await (await leases_of(effects)).acquire("a", "me", ttl=60.0)
+    assert lease is not None
+    await run(spec_of(await some_events(3), effects).fenced(lease))
+    assert await found(effects) == ([1, 2, 3], "3")
+
+
+async def test_a_lease_that_is_lost_in_the_handler_undoes_its_effects(effects: asyncpg.Pool) -> None:
+    leases = await leases_of(effects)
+    lease = await leases.acquire("a", "me", ttl=60.0)
+    assert lease is not None
+
+    async def lose_on_2(event: Event, connection: Any) -> None:
+        await affect(event, connection)
+        if event.id == "2":
+            await leases.release(lease)
+            assert await leases.acquire("a", "you", ttl=60.0)
+
+    with pytest.raises(LeaseLost):
+        await run(spec_of(await some_events(3), effects, lose_on_2).fenced(lease))
+    assert await found(effects) == ([1], "1")
+
+
+async def test_a_lease_is_renewed_while_a_handler_is_busy(effects: asyncpg.Pool) -> None:
+    leases = await leases_of(effects)
+    lease = await leases.acquire("a", "me", ttl=60.0)
+    assert lease is not None
+
+    async def renew(event: Event, connection: Any) -> None:
+        await affect(event, connection)
+        async with asyncio.timeout(10.0):
+            await leases.renew(lease, ttl=60.0)
+
+    await run(spec_of(await some_events(2), effects, renew).fenced(lease))
+    assert await found(effects) == ([1, 2], "2")
 
 
 async def test_wrong_arguments_are_refused(pool: asyncpg.Pool) -> None:
