@@ -58,9 +58,11 @@ class Traffic:
         return bool(self.unsent) or self.local.subscribed
 
     def tell(self, payload: str, now: float) -> None:
-        self.unsent.add(payload)
         self.told_at = now
-        self.changed.set()
+        if payload not in self.unsent:
+            # Otherwise it is to be sent in a moment anyway: waking the sender would cost each commit of a busy writer.
+            self.unsent.add(payload)
+            self.changed.set()
 
     def needed_until(self, idle: float, *, listening: bool = False) -> float:
         """Return when a link is of no more use. One that only listens is none to those who only tell."""
