@@ -14,12 +14,14 @@ from rich.text import Text
 
 from reflex_aio.cli.database import databases
 from reflex_aio.cli.exits import Exit
+from reflex_aio.cli.leases import leases_in
 from reflex_aio.cli.options import (
     AsJson,
     CursorsDatabaseOptions,
     CursorsOptions,
     DatabaseOptions,
     EventsOptions,
+    LeasesOptions,
 )
 from reflex_aio.cli.output import note, print_json, print_table, table
 from reflex_aio.cli.running import command
@@ -42,6 +44,7 @@ async def consumers(
     cursors_at: CursorsDatabaseOptions,
     events: EventsOptions,
     cursors: CursorsOptions,
+    leases: LeasesOptions,
     only: Only = None,
     max_lag: Annotated[
         float | None,
@@ -61,7 +64,8 @@ async def consumers(
     next ids are before the oldest event: they were deleted, or never committed.
     """
     async with databases(at.dsn, cursors_at.cursors_dsn) as (on, cursors_on):
-        standings = await look(events.table(), on, cursors.table(), cursors_on, only=only)
+        held = await leases_in(cursors_on, leases)
+        standings = await look(events.table(), on, cursors.table(), cursors_on, leases=held, only=only)
     if as_json:
         print_json(standings)
     else:
@@ -80,6 +84,7 @@ async def top(
     cursors_at: CursorsDatabaseOptions,
     events: EventsOptions,
     cursors: CursorsOptions,
+    leases: LeasesOptions,
     only: Only = None,
     every: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.1, help="How long to wait between two looks.")
@@ -101,7 +106,10 @@ async def top(
         for number in itertools.count(1):
             now = time.monotonic()
             try:
-                standings = await look(events.table(), on, cursors.table(), cursors_on, only=only)
+                held = await leases_in(cursors_on, leases)
+                standings = await look(
+                    events.table(), on, cursors.table(), cursors_on, leases=held, only=only
+                )
             except ConnectionLost as exc:
                 show(exc)
             else:

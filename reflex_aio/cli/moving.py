@@ -11,6 +11,7 @@ import typer
 
 from reflex_aio.cli.database import Database, databases
 from reflex_aio.cli.exits import CommandError, Exit
+from reflex_aio.cli.leases import leases_in
 from reflex_aio.cli.options import (
     AsJson,
     CursorsDatabaseOptions,
@@ -18,6 +19,7 @@ from reflex_aio.cli.options import (
     DatabaseOptions,
     DryRun,
     EventsOptions,
+    LeasesOptions,
     Yes,
 )
 from reflex_aio.cli.output import ask, note, print_json, print_line
@@ -40,6 +42,8 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 Consumer = Annotated[str, typer.Argument(help="The consumer's name.", show_default=False)]
 
+Force = Annotated[bool, typer.Option("--force", help="Also if its lease says that it is running.")]
+
 
 @dataclass(frozen=True, slots=True)
 class Move:
@@ -60,6 +64,7 @@ async def rewind(
     cursors_at: CursorsDatabaseOptions,
     events: EventsOptions,
     cursors: CursorsOptions,
+    leases: LeasesOptions,
     to: Annotated[
         str | None,
         typer.Option(
@@ -77,6 +82,7 @@ async def rewind(
             help="Begin again with the first event since then: 90s, 30m, 2h, 7d ago, or 2026-01-31T12:00 (UTC).",
         ),
     ] = None,
+    force: Force = False,
     yes: Yes = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -94,6 +100,7 @@ async def rewind(
     async with databases(at.dsn, cursors_at.cursors_dsn) as (events_in, cursors_in):
         table, moving = events.table(), await _as_found(cursors.table(), cursors_in)
         before = await _cursor(moving, cursors_in, consumer)
+        await _refuse_running(consumer, cursors_in, leases, force=force)
         after = await _place(table, events_in, to, seconds)
         if not is_behind(after, before):
             raise CommandError(
@@ -122,6 +129,7 @@ async def skip(
     cursors_at: CursorsDatabaseOptions,
     events: EventsOptions,
     cursors: CursorsOptions,
+    leases: LeasesOptions,
     count: Annotated[
         int | None,
         typer.Option("--count", "-n", min=1, show_default="1", help="Skip so many of its next events."),
@@ -133,6 +141,7 @@ async def skip(
     new: Annotated[
         bool, typer.Option("--new", help="The consumer may have no cursor yet: it is at the beginning then.")
     ] = False,
+    force: Force = False,
     yes: Yes = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -149,6 +158,7 @@ async def skip(
     async with databases(at.dsn, cursors_at.cursors_dsn) as (events_in, cursors_in):
         table, moving = events.table(), await _as_found(cursors.table(), cursors_in)
         before = await _cursor(moving, cursors_in, consumer, new=new)
+        await _refuse_running(consumer, cursors_in, leases, force=force)
         async with events_in.connection(table.name) as connection:
             table = await table.as_found(connection)
         source = table.source(events_in.pool)
@@ -179,6 +189,19 @@ async def skip(
                     await moving.set(connection, consumer, after, expected=before)
             move = replace(move, moved=True)
     _print(move, "skipped", as_json=as_json)
+
+
+async def _refuse_running(consumer: str, on: Database, leases: LeasesOptions, *, force: bool) -> None:
+    """Refuse to move the cursor of a consumer that somebody runs now.
+
+    :raises CommandError: if its lease is held
+    """
+    lease = (await leases_in(on, leases)).get(consumer)
+    if lease is not None and lease.is_held and not force:
+        raise CommandError(
+            f"{consumer} is running: {lease.owner} has its lease for {lease.seconds_left:.0f} s; stop it, or --force",
+            Exit.REFUSED,
+        )
 
 
 @contextmanager

@@ -6,7 +6,16 @@ from typing import Annotated, TypeAlias, TypeVar
 import typer
 
 from reflex_aio.cli.exits import CommandError, Exit
-from reflex_aio.sql import CursorColumns, CursorsTable, ErrorColumns, ErrorsTable, EventColumns, EventsTable
+from reflex_aio.sql import (
+    CursorColumns,
+    CursorsTable,
+    ErrorColumns,
+    ErrorsTable,
+    EventColumns,
+    EventsTable,
+    LeaseColumns,
+    LeasesTable,
+)
 
 __all__ = [
     "AsJson",
@@ -16,10 +25,11 @@ __all__ = [
     "DryRun",
     "ErrorsOptions",
     "EventsOptions",
+    "LeasesOptions",
     "Yes",
 ]
 
-C = TypeVar("C", EventColumns, CursorColumns, ErrorColumns)
+C = TypeVar("C", EventColumns, CursorColumns, ErrorColumns, LeaseColumns)
 
 _DATABASE = "Database"
 _TABLES = "Tables"
@@ -178,6 +188,45 @@ class ErrorsOptions:
             return ErrorsTable(self.errors, columns=columns)
         except ValueError as exc:
             raise CommandError(f"--errors: {exc}", Exit.USAGE) from exc
+
+
+@dataclass(frozen=True, slots=True)
+class LeasesOptions:
+    """Which leases table, if any."""
+
+    leases: Annotated[
+        str | None,
+        typer.Option(
+            "--leases",
+            envvar="REFLEX_LEASES",
+            metavar="TABLE",
+            show_default="leases",
+            rich_help_panel=_TABLES,
+            help="The table of leases.",
+        ),
+    ] = None
+    leases_columns: Annotated[
+        str | None,
+        typer.Option(
+            "--leases-columns",
+            envvar="REFLEX_LEASES_COLUMNS",
+            metavar="NAMES",
+            show_default=False,
+            rich_help_panel=_TABLES,
+            help="Its columns: owner=holder.",
+        ),
+    ] = None
+
+    def table(self) -> LeasesTable:
+        """Return the table.
+
+        :raises CommandError: if a name isn't accepted
+        """
+        columns = _columns(LeaseColumns, "--leases-columns", self.leases_columns)
+        try:
+            return LeasesTable("leases" if self.leases is None else self.leases, columns=columns)
+        except ValueError as exc:
+            raise CommandError(f"--leases: {exc}", Exit.USAGE) from exc
 
 
 def _columns(kind: type[C], option: str, text: str | None) -> C:

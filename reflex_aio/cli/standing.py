@@ -1,5 +1,6 @@
 """Where consumers stand: what ``consumers`` shows once, and ``top`` again and again."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -7,6 +8,7 @@ from fnmatch import fnmatchcase
 from reflex_aio.cli.database import Database
 from reflex_aio.cli.output import duration
 from reflex_aio.errors import CursorAhead, InvalidCursor
+from reflex_aio.lease import LeaseState
 from reflex_aio.sql import Backlog, CursorsTable, CursorState, EventsTable, Extent
 from reflex_aio.sql.cursor_values import check_cursor, is_behind
 
@@ -31,6 +33,8 @@ class Standing:
     seconds_behind: float | None
     """How old the first event is that it hasn't consumed."""
     updated_at: datetime | None
+    lease: LeaseState | None = None
+    """Who runs it, where there is a table that tells."""
     per_second: float | None = None
     """How fast its cursor has moved since the last look, in ids a second; of ``top`` alone."""
 
@@ -52,14 +56,22 @@ class Standings:
         return f"{self.events} has events from {self.oldest} to {self.head}, the head"
 
 
-_HEADINGS = ("consumer", "#cursor", "#behind", "#lag", "#per second", "updated", "state")
+_HEADINGS = ("consumer", "#cursor", "#behind", "#lag", "#per second", "updated", "state", "run by")
+_OPTIONAL = ("#per second", "run by")
 
 
 async def look(
-    events: EventsTable, on: Database, cursors: CursorsTable, cursors_on: Database, *, only: str | None
+    events: EventsTable,
+    on: Database,
+    cursors: CursorsTable,
+    cursors_on: Database,
+    *,
+    leases: Mapping[str, LeaseState],
+    only: str | None,
 ) -> Standings:
     """Return where the consumers stand now.
 
+    :param leases: who runs them, by their names
     :param only: a pattern of consumers' names
     """
     async with cursors_on.connection(cursors.name) as connection:
@@ -78,6 +90,7 @@ async def look(
                 consumer,
                 backlogs.get(consumer.cursor),
                 await _state(events, on, consumer.cursor, extent, backlogs.get(consumer.cursor)),
+                leases.get(consumer.consumer),
             )
             for consumer in states
         ],
@@ -101,7 +114,9 @@ async def _state(
     return "behind" if backlog.events else "at_head"
 
 
-def _standing(consumer: CursorState, backlog: Backlog | None, state: str) -> Standing:
+def _standing(
+    consumer: CursorState, backlog: Backlog | None, state: str, lease: LeaseState | None
+) -> Standing:
     return Standing(
         consumer=consumer.consumer,
         cursor=consumer.cursor,
@@ -110,6 +125,7 @@ def _standing(consumer: CursorState, backlog: Backlog | None, state: str) -> Sta
         events_behind_at_least=backlog is not None and backlog.events >= _COUNTED,
         seconds_behind=None if backlog is None else backlog.seconds,
         updated_at=consumer.updated_at,
+        lease=lease,
     )
 
 
@@ -146,11 +162,10 @@ def table_of(standings: Standings) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows for people, without the columns that say nothing."""
     now = datetime.now(UTC)
     rows = [_row(each, now) for each in standings.consumers]
-    optional = {"#per second"}
     kept = [
         place
         for place, name in enumerate(_HEADINGS)
-        if name not in optional or any(row[place] for row in rows)
+        if name not in _OPTIONAL or any(row[place] for row in rows)
     ]
     return [_HEADINGS[place] for place in kept], [[row[place] for place in kept] for row in rows]
 
@@ -165,4 +180,5 @@ def _row(standing: Standing, now: datetime) -> tuple[str, ...]:
         "" if standing.per_second is None else f"{standing.per_second:.1f}",
         "" if updated is None else f"{duration(max(0.0, (now - updated).total_seconds()))} ago",
         _STATES[standing.state],
+        standing.lease.owner if standing.lease is not None and standing.lease.is_held else "",
     )

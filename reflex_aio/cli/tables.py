@@ -9,7 +9,14 @@ import typer
 
 from reflex_aio.cli.database import database
 from reflex_aio.cli.exits import CommandError, Exit
-from reflex_aio.cli.options import AsJson, CursorsOptions, DatabaseOptions, ErrorsOptions, EventsOptions
+from reflex_aio.cli.options import (
+    AsJson,
+    CursorsOptions,
+    DatabaseOptions,
+    ErrorsOptions,
+    EventsOptions,
+    LeasesOptions,
+)
 from reflex_aio.cli.output import print_json, print_line, print_table
 from reflex_aio.cli.running import command
 from reflex_aio.errors import SchemaError, TableNotFound
@@ -23,6 +30,7 @@ class Kind(StrEnum):
     EVENTS = "events"
     CURSORS = "cursors"
     ERRORS = "errors"
+    LEASES = "leases"
 
 
 class ForeignId(StrEnum):
@@ -84,6 +92,7 @@ async def ddl(
     events: EventsOptions,
     cursors: CursorsOptions,
     errors: ErrorsOptions,
+    leases: LeasesOptions,
     shape: ShapeOptions,
     kinds: Kinds = EVENTS_AND_CURSORS,
     dialect: Annotated[
@@ -95,7 +104,7 @@ async def ddl(
     try:
         statements = {
             table.name: table.ddl(dialect)
-            for table in _tables(kinds, events, cursors, errors, shape).values()
+            for table in _tables(kinds, events, cursors, errors, leases, shape).values()
         }
     except ValueError as exc:
         raise CommandError(f"--dialect: {exc}", Exit.USAGE) from exc
@@ -111,6 +120,7 @@ async def create(
     events: EventsOptions,
     cursors: CursorsOptions,
     errors: ErrorsOptions,
+    leases: LeasesOptions,
     shape: ShapeOptions,
     kinds: Kinds = EVENTS_AND_CURSORS,
     as_json: AsJson = False,
@@ -120,7 +130,7 @@ async def create(
     Ends with status 1 if one that is there already isn't as it should be.
     """
     made: list[dict[str, Any]] = []
-    tables = _tables(kinds, events, cursors, errors, shape)
+    tables = _tables(kinds, events, cursors, errors, leases, shape)
     async with database(at.dsn) as opened, opened.connection("tables") as connection:
         for kind, table in tables.items():
             try:
@@ -144,6 +154,7 @@ async def validate(
     events: EventsOptions,
     cursors: CursorsOptions,
     errors: ErrorsOptions,
+    leases: LeasesOptions,
     kinds: Kinds = EVENTS_AND_CURSORS,
     as_json: AsJson = False,
 ) -> None:
@@ -154,7 +165,7 @@ async def validate(
     found: dict[str, list[str]] = {}
     status = Exit.DONE
     async with database(at.dsn) as opened, opened.connection("tables") as connection:
-        for kind, table in _tables(kinds, events, cursors, errors, ShapeOptions()).items():
+        for kind, table in _tables(kinds, events, cursors, errors, leases, ShapeOptions()).items():
             try:
                 if kind is Kind.EVENTS:
                     table = await events.table().as_found(connection)
@@ -180,6 +191,7 @@ def _tables(
     events: EventsOptions,
     cursors: CursorsOptions,
     errors: ErrorsOptions,
+    leases: LeasesOptions,
     shape: ShapeOptions,
 ) -> dict[Kind, Table]:
     """Return the tables of some kinds."""
@@ -197,6 +209,8 @@ def _tables(
                 tables[kind] = cursors.table().replace(cursor_type=shape.cursor_type.value)
             case Kind.ERRORS:
                 tables[kind] = errors.table()
+            case Kind.LEASES:
+                tables[kind] = leases.table()
     return tables
 
 

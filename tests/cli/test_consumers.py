@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from reflex_aio.ext.embedded import EmbeddedPostgres
+from reflex_aio.sql import LeasesTable
 from tests.cli.commands import on_terminal, reflex_aio
 from tests.cli.conftest import Service, cursors, events
 from tests.fix_databases import Connect, Database
@@ -124,6 +125,30 @@ async def test_a_table_that_is_missing_or_none_of_ours_is_told(service: Service,
         assert missing.told(3).startswith("nothing: the table does not exist")
         others = await service.reflex_aio(command, option, "others")
         assert 'others: column "' in others.told(1)
+
+
+async def test_who_holds_a_lease_is_shown(service: Service, pool: asyncpg.Pool) -> None:
+    await service.insert(2)
+    for name in ("mail", "search", "stats"):
+        await cursors.set(service.connection, name, "1")
+    await service.connection.execute("CREATE TABLE leases (tenant text)")
+    assert (await service.reflex_aio("consumers", "--json")).done().json["consumers"][0]["lease"] is None
+    assert "column" in (await service.reflex_aio("consumers", "--leases", "leases")).told(1)
+    assert (await service.reflex_aio("consumers", "--leases", "nothing")).told(3).startswith("nothing: ")
+    leases = LeasesTable("held")
+    await leases.create(service.connection)
+    store = leases.store(pool)
+    await store.acquire("mail", "replica-1", ttl=600)
+    released = await store.acquire("search", "replica-2", ttl=600)
+    assert released is not None
+    await store.release(released)
+    shown = (await service.reflex_aio("consumers", "--leases", "held", "--json")).done().json["consumers"]
+    assert (shown[0]["lease"]["owner"], shown[0]["lease"]["epoch"]) == ("replica-1", 1)
+    assert 0 < shown[0]["lease"]["seconds_left"] <= 600
+    assert (shown[1]["lease"]["owner"], shown[2]["lease"]) == ("", None)
+    table = (await service.reflex_aio("consumers", "--leases", "held")).done().lines
+    assert table[1].endswith("run by")
+    assert [line.endswith("replica-1") for line in table[-3:]] == [True, False, False]
 
 
 # top

@@ -11,6 +11,7 @@ from subprocess import PIPE
 import asyncpg
 import pytest
 
+from reflex_aio.sql import LeasesTable
 from tests.cli.commands import reflex_aio
 from tests.cli.conftest import Service, cursors, events
 
@@ -288,3 +289,21 @@ async def test_the_time_of_a_move_is_kept(service: Service) -> None:
     [state] = await cursors.states(service.connection)
     assert state.updated_at is not None
     assert state.updated_at.year >= datetime.now(UTC).year - 1
+
+
+@pytest.mark.parametrize("command", [["rewind", "mail", "--to", "10"], ["skip", "mail"]])
+async def test_a_consumer_whose_lease_is_held_is_moved_by_force_alone(
+    service: Service, pool: asyncpg.Pool, command: list[str]
+) -> None:
+    await at(service, "15")
+    leases = LeasesTable("leases")
+    await leases.create(service.connection)
+    held = await leases.store(pool).acquire("mail", "replica-1", ttl=600)
+    assert held is not None
+    refused = (await service.reflex_aio(*command, "--yes")).told(4)
+    assert refused.startswith("mail is running: replica-1 has its lease for ")
+    assert await service.cursors() == {"mail": "15"}
+    (await service.reflex_aio(*command, "--yes", "--dry-run", "--force")).done()
+    await leases.store(pool).release(held)
+    (await service.reflex_aio(*command, "--yes")).done()
+    assert await service.cursors() != {"mail": "15"}

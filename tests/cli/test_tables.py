@@ -3,7 +3,7 @@
 import pytest
 
 from reflex_aio.errors import TableNotFound
-from reflex_aio.sql import CursorsTable, ErrorsTable, EventColumns, EventsTable
+from reflex_aio.sql import CursorsTable, ErrorsTable, EventColumns, EventsTable, LeasesTable
 from tests.cli.commands import call, reflex_aio
 from tests.fix_backends import Backend
 
@@ -12,6 +12,7 @@ def test_ddl_is_that_of_the_tables() -> None:
     assert call("ddl").done().out == EventsTable("events").ddl() + "\n" + CursorsTable("cursors").ddl()
     errors = call("ddl", "errors", "--errors", "app.failures").done().out
     assert errors == ErrorsTable("app.failures").ddl()
+    assert call("ddl", "leases").done().out == LeasesTable("leases").ddl()
 
 
 def test_ddl_takes_what_tables_are_like() -> None:
