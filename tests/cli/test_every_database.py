@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from reflex_aio.sql import EventsTable
+from reflex_aio.sql import CursorsTable, EventsTable, LeasesTable
 from tests.cli.commands import reflex_aio
 from tests.fix_backends import Backend
 from tests.fix_processes import Spawn
@@ -51,3 +51,29 @@ async def test_what_is_wrong_is_told_in_a_line(backend: Backend) -> None:
     for table, status in (("nothing", 3), ("others", 1)):
         told = await reflex_aio("tail", "--events", table, "--dsn", backend.dsn)
         assert told.told(status).startswith(f"{table}: ")
+
+
+async def test_consumers_are_shown_and_moved(backend: Backend) -> None:
+    connection = await backend.connect()
+    cursors, leases = CursorsTable("cursors"), LeasesTable("leases")
+    for table in (events, cursors, leases):
+        await table.create(connection)
+    await insert(backend, 9)
+    async with backend.driver.transaction(connection):
+        await cursors.set(connection, "mail", "5")
+    options = ["--events", "user_events", "--dsn", backend.dsn]
+    [mail] = (await reflex_aio("consumers", "--json", *options)).done().json["consumers"]
+    assert (mail["cursor"], mail["events_behind"], mail["state"]) == ("5", 4, "behind")
+    assert 0 <= mail["seconds_behind"] < 3600
+    moved = await reflex_aio("rewind", "mail", "--to", "2", "--yes", *options)
+    assert moved.done().out == "mail: from 5 to 2, 3 events to be consumed again\n"
+    moved = await reflex_aio("skip", "mail", "--count", "2", "--yes", *options)
+    assert moved.done().out == "mail: from 2 to 4, 2 events skipped\n"
+    assert (await reflex_aio("skip", "nobody", "--yes", *options)).status == 3
+    async with backend.pool() as pool:
+        await leases.store(pool).acquire("mail", "replica-1", ttl=600)
+    assert (
+        (await reflex_aio("skip", "mail", "--yes", *options)).told(4).startswith("mail is running: replica-1")
+    )
+    [mail] = (await reflex_aio("consumers", "--json", *options)).done().json["consumers"]
+    assert (mail["cursor"], mail["lease"]["owner"]) == ("4", "replica-1")
