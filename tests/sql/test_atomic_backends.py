@@ -1,0 +1,122 @@
+"""Atomic consumers on every database and driver: effects and cursor commit together, or neither does."""
+
+import asyncio
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from reflex_aio import CursorConflict, DatabaseError, Event, MemoryEvents, Spec, run
+from reflex_aio.sql import AtomicConsumer, CursorsTable, atomic_spec
+from tests.fix_backends import Backend
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.asyncio
+
+cursors = CursorsTable("cursors")
+
+
+@pytest_asyncio.fixture
+async def connection(backend: Backend) -> Any:
+    connection = await backend.connect()
+    await cursors.create(connection)
+    await backend.fetch(connection, "CREATE TABLE effects (event_id int NOT NULL)")
+    return connection
+
+
+class Effects:
+    """A handler that writes a row for each event, and does what else a test says."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.called = 0
+
+    async def __call__(self, event: Event, connection: Any) -> None:
+        self.called += 1
+        await self._backend.fetch(connection, f"INSERT INTO effects VALUES ({event.id_int})")
+        await self.go_on(event, connection)
+
+    async def go_on(self, event: Event, connection: Any) -> None:
+        """Return at once."""
+
+
+async def spec_of(pool: Any, handler: Effects, count: int, **options: Any) -> Spec:
+    events = MemoryEvents()
+    for number in range(count):
+        await events.insert(number, 1)
+    return atomic_spec(
+        events, AtomicConsumer("a", handler, **options), cursors=cursors, pool=pool, to_head=True
+    )
+
+
+async def found(backend: Backend, connection: Any) -> tuple[list[int], str]:
+    rows = await backend.fetch(connection, "SELECT event_id FROM effects ORDER BY 1")
+    return [row[0] for row in rows], await cursors.get(connection, "a")
+
+
+async def test_effects_and_cursor_are_stored(backend: Backend, backend_pool: Any, connection: Any) -> None:
+    await run(await spec_of(backend_pool, Effects(backend), 3))
+    assert await found(backend, connection) == ([1, 2, 3], "3")
+
+
+async def test_an_error_undoes_the_effects_and_leaves_the_cursor(
+    backend: Backend, backend_pool: Any, connection: Any
+) -> None:
+    class Failing(Effects):
+        async def go_on(self, event: Event, connection: Any) -> None:
+            if event.id == "2":
+                raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await run(await spec_of(backend_pool, Failing(backend), 3))
+    assert await found(backend, connection) == ([1], "1")
+
+    async def recover(event: Event, error: Exception) -> None: ...
+
+    await run(await spec_of(backend_pool, Failing(backend), 3, recover=recover))
+    assert await found(backend, connection) == ([1, 3], "3")
+
+
+@pytest.mark.parametrize("statement", ["ROLLBACK", "COMMIT"])
+async def test_a_handler_that_ends_the_transaction_is_told_so(
+    backend: Backend, backend_pool: Any, connection: Any, statement: str
+) -> None:
+    class Ending(Effects):
+        async def go_on(self, event: Event, connection: Any) -> None:
+            await backend.fetch(connection, statement)
+
+    with pytest.raises(DatabaseError, match="the handler has ended the transaction"):
+        await run(await spec_of(backend_pool, Ending(backend), 1))
+
+
+async def test_of_two_runs_the_later_one_does_nothing(
+    backend: Backend, backend_pool: Any, connection: Any
+) -> None:
+    released = asyncio.Event()
+
+    class Held(Effects):
+        async def go_on(self, event: Event, connection: Any) -> None:
+            await released.wait()
+
+    handler = Held(backend)
+    first = asyncio.create_task(run(await spec_of(backend_pool, handler, 1)))
+    await eventually(lambda: handler.called == 1, "the first run in its handler")
+    opened = asyncio.Event()
+    second_spec = await spec_of(backend_pool, handler, 1)
+    get = second_spec.store.get
+
+    async def told(name: str) -> str:
+        cursor = await get(name)
+        opened.set()
+        return cursor
+
+    second_spec.store.get = told  # type: ignore[method-assign]
+    second = asyncio.create_task(run(second_spec))
+    # Now it believes that there is no cursor.
+    await opened.wait()
+    released.set()
+    await first
+    with pytest.raises(CursorConflict):
+        await second
+    assert handler.called == 1
+    assert await found(backend, connection) == ([1], "1")
