@@ -214,7 +214,7 @@ class CursorsTable:
                     del left[name]
                     self._hooks.cursor_set(self.name)
                 for name, cursor in list(left.items()):
-                    stored = await dialect.get(driver, connection, name)
+                    stored = await dialect.newest(driver, connection, name)
                     # Otherwise it was rewound since it was refused: try again.
                     if is_behind(cursor, stored):
                         conflicts[name] = CursorConflict(consumer=name, stored=stored, given=cursor)
@@ -234,7 +234,7 @@ class CursorsTable:
                 if await dialect.move_from(driver, connection, name, cursor, expected):
                     self._hooks.cursor_set(self.name)
                     return
-                stored = await dialect.get(driver, connection, name)
+                stored = await dialect.newest(driver, connection, name)
                 if stored != expected:
                     raise CursorConflict(consumer=name, stored=stored, given=cursor, expected=expected)
                 if is_behind(cursor, stored):

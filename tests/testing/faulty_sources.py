@@ -135,7 +135,7 @@ class KeepsTypesUnsigned(FaultlessStream):
 @caught_by("events_are_whole")
 class CutsForeignIds(Faultless):
     async def insert(self, foreign_id: str, type: int, /, *, metadata: bytes | None = None) -> str:
-        return await self.events.insert(foreign_id[:255], type, metadata=metadata)
+        return await self.events.insert(foreign_id[:100], type, metadata=metadata)
 
 
 @caught_by("events_are_whole")

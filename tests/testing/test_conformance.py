@@ -49,7 +49,7 @@ async def scripted_source() -> AsyncIterator[tuple[Source, Insert]]:
 
 
 @asynccontextmanager
-async def table(pool: asyncpg.Pool, **options: Any) -> AsyncIterator[tuple[Source, Insert]]:
+async def table(pool: Any, **options: Any) -> AsyncIterator[tuple[Source, Insert]]:
     """A table of its own for each rule, whose pages are short enough that some rules need several."""
     events = EventsTable(f"events_{next(_numbers)}", metadata=True, page_size=7, **options)
     async with pool.acquire() as connection:
@@ -102,6 +102,16 @@ async def test_a_scripted_source_without_a_script(rule: str) -> None:
 @pytest.mark.parametrize("wakeups", ["commit", None])
 async def test_an_events_table(wakeups: Any, pool: asyncpg.Pool) -> None:
     await check_source(lambda: table(pool, wakeups=wakeups, poll_period=0.05))
+
+
+@pytest.mark.asyncio
+async def test_an_events_table_on_every_database(backend_pool: Any) -> None:
+    await check_source(lambda: table(backend_pool))
+
+
+@pytest.mark.asyncio
+async def test_an_events_table_on_every_database_over_grpc(backend_pool: Any) -> None:
+    await check_source(lambda: over_grpc(table(backend_pool)))
 
 
 @pytest.mark.asyncio

@@ -28,6 +28,10 @@ class CursorDialect(ABC):
     async def get(self, driver: Driver, connection: Any, name: str) -> str:
         """Return the cursor of a consumer, or ``""`` if it has none."""
 
+    async def newest(self, driver: Driver, connection: Any, name: str) -> str:
+        """Return what :meth:`get` does, but as of now, where the caller's transaction reads as of its beginning."""
+        return await self.get(driver, connection, name)
+
     @abstractmethod
     async def all(self, driver: Driver, connection: Any) -> dict[str, str]:
         """Return the cursors by consumer."""

@@ -12,7 +12,7 @@ from reflex_aio.sql.schema import ErrorsSchema
 
 __all__ = ["ErrorsDialect", "errors_dialect"]
 
-_DIALECTS = {"postgres": "PostgresErrors"}
+_DIALECTS = {"mysql": "MysqlErrors", "postgres": "PostgresErrors"}
 
 
 class ErrorsDialect(ABC):

@@ -106,3 +106,27 @@ async def test_states_tell_when_a_cursor_was_set(mysql: MysqlBackend) -> None:
     assert ours == theirs
     assert ours[0].updated_at is not None
     assert abs(ours[0].updated_at.timestamp() - now) < 60
+
+
+async def test_a_conflict_tells_what_is_stored_now_not_what_the_transaction_saw_first(
+    mysql: MysqlBackend,
+) -> None:
+    connection, rival = await mysql.connect(), await mysql.connect()
+    await CURSORS.create(connection)
+    await CURSORS.set(connection, "a", "1")
+    await connection.begin()
+    assert await CURSORS.get(connection, "a") == "1"
+    await CURSORS.set(rival, "a", "9")
+    with pytest.raises(CursorConflict, match="9"):
+        await CURSORS.set(connection, "a", "5")
+    with pytest.raises(CursorConflict, match="9"):
+        await CURSORS.set(connection, "a", "10", expected="1")
+    await connection.rollback()
+
+
+async def test_a_newline_makes_a_cursor_opaque(mysql: MysqlBackend) -> None:
+    connection, cursors = await mysql.connect(), CursorsTable("opaque", cursor_type="str")
+    await cursors.create(connection)
+    for cursor in "9\n", "8\n", "7":
+        await cursors.set(connection, "a", cursor)
+        assert await cursors.get(connection, "a") == cursor

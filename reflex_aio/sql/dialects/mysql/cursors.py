@@ -29,6 +29,8 @@ class MysqlCursors(CursorDialect):
         given = "VALUES({})" if self._type == "int" else "CAST(VALUES({}) AS BINARY)"
         stored = last if self._type == "int" else f"CAST({last} AS BINARY)"
         self._get = f"SELECT {last} FROM {table} WHERE {name} = %s"
+        # Not as of the caller's snapshot, at REPEATABLE READ, beyond which a move looks.
+        self._newest = f"{self._get} LOCK IN SHARE MODE"
         self._all = f"SELECT {name}, {last} FROM {table} ORDER BY CAST({name} AS BINARY)"
         self._states = (
             f"SELECT {name}, {last}, CAST(UNIX_TIMESTAMP({updated}) AS DOUBLE) FROM {table}"
@@ -68,13 +70,18 @@ class MysqlCursors(CursorDialect):
         # There may be more digits than a DECIMAL has.
         before, after = (f"TRIM(LEADING '0' FROM {cursor})" for cursor in (stored, given))
         ordered = f"(LENGTH({before}) < LENGTH({after}) OR LENGTH({before}) = LENGTH({after}) AND {before} <= {after})"
-        return f"IF({stored} REGEXP '^[0-9]+$' AND {given} REGEXP '^[0-9]+$', {ordered}, TRUE)"
+        # No "$", which also matches before a newline at the end. Neither is ever empty.
+        return f"IF({stored} REGEXP '[^0-9]' OR {given} REGEXP '[^0-9]', TRUE, {ordered})"
 
     def _value(self, cursor: str) -> int | str:
         return int(cursor) if self._type == "int" else cursor
 
     async def get(self, driver: Driver, connection: Any, name: str) -> str:
         rows = await driver.fetch(connection, self._get, name)
+        return str(rows[0][0]) if rows else ""
+
+    async def newest(self, driver: Driver, connection: Any, name: str) -> str:
+        rows = await driver.fetch(connection, self._newest, name)
         return str(rows[0][0]) if rows else ""
 
     async def all(self, driver: Driver, connection: Any) -> dict[str, str]:
