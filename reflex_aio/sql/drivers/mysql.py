@@ -147,11 +147,13 @@ class MysqlDriver(Driver):
     async def acquire(self, pool: Any) -> AsyncIterator[Any]:
         connection = await pool.acquire()
         try:
+            # The pool hands out connections with a snapshot open: the client libraries don't notice that a SELECT has
+            # begun a transaction. And it ends an isolation level that somebody has set for the next transaction, and
+            # not used, which isn't to be seen in the session's variables.
+            await connection.rollback()
             autocommit = connection.get_autocommit()
             if not autocommit:
-                # Each SELECT would go on in the snapshot of the first, and the pool hands out connections with one
-                # open: the client libraries don't notice that a SELECT has begun a transaction.
-                await connection.rollback()
+                # Each SELECT would go on in the snapshot of the first.
                 await connection.autocommit(True)
             changed = await read_committed(partial(self._execute, connection))
             yield connection

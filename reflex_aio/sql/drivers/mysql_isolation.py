@@ -8,9 +8,6 @@ __all__ = ["read_committed", "read_uncommitted"]
 
 _Run = Callable[[str], Awaitable[Sequence[Row]]]
 
-# It takes the place of a level that somebody has set for the next transaction, and not used: that isn't to be seen in
-# the session's variables. And it is refused if a transaction is open after all.
-_NEXT = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
 # MySQL and MariaDB call it differently, and each skips what is for the other.
 _LEVEL = "SELECT /*M! @@SESSION.tx_isolation */ /*!80003 @@SESSION.transaction_isolation */"
 _SESSION = "SET SESSION TRANSACTION ISOLATION LEVEL READ {}"
@@ -21,8 +18,8 @@ async def read_committed(run: _Run) -> bool:
     """See to it that a session with autocommit reads what is committed alone; tell whether it was changed for that.
 
     The other levels do: without a transaction each statement has a snapshot of its own, and takes no locks to read.
+    There must be none, nor a level set for the next one.
     """
-    await run(_NEXT)
     if (await run(_LEVEL))[0][0] != _HAZARD:
         return False
     await run(_SESSION.format("COMMITTED"))

@@ -79,3 +79,19 @@ async def test_a_level_that_somebody_has_set_for_the_next_transaction_is_not_use
             await mariadb.fetch(connection, "SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED")
         assert [int(event.id) for event in await stream.read_page()] == [before]
     await holder.run("ROLLBACK")
+
+
+async def test_a_connection_that_was_lent_has_its_own_level_in_the_next_transaction(
+    events: EventsTable, mariadb: MysqlBackend, writer: Writer
+) -> None:
+    count = "SELECT COUNT(*) FROM events"
+    async with mariadb.pool(1, autocommit=True) as pool:
+        async with mariadb.driver.acquire(pool):
+            pass
+        async with pool.acquire() as connection:
+            await connection.begin()
+            assert await mariadb.value(connection, count) == 0
+            await writer.insert()
+            # It is REPEATABLE READ.
+            assert await mariadb.value(connection, count) == 0
+            await connection.rollback()
