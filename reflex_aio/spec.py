@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from copy import copy
 from typing import Any
 
@@ -174,13 +174,16 @@ class Run:
             ):
                 self._stream = stream
                 self._opened()
-                with suppress(_TooEarly):
+                # Not contextlib.suppress, which raises exception groups as new ones.
+                try:
                     if isinstance(consumer, SessionConsumer):
                         await self._consume_in_session(consumer, stream)
                     elif consumer.filters:
                         await self._consume_filtered(stream)
                     else:
                         await self._consume(stream)
+                except _TooEarly:
+                    pass
             if not (self._spec.options.to_head or self._ending):
                 raise StreamStopped
         except BaseException as exc:
@@ -232,13 +235,15 @@ class Run:
 
         async def consume() -> None:
             session, filters = consumer.session(turn), consumer.filters
-            with suppress(_TooEarly):
+            try:
                 async for event in stream:
                     if filters and not self._wanted(event):
                         turn.pass_over(event)
                     else:
                         await self._receive(event)
                         await session.consume(event)
+            except _TooEarly:
+                pass
             await session.finish()
 
         try:
