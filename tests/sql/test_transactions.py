@@ -253,13 +253,47 @@ async def test_there_is_nothing_to_wait_for_outside_of_it(connection: Any, backe
 # Waking by hand.
 
 
-async def test_wake_wakes_the_streams_of_the_table(connect: Connect, pool: asyncpg.Pool) -> None:
-    connection = await connect()
+# Looks at first only: whoever is told in time was woken.
+unhelped = table.replace(poll_floor=30.0)
+
+
+async def test_streams_of_this_process_are_woken_after_it(connection: Any, backend_pool: Any) -> None:
+    async with reading(unhelped.stream(backend_pool, from_head=True)) as stream:
+        for _ in range(3):
+            async with transaction(connection):
+                inserted = await unhelped.insert(connection, 1, 1)
+            await stream.reached(int(inserted))
+
+
+async def test_streams_of_this_process_are_woken_by_an_insert_outside_a_transaction(
+    backend: Backend, backend_pool: Any
+) -> None:
+    autocommit: dict[str, Any] = {"autocommit": True} if backend.has_autocommit else {}
+    connection = await backend.connect(**autocommit)
     await table.create(connection)
-    async with reading(table.stream(pool, from_head=True)) as stream:
+    async with reading(unhelped.stream(backend_pool, from_head=True)) as stream:
+        for _ in range(3):
+            await stream.reached(int(await unhelped.insert(connection, 1, 1)))
+
+
+async def test_wake_wakes_the_streams_of_the_table(
+    backend: Backend, connection: Any, backend_pool: Any
+) -> None:
+    async with reading(unhelped.stream(backend_pool, from_head=True)) as stream:
         for event_id in (1, 2):
-            await connection.execute(INSERT)
-            await table.wake(connection)
+            await backend.fetch(connection, INSERT)
+            await unhelped.wake(connection)
+            await stream.reached(event_id)
+
+
+async def test_without_a_wake_up_streams_find_events_by_polling(
+    backend: Backend, connection: Any, backend_pool: Any
+) -> None:
+    polled = table.replace(wakeups=None)
+    async with reading(polled.stream(backend_pool, from_head=True)) as stream:
+        for event_id in (1, 2, 3):
+            await backend.fetch(connection, INSERT)
+            # Within the floor, as something happened just now; the period is longer than is waited here.
             await stream.reached(event_id)
 
 
