@@ -15,6 +15,7 @@ from reflex_aio.sql.hub import Hub, close_hubs
 from reflex_aio.sql.leases import LeasesTable
 from reflex_aio.sql.new_events import NewEvent
 from reflex_aio.sql.notifier import LocalNotifier, Notifier
+from reflex_aio.sql.retention import Pruned, PruneLimit, Retention
 from reflex_aio.sql.schema import CursorColumns, ErrorColumns, EventColumns, LeaseColumns
 from reflex_aio.sql.settings import Inserter, PageLoader, Wakeups
 from reflex_aio.sql.transactions import transaction
@@ -43,6 +44,9 @@ __all__ = [
     "Notifier",
     "PageLoader",
     "Periods",
+    "PruneLimit",
+    "Pruned",
+    "Retention",
     "Wakeups",
     "atomic_spec",
     "close_hubs",

@@ -17,6 +17,7 @@ from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
 from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.new_events import NewEvent, Values, check_new_event, check_new_events
 from reflex_aio.sql.notifier import Notifier
+from reflex_aio.sql.retention import Pruned, Retention, prune
 from reflex_aio.sql.schema import EventColumns, EventsSchema, ForeignIdType, Name
 from reflex_aio.sql.settings import EventsSettings, Inserter, PageLoader, Wakeups
 from reflex_aio.sql.source import TableSource
@@ -392,6 +393,44 @@ class EventsTable:
             cursor: Backlog(count, max(0.0, age or 0.0))
             for cursor, (count, age) in zip(given, found, strict=True)
         }
+
+    async def prune(
+        self,
+        pool: Any,
+        retention: Retention,
+        *,
+        dry_run: bool = False,
+        batch_size: int = 1000,
+        pause: float = 1.0,
+        progress: Callable[[Pruned], object] | None = None,
+    ) -> Pruned:
+        """Delete the events that ``retention`` doesn't keep, oldest first, in batches that are committed one by one.
+
+        May be cancelled at any time: what is deleted stays so, and the next call goes on. Several at once do no harm.
+        Writers aren't held up. The newest row is never deleted, nor is the event of the slowest consumer's cursor, or
+        what comes after it; ``retention`` tells more.
+
+        :param dry_run: delete nothing, count what would be
+        :param batch_size: how many rows to delete at once at most; fewer while that takes long
+        :param pause: how long to rest after each batch, as a multiple of the time that it took: 1 keeps the server busy
+            for half of the time, 0 for all of it
+        :param progress: called after each batch, with how far it has come
+        :raises DatabaseError: if another transaction has locked old events for long, or for what else the database
+            reports, such as a foreign key
+        :raises TableNotFound: if there is no such table
+        :raises ConnectionLost: if the server can't be reached
+        :raises ValueError: if a number is out of its range
+        :raises TypeError: if ``pool`` isn't one
+        """
+        return await prune(
+            self._settings,
+            pool,
+            retention,
+            dry_run=dry_run,
+            batch_size=batch_size,
+            pause=pause,
+            progress=progress,
+        )
 
     async def fill_gaps(self, pool: Any, after: str = "") -> None:
         """Fill the table's gaps with noops as they settle, until cancelled.

@@ -7,6 +7,7 @@ from typing import Any
 
 from reflex_aio.errors import TableRefused
 from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE
+from reflex_aio.sql.dialects.mysql.lock_limits import IN_HAND, limited_locks
 from reflex_aio.sql.dialects.mysql.peek import peek
 from reflex_aio.sql.dialects.mysql.table import FoundEvents
 from reflex_aio.sql.drivers.base import Driver
@@ -21,24 +22,10 @@ logger = logging.getLogger(__name__)
 _MOST, _FEWER, _MORE = 1000, 8, 2
 # What one takes of the longest statement that the server accepts, in bytes: generous.
 _ROW = 100
-# How long a statement waits for a row, or for the table under DDL, in seconds: the least that MySQL takes.
-_LIMIT_LOCKS = """
-SET @reflex_aio_rows = @@SESSION.innodb_lock_wait_timeout, @reflex_aio_table = @@SESSION.lock_wait_timeout,
-    SESSION innodb_lock_wait_timeout = 1, SESSION lock_wait_timeout = 1
-"""
-_RESTORE_LOCKS = """
-SET SESSION innodb_lock_wait_timeout = @reflex_aio_rows, SESSION lock_wait_timeout = @reflex_aio_table
-"""
 # How often an id is taken, without an error, that isn't there afterwards.
 _TRIES = 3
 
 _DUPLICATE = 1062
-_IN_HAND = frozenset(
-    {
-        1205,  # a lock was waited for too long
-        1213,  # a deadlock
-    }
-)
 _DENIED = frozenset(
     {
         1044, 1142, 1143, 1227,  # a privilege is missing
@@ -90,28 +77,25 @@ class Noops:
 
     async def may(self, connection: Any) -> bool:
         """Tell whether the user may insert noops, without inserting any."""
-        await self._driver.fetch(connection, _LIMIT_LOCKS)
-        allowed = True
-        try:
-            await self._driver.fetch(connection, f"EXPLAIN {self._insert}{self._row}", 1)
-        except Exception as exc:
-            number = _number(exc)
-            if number not in _DENIED | _IN_HAND:
-                raise
-            if number in _DENIED:
-                self.denial, allowed = str(exc.args[-1]), False
-        await self._driver.fetch(connection, _RESTORE_LOCKS)
-        return allowed
+        async with limited_locks(self._driver, connection):
+            try:
+                await self._driver.fetch(connection, f"EXPLAIN {self._insert}{self._row}", 1)
+            except Exception as exc:
+                number = _number(exc)
+                if number not in _DENIED | IN_HAND:
+                    raise
+                if number in _DENIED:
+                    self.denial = str(exc.args[-1])
+                    return False
+        return True
 
     async def take(self, connection: Any, ids: Sequence[int]) -> Taking:
         """Take ``ids``, the least of those missing, in ascending order.
 
         :raises TableRefused: if the table doesn't take them
         """
-        fetch = self._driver.fetch
-        await fetch(connection, _LIMIT_LOCKS)
-        taking = await self._take(connection, ids)
-        await fetch(connection, _RESTORE_LOCKS)
+        async with limited_locks(self._driver, connection):
+            taking = await self._take(connection, ids)
         if taking is Taking.TAKEN:
             self.batch = min(self.batch * _MORE, self._most)
         elif taking is Taking.IN_HAND:
@@ -125,7 +109,7 @@ class Noops:
                 [done] = await fetch(connection, self._insert + ", ".join([self._row] * len(ids)), *ids)
             except Exception as exc:
                 number = _number(exc)
-                if number in _IN_HAND:
+                if number in IN_HAND:
                     return Taking.IN_HAND
                 if number in _DENIED:
                     self.denial = str(exc.args[-1])

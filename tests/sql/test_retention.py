@@ -1,0 +1,348 @@
+"""Pruning: what goes, and what stays whatever is asked for."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from reflex_aio import InvalidCursor, TableNotFound
+from reflex_aio.memory import MemoryCursorStore
+from reflex_aio.sql import CursorsTable, EventsTable, Extent, Pruned, Retention
+from tests.fix_backends import Backend
+
+pytestmark = pytest.mark.asyncio
+
+events = EventsTable("events", wakeups=None)
+cursors = CursorsTable("cursors")
+HOUR = 3600.0
+
+Fill = Callable[..., Awaitable[None]]
+
+
+@pytest_asyncio.fixture
+async def connection(backend: Backend) -> Any:
+    """A connection, in autocommit, to a database that has both tables."""
+    arguments = {"autocommit": True} if backend.has_autocommit else {}
+    connection = await backend.connect(**arguments)
+    await events.create(connection)
+    await cursors.create(connection)
+    return connection
+
+
+@pytest.fixture
+def fill(backend: Backend, connection: Any) -> Fill:
+    """Insert so many events, each of the age that a function of its id says, in seconds; a day by default."""
+
+    async def fill(count: int, age: Callable[[int], float] = lambda event_id: 24 * HOUR) -> None:
+        ids = await events.insert_many(connection, [(1, 1)] * count)
+        for event_id in map(int, ids):
+            await grow_old(backend, connection, event_id, age(event_id))
+
+    return fill
+
+
+async def grow_old(backend: Backend, connection: Any, id: int, seconds: float) -> None:
+    now, microsecond = (
+        ("now()", "interval '1 microsecond' * ") if backend.can_link else ("now(6)", "INTERVAL ")
+    )
+    ago = f"{microsecond}{int(seconds * 1_000_000)}" + " MICROSECOND" * (not backend.can_link)
+    quoted = backend.quoted("timestamp")
+    await backend.fetch(connection, f"UPDATE events SET {quoted} = {now} - {ago} WHERE id = {id}")
+
+
+async def ids(backend: Backend, connection: Any) -> list[int]:
+    return [row[0] for row in await backend.fetch(connection, "SELECT id FROM events ORDER BY id")]
+
+
+def at(**consumers: str) -> MemoryCursorStore:
+    return MemoryCursorStore(consumers)
+
+
+# Which events go.
+
+
+async def test_events_before_an_id_go(
+    backend: Backend, backend_pool: Any, connection: Any, fill: Fill
+) -> None:
+    await fill(10)
+    pruned = await events.prune(backend_pool, Retention(before="7", cursors=at(mail="9")))
+    assert pruned == Pruned(events=6, first="1", position="6", end="7", limit="before", consumer="")
+    assert await ids(backend, connection) == [7, 8, 9, 10]
+
+
+async def test_events_older_than_an_age_go_up_to_the_first_that_is_younger(
+    backend: Backend, backend_pool: Any, connection: Any, fill: Fill
+) -> None:
+    # Of the fifth the transaction took long: its time is that of its end.
+    await fill(10, lambda event_id: HOUR if event_id in (5, 9, 10) else 3 * HOUR)
+    pruned = await events.prune(backend_pool, Retention(older_than=2 * HOUR, cursors=at(mail="10")))
+    assert (pruned.events, pruned.end, pruned.limit) == (4, "5", "age")
+    assert await ids(backend, connection) == [5, 6, 7, 8, 9, 10]
+
+
+async def test_of_two_limits_the_lower_one_counts(backend_pool: Any, fill: Fill) -> None:
+    await fill(10, lambda event_id: 3 * HOUR if event_id < 5 else HOUR)
+    consumed = at(mail="10")
+    pruned = await events.prune(
+        backend_pool, Retention(older_than=2 * HOUR, before="3", cursors=consumed), dry_run=True
+    )
+    assert (pruned.events, pruned.limit) == (2, "before")
+    pruned = await events.prune(backend_pool, Retention(older_than=2 * HOUR, before="8", cursors=consumed))
+    assert (pruned.events, pruned.limit) == (4, "age")
+
+
+async def test_a_dry_run_tells_the_same_and_deletes_nothing(
+    backend: Backend, backend_pool: Any, connection: Any, fill: Fill
+) -> None:
+    await fill(10)
+    retention = Retention(older_than=HOUR, cursors=at(mail="8"))
+    told = await events.prune(backend_pool, retention, dry_run=True, batch_size=3)
+    assert len(await ids(backend, connection)) == 10
+    assert told == await events.prune(backend_pool, retention, batch_size=3)
+    assert told.events == 7
+
+
+async def test_missing_ids_are_passed_over(
+    backend: Backend, backend_pool: Any, connection: Any, fill: Fill
+) -> None:
+    await fill(20)
+    await backend.fetch(connection, "DELETE FROM events WHERE id IN (1, 2, 3, 9, 10, 11, 12, 13, 15)")
+    pruned = await events.prune(backend_pool, Retention(before="15", cursors=at(mail="20")), batch_size=2)
+    assert (pruned.events, pruned.first, pruned.position) == (6, "4", "14")
+    assert await ids(backend, connection) == [16, 17, 18, 19, 20]
+
+
+# What stays.
+
+
+async def test_the_event_of_the_slowest_cursor_stays_with_all_after_it(
+    backend: Backend, backend_pool: Any, connection: Any, fill: Fill
+) -> None:
+    await fill(10)
+    await cursors.set(connection, "mail", "9")
+    await cursors.set(connection, "search", "4")
+    pruned = await events.prune(
+        backend_pool, Retention(older_than=0, cursors=cursors.store(backend_pool), expect=["mail"])
+    )
+    assert (pruned.events, pruned.limit, pruned.consumer) == (3, "consumer", "search")
+    # So that a cursor is told from one whose events are gone.
+    assert await events.extent(connection) == Extent("4", "10")
+
+
+@pytest.mark.parametrize("force", [False, True])
+async def test_the_newest_row_always_stays(
+    force: bool, backend: Backend, backend_pool: Any, connection: Any, fill: Fill
+) -> None:
+    await fill(10)
+    pruned = await events.prune(backend_pool, Retention(before="99", cursors=at(mail="10"), force=force))
+    assert (pruned.events, pruned.end) == (9, "10")
+    assert await ids(backend, connection) == [10]
+    assert await events.source(backend_pool).head() == "10"
+    assert await events.insert(connection, 1, 1) == "11"
+
+
+async def test_the_slowest_of_several_stores_counts(backend_pool: Any, fill: Fill) -> None:
+    await fill(10)
+    stores = [at(mail="9", search="9"), at(search="3", billing="8")]
+    pruned = await events.prune(backend_pool, Retention(older_than=0, cursors=stores))
+    assert (pruned.events, pruned.consumer) == (2, "search")
+
+
+async def test_a_consumer_that_is_expected_and_never_ran_keeps_everything(
+    backend_pool: Any, fill: Fill
+) -> None:
+    await fill(10)
+    pruned = await events.prune(
+        backend_pool, Retention(older_than=0, cursors=at(mail="9"), expect=["mail", "new"])
+    )
+    assert (pruned.events, pruned.limit, pruned.consumer) == (0, "consumer", "new")
+
+
+@pytest.mark.parametrize("cursor", ["", "0", "of-another-kind"])
+async def test_a_cursor_at_the_beginning_or_of_no_event_keeps_everything(
+    cursor: str, backend_pool: Any, fill: Fill
+) -> None:
+    await fill(10)
+    pruned = await events.prune(
+        backend_pool, Retention(older_than=0, cursors=[at(mail="9"), Told(odd=cursor)])
+    )
+    assert (pruned.events, pruned.consumer) == (0, "odd")
+
+
+async def test_without_any_consumer_everything_stays(backend_pool: Any, fill: Fill) -> None:
+    await fill(10)
+    pruned = await events.prune(backend_pool, Retention(older_than=0, cursors=at()))
+    assert (pruned.events, pruned.limit, pruned.consumer) == (0, "consumer", "")
+
+
+async def test_consumers_that_are_ignored_miss_events(backend_pool: Any, fill: Fill) -> None:
+    await fill(10)
+    consumed = at(mail="7", old="2", **{"payments-1": "1", "payments-2": ""})
+    retention = Retention(older_than=0, cursors=consumed, ignore=["old", "payments-*"])
+    pruned = await events.prune(backend_pool, retention)
+    assert (pruned.events, pruned.consumer) == (6, "mail")
+
+
+async def test_force_asks_nobody(backend_pool: Any, fill: Fill) -> None:
+    await fill(10)
+    assert (await events.prune(backend_pool, Retention(before="5", force=True))).events == 4
+    assert (
+        await events.prune(backend_pool, Retention(before="8", cursors=at(mail="1"), force=True))
+    ).events == 3
+
+
+async def test_a_young_noop_stays_as_it_keeps_a_late_writer_from_its_id(
+    backend: Backend, backend_pool: Any, connection: Any, fill: Fill
+) -> None:
+    await fill(10)
+    columns = f"{backend.quoted('type')} = 0, foreign_id = '0'"
+    await backend.fetch(connection, f"UPDATE events SET {columns} WHERE id IN (4, 6)")
+    await grow_old(backend, connection, 6, 60.0)
+    retention = Retention(before="9", cursors=at(mail="10"))
+    pruned = await events.prune(backend_pool, retention)
+    assert (pruned.events, pruned.end, pruned.limit) == (5, "6", "noop")
+    assert (
+        await events.prune(backend_pool, Retention(before="9", cursors=at(mail="10"), noop_age=30))
+    ).events == 3
+
+
+async def test_a_consumer_that_is_rewound_meanwhile_keeps_what_is_left(backend_pool: Any, fill: Fill) -> None:
+    await fill(20)
+    consumed = Told(mail="20")
+
+    def rewind(pruned: Pruned) -> None:
+        consumed.cursors["mail"] = "5"
+
+    pruned = await events.prune(
+        backend_pool, Retention(before="15", cursors=consumed), batch_size=2, progress=rewind
+    )
+    assert (pruned.events, pruned.end, pruned.consumer) == (4, "5", "mail")
+
+
+async def test_an_empty_table_has_nothing_to_prune(backend_pool: Any, connection: Any) -> None:
+    pruned = await events.prune(backend_pool, Retention(older_than=0, force=True))
+    assert pruned == Pruned(events=0, first="", position="0", end="0", limit="newest", consumer="")
+
+
+# How it is done.
+
+
+async def test_progress_is_told_after_each_batch(backend_pool: Any, fill: Fill) -> None:
+    await fill(10)
+    told: list[Pruned] = []
+    retention = Retention(before="8", cursors=at(mail="10"))
+    pruned = await events.prune(backend_pool, retention, batch_size=3, progress=told.append)
+    assert [each.position for each in told] == ["3", "6", "7"]
+    assert told[-1] == pruned
+
+
+async def test_a_pruning_that_is_cancelled_keeps_its_batches_and_the_next_goes_on(
+    backend: Backend, backend_pool: Any, connection: Any, fill: Fill
+) -> None:
+    await fill(20)
+    retention = Retention(before="15", cursors=at(mail="20"))
+    begun = asyncio.Event()
+    pruning = asyncio.create_task(
+        events.prune(backend_pool, retention, batch_size=2, pause=1e9, progress=lambda pruned: begun.set())
+    )
+    await asyncio.wait_for(begun.wait(), 10)
+    pruning.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await pruning
+    assert await ids(backend, connection) == list(range(3, 21))
+    assert (await events.prune(backend_pool, retention)).events == 12
+
+
+async def test_several_at_once_delete_each_event_once(
+    backend: Backend, backend_pool: Any, connection: Any, fill: Fill
+) -> None:
+    await fill(200)
+    retention = Retention(before="190", cursors=at(mail="200"))
+    pruned = await asyncio.gather(
+        *(events.prune(backend_pool, retention, batch_size=7, pause=0) for _ in range(4))
+    )
+    assert sum(each.events for each in pruned) == 189
+    assert await ids(backend, connection) == list(range(190, 201))
+
+
+async def test_it_waits_for_who_has_locked_an_event_and_goes_on(
+    backend: Backend, backend_pool: Any, connection: Any, fill: Fill
+) -> None:
+    await fill(20)
+    await backend.fetch(connection, "BEGIN")
+    await backend.fetch(connection, "SELECT id FROM events WHERE id = 12 FOR UPDATE")
+    told: list[Pruned] = []
+    met = asyncio.Event()
+
+    def tell(pruned: Pruned) -> None:
+        told.append(pruned)
+        if len(told) > 2 and told[-1] == told[-2]:
+            met.set()
+
+    pruning = asyncio.create_task(
+        events.prune(backend_pool, Retention(before="15", cursors=at(mail="20")), batch_size=5, progress=tell)
+    )
+    await asyncio.wait_for(met.wait(), 20)
+    assert not pruning.done()
+    await backend.fetch(connection, "COMMIT")
+    assert (await pruning).events == 14
+
+
+# What is wrong.
+
+
+async def test_a_table_that_is_not_there_is_told(backend_pool: Any) -> None:
+    with pytest.raises(TableNotFound, match="none"):
+        await EventsTable("none").prune(backend_pool, Retention(before="5", force=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "told"),
+    [
+        ({"force": True}, ValueError, "older_than, before, or both"),
+        ({"before": "5"}, ValueError, "how far are the consumers?"),
+        ({"before": "5", "cursors": []}, ValueError, "how far are the consumers?"),
+        ({"before": "x", "force": True}, InvalidCursor, "'x' is not a cursor"),
+        ({"older_than": -1, "force": True}, ValueError, "older_than -1 is out of range"),
+        ({"older_than": "30d", "force": True}, TypeError, "older_than '30d' is a str"),
+        ({"older_than": float("nan"), "force": True}, ValueError, "older_than nan"),
+        (
+            {"before": "5", "cursors": cursors},
+            TypeError,
+            r"accepted: a cursor store is, as of cursors_table.store",
+        ),
+        ({"before": "5", "cursors": [cursors]}, TypeError, "a cursor store is"),
+        ({"before": "5", "cursors": at(), "ignore": "mail"}, TypeError, "ignore 'mail' is not accepted"),
+        ({"before": "5", "force": "yes"}, TypeError, "force 'yes' is a str"),
+        ({"before": "5", "force": True, "noop_age": -1}, ValueError, "noop_age -1"),
+    ],
+)
+async def test_a_retention_that_says_too_little_or_nonsense_is_refused(
+    arguments: dict[str, Any], error: type[Exception], told: str
+) -> None:
+    with pytest.raises(error, match=told):
+        Retention(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [({"batch_size": 0}, ValueError), ({"batch_size": "1"}, TypeError), ({"pause": -1.0}, ValueError)],
+)
+async def test_a_pace_out_of_range_is_refused(
+    arguments: dict[str, Any], error: type[Exception], backend_pool: Any
+) -> None:
+    with pytest.raises(error, match=next(iter(arguments))):
+        await events.prune(backend_pool, Retention(before="5", force=True), **arguments)
+
+
+class Told(MemoryCursorStore):
+    """A store that tells of whatever cursors it is made of."""
+
+    def __init__(self, **cursors: str) -> None:
+        super().__init__()
+        self.cursors = cursors
+
+    async def all(self) -> dict[str, str]:
+        return self.cursors
