@@ -10,6 +10,7 @@ from reflex_aio.cli.bench import bench
 from reflex_aio.cli.consumers import consumers, top
 from reflex_aio.cli.moving import rewind, skip
 from reflex_aio.cli.output import print_line
+from reflex_aio.cli.prune import prune
 from reflex_aio.cli.run import run
 from reflex_aio.cli.serve import serve
 from reflex_aio.cli.tables import create, ddl, validate
@@ -105,6 +106,13 @@ app.command(
         "reflex-aio skip new-consumer --new --to-head --events user_events --yes",
     )
 )(skip)
+app.command(
+    epilog=_examples(
+        "reflex-aio prune --older-than 30d --events user_events --dry-run",
+        "reflex-aio prune --older-than 30d --events user_events --expect send-mail --ignore 'payments-*'",
+        "reflex-aio prune --before 1000000 --events user_events --force",
+    )
+)(prune)
 
 letters = typer.Typer(
     no_args_is_help=True, help="The events that consumers gave up on: list, show, replay, resolve."

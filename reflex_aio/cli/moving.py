@@ -1,14 +1,13 @@
 """``rewind`` and ``skip``: a consumer's cursor, moved by hand."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
+from reflex_aio.cli.ages import seconds_ago
 from reflex_aio.cli.database import Database, databases
 from reflex_aio.cli.exits import CommandError, Exit
 from reflex_aio.cli.leases import leases_in
@@ -36,9 +35,6 @@ __all__ = ["rewind", "skip"]
 # How many events are shown of those that are skipped.
 _SHOWN = 5
 _ALL = 2**62
-
-_AGE = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 Consumer = Annotated[str, typer.Argument(help="The consumer's name.", show_default=False)]
 
@@ -94,7 +90,7 @@ async def rewind(
     """
     if sum((to is not None, to_oldest, since is not None)) != 1:
         raise CommandError("where to? One of --to, --to-oldest and --since", Exit.USAGE)
-    seconds = None if since is None else _seconds_ago(since)
+    seconds = None if since is None else seconds_ago("--since", since)
     if to is not None:
         to = check_cursor(to, "int")
     async with databases(at.dsn, cursors_at.cursors_dsn) as (events_in, cursors_in):
@@ -279,23 +275,6 @@ async def _next_events(source: Source, after: str, count: int) -> tuple[list[Eve
             if count == 0:
                 break
         return shown, stream.cursor
-
-
-def _seconds_ago(since: str) -> float:
-    """Return how long ago a time was, in seconds."""
-    if age := _AGE.fullmatch(since):
-        return float(age[1]) * _SECONDS[age[2]]
-    try:
-        when = datetime.fromisoformat(since)
-    except ValueError:
-        raise CommandError(
-            f"--since {since!r} is not accepted: it is 90s, 30m, 2h or 7d, or a time as 2026-01-31T12:00",
-            Exit.USAGE,
-        ) from None
-    seconds = (datetime.now(UTC) - (when if when.tzinfo else when.replace(tzinfo=UTC))).total_seconds()
-    if seconds < 0:
-        raise CommandError(f"--since {since!r} is in the future", Exit.USAGE)
-    return seconds
 
 
 def _show(events: list[Event], move: Move) -> None:

@@ -1,0 +1,133 @@
+"""prune: what it deletes, what it says, and when it asks."""
+
+import asyncio
+import sys
+from subprocess import PIPE
+
+import pytest
+
+from tests.cli.commands import on_terminal
+from tests.cli.conftest import Service, cursors, events
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.asyncio
+
+
+async def old(service: Service, count: int = 20, **consumers: str) -> None:
+    """Let there be so many events of yesterday, and consumers at some of them."""
+    await service.insert(count)
+    await service.connection.execute("UPDATE user_events SET timestamp = now() - interval '1 day'")
+    for consumer, cursor in consumers.items():
+        await cursors.set(service.connection, consumer, cursor)
+
+
+async def oldest(service: Service) -> str:
+    return (await events.extent(service.connection)).oldest
+
+
+async def test_it_deletes_what_is_old_and_consumed_and_says_what_keeps_the_rest(service: Service) -> None:
+    await old(service, mail="15", search="10")
+    pruned = await service.reflex_aio("prune", "--older-than", "12h")
+    assert pruned.done().out == (
+        "user_events: 9 events deleted; events are kept from 10 on, where the slowest consumer is, search\n"
+    )
+    assert await oldest(service) == "10"
+    again = await service.reflex_aio("prune", "--older-than", "12h", "--ignore", "sea*", "--json")
+    assert again.done().json == {
+        "table": "user_events",
+        "events": 5,
+        "first": "10",
+        "position": "14",
+        "end": "15",
+        "limit": "consumer",
+        "consumer": "mail",
+        "dry_run": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--before", "7"], "6 events would be deleted; events are kept from 7 on, as asked for"),
+        (["--older-than", "2d"], "0 events would be deleted; events are kept from 1 on, which is younger"),
+        (["--before", "7", "--expect", "new"], "0 events would be deleted; all are kept for new, which has"),
+        (["--before", "7", "--ignore", "*"], "no consumer has a cursor yet, so all are kept"),
+        (["--before", "99", "--force"], "19 events would be deleted; events are kept from 20 on, the newest"),
+    ],
+)
+async def test_a_dry_run_says_the_same_and_neither_asks_nor_deletes(
+    service: Service, arguments: list[str], told: str
+) -> None:
+    await old(service, mail="15")
+    pruned = await service.reflex_aio("prune", *arguments, "--dry-run")
+    assert told in pruned.done().out
+    assert await oldest(service) == "1"
+
+
+async def test_an_empty_table_is_no_error(service: Service) -> None:
+    assert (await service.reflex_aio("prune", "--older-than", "1d")).done().out == "user_events is empty\n"
+
+
+async def test_force_says_who_will_miss_what_and_asks(service: Service) -> None:
+    await old(service, mail="15", search="4", ignored="1")
+    refused = await service.reflex_aio(
+        "prune", "--before", "9", "--force", "--ignore", "ignored", given="n\n"
+    )
+    assert refused.status == 4
+    assert "Delete 8 events of user_events, before 9, which search (at 4) will miss? [y/N]" in refused.err
+    assert await oldest(service) == "1"
+    pruned = await service.reflex_aio("prune", "--before", "9", "--force", given="y\n")
+    assert pruned.done().out.startswith("user_events: 8 events deleted;")
+    assert await oldest(service) == "9"
+
+
+async def test_force_does_without_a_cursors_table(service: Service) -> None:
+    await old(service)
+    pruned = await service.reflex_aio("prune", "--before", "9", "--force", "--yes", "--cursors", "none")
+    assert pruned.done().out.startswith("user_events: 8 events deleted;")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        ([], 2, "which events? Give --older-than, --before, or both"),
+        (["--older-than", "soon"], 2, "--older-than 'soon' is not accepted: it is 90s, 30m, 2h or 7d"),
+        (["--before", "x"], 2, "'x' is not a cursor"),
+        (["--before", "9", "--cursors", "none"], 3, "none: the table does not exist"),
+        (["--before", "9", "--events", "none"], 3, "none: the table does not exist"),
+    ],
+)
+async def test_what_is_wrong_is_told_and_nothing_is_deleted(
+    service: Service, arguments: list[str], status: int, told: str
+) -> None:
+    await old(service, mail="15")
+    assert (await service.reflex_aio("prune", *arguments)).told(status).startswith(told)
+    assert await oldest(service) == "1"
+
+
+async def test_a_terminal_shows_how_far_it_has_come(service: Service) -> None:
+    await old(service, 300, mail="290")
+    written = await on_terminal("prune", *service.options, "--before", "280", "--pause", "0")
+    assert "deleting events of user_events" in written
+    assert "279 events deleted" in written
+
+
+async def test_killed_midway_it_leaves_whole_batches_and_the_next_run_goes_on(service: Service) -> None:
+    await old(service, 2000, mail="2000")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "reflex_aio", "prune", *service.options, "--before", "1901", "--batch-size", "10",
+        "--pause", "20", stdout=PIPE, stderr=PIPE,
+    )  # fmt: skip
+
+    async def begun() -> bool:
+        return int(await oldest(service)) > 100
+
+    await eventually(begun, "events deleted", within=20.0)
+    process.kill()
+    await process.communicate()
+    left = int(await oldest(service))
+    assert 100 < left < 1901
+    assert (left - 1) % 10 == 0
+    assert await service.connection.fetchval("SELECT count(*) FROM user_events") == 2001 - left
+    pruned = await service.reflex_aio("prune", "--before", "1901", "--pause", "0", "--json")
+    assert pruned.done().json["events"] == 1901 - left
