@@ -6,6 +6,7 @@ data, so there is exactly one event per change; consumers stream the events and 
 The tables are in :mod:`reflex_aio.sql`, remote streams in :mod:`reflex_aio.rpc`. This module imports neither.
 """
 
+from reflex_aio.attempts import Attempts, AttemptStore
 from reflex_aio.backoff import Backoff
 from reflex_aio.consumer import Consumer
 from reflex_aio.consumer_status import ConsumerState, ConsumerStatus, HealthSource
@@ -36,12 +37,14 @@ from reflex_aio.errors import (
 from reflex_aio.event import Event
 from reflex_aio.hooks import Hooks
 from reflex_aio.lease import Lease, LeaseState, LeaseStore
-from reflex_aio.memory import MemoryCursorStore, MemoryEvents, MemoryLeaseStore
+from reflex_aio.memory import MemoryAttemptStore, MemoryCursorStore, MemoryEvents, MemoryLeaseStore
 from reflex_aio.runner import Runner
 from reflex_aio.spec import Spec, run, run_forever
 from reflex_aio.stream import EventStream, Source, StreamOptions
 
 __all__ = [
+    "AttemptStore",
+    "Attempts",
     "Backoff",
     "ConnectionLost",
     "Consumer",
@@ -63,6 +66,7 @@ __all__ = [
     "LeaseLost",
     "LeaseState",
     "LeaseStore",
+    "MemoryAttemptStore",
     "MemoryCursorStore",
     "MemoryEvents",
     "MemoryLeaseStore",

@@ -1,5 +1,6 @@
 """How long to wait before the next try."""
 
+import itertools
 import math
 import random
 from collections.abc import Iterator
@@ -35,7 +36,18 @@ class Backoff:
 
     def delays(self) -> Iterator[float]:
         """Yield the delays before the second try, the third and so on, in seconds, without end."""
-        bound = self.initial
-        while True:
-            yield random.uniform(bound / 2, bound)
-            bound = min(bound * self.factor, self.maximum)
+        for failures in itertools.count(1):
+            yield self.delay(failures)
+
+    def delay(self, failures: int) -> float:
+        """Return how long to wait after so many failures, in seconds.
+
+        :param failures: at least 1
+        """
+        # By logarithms first: of thousands of failures the power would overflow.
+        steps = failures - 1
+        if steps * math.log(self.factor) >= math.log(self.maximum / self.initial):
+            bound = self.maximum
+        else:
+            bound = self.initial * self.factor**steps
+        return random.uniform(bound / 2, bound)

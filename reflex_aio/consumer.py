@@ -1,6 +1,6 @@
 """Consumers: a name, and what is done with an event."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from inspect import iscoroutinefunction
 from typing import Generic, TypeAlias, TypedDict, TypeVar
 
@@ -100,6 +100,12 @@ class BaseConsumer(Generic[Item]):
             return self.filter(event)
         except Exception as exc:
             raise FilterError(consumer=self.name, event_id=event.id) from exc
+
+    def attempted(self, attempts: Mapping[str, int]) -> None:
+        """Take note of how often the consumer failed on which events before the run that begins now, by event id.
+
+        Called where attempts are kept: see ``attempts`` of :class:`~reflex_aio.spec.Spec`.
+        """
 
     @property
     def plain_handler(self) -> HandlerOf[Item]:

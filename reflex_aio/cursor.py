@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from reflex_aio.lease import Lease
 
-__all__ = ["AtomicCursorStore", "CursorStore"]
+__all__ = ["AtomicCursorStore", "CursorStore", "is_behind", "is_number"]
 
 
 @runtime_checkable
@@ -61,3 +61,19 @@ class AtomicCursorStore(CursorStore, Protocol):
         :raises TypeError: if ``fence`` isn't a lease that this store can compare
         """
         ...
+
+
+def is_behind(cursor: str, other: str) -> bool:
+    """Tell whether ``cursor`` comes before ``other``; false unless both are numbers, as it isn't known."""
+    if not (is_number(cursor) and is_number(other)):
+        return False
+    if len(cursor) == len(other):
+        return cursor < other
+    # Not by int(): opaque strings of digits may be longer than it takes.
+    cursor, other = cursor.lstrip("0"), other.lstrip("0")
+    return (len(cursor), cursor) < (len(other), other)
+
+
+def is_number(text: object) -> bool:
+    """Tell whether ``text`` is a string of digits."""
+    return isinstance(text, str) and text.isascii() and text.isdecimal()

@@ -1,4 +1,4 @@
-"""Events, cursors and leases in memory: the whole contract without a database, for tests and for single processes."""
+"""What else is in a database, in memory: the whole contract, for tests and for single processes."""
 
 import time
 from bisect import bisect_right
@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 import anyio
 import anyio.lowlevel
 
+from reflex_aio.attempts import Attempts, check_attempt
+from reflex_aio.cursor import is_behind, is_number
 from reflex_aio.errors import CursorAhead, CursorConflict, InvalidCursor, LeaseLost
 from reflex_aio.event import Event, check_event
 from reflex_aio.lease import Lease, LeaseState, check_lease, check_ttl
 from reflex_aio.stream import EventStream, StreamOptions
 
-__all__ = ["MemoryCursorStore", "MemoryEvents", "MemoryLeaseStore"]
+__all__ = ["MemoryAttemptStore", "MemoryCursorStore", "MemoryEvents", "MemoryLeaseStore"]
 
 _PAGE = 1000
 # How long an event's age is waited for before the clock is looked at again, which may be set, in seconds.
@@ -224,6 +226,40 @@ class MemoryLeaseStore:
         }
 
 
+class MemoryAttemptStore:
+    """Failed attempts in a dictionary, which end with the process: for tests.
+
+    :param clock: tells the time, in seconds from any moment on
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = anyio.current_time) -> None:
+        self._clock = clock
+        self._attempts: dict[tuple[str, str], tuple[int, float]] = {}
+
+    async def get(self, consumer: str) -> Mapping[str, Attempts]:
+        """Return the failed attempts of the consumer by event id. See :class:`~reflex_aio.attempts.AttemptStore`."""
+        now = self._clock()
+        return {
+            event_id: Attempts(count, due - now)
+            for (name, event_id), (count, due) in self._attempts.items()
+            if name == consumer
+        }
+
+    async def record(self, consumer: str, event_id: str, *, delay: float) -> None:
+        """Count one more failed attempt at an event. See :class:`~reflex_aio.attempts.AttemptStore`.
+
+        :raises TypeError: if an argument has the wrong type
+        :raises ValueError: if an argument is out of its range
+        """
+        check_attempt(consumer, event_id, delay)
+        count, _ = self._attempts.get((consumer, event_id), (0, 0.0))
+        self._attempts[consumer, event_id] = count + 1, self._clock() + delay
+
+    async def clear(self, consumer: str, event_id: str) -> None:
+        """Forget the attempts at an event. See :class:`~reflex_aio.attempts.AttemptStore`."""
+        self._attempts.pop((consumer, event_id), None)
+
+
 @dataclass(frozen=True, slots=True)
 class _Lent:
     owner: str
@@ -257,11 +293,7 @@ def _check_cursor(cursor: object) -> None:
 
 
 def _is_behind(cursor: str, stored: str) -> bool:
-    if not (_is_number(cursor) and _is_number(stored)):
-        return not cursor and bool(stored)
-    # Not by int(), which takes no more than some thousand digits.
-    cursor, stored = cursor.lstrip("0"), stored.lstrip("0")
-    return (len(cursor), cursor) < (len(stored), stored)
+    return is_behind(cursor, stored) or (not cursor and bool(stored))
 
 
 def _cursor(position: int) -> str:
@@ -271,10 +303,6 @@ def _cursor(position: int) -> str:
 def _position(cursor: str) -> int:
     if cursor == "":
         return 0
-    if not _is_number(cursor):
+    if not is_number(cursor):
         raise InvalidCursor(cursor, 'an event id, which is a string of digits, or "" for the beginning')
     return int(cursor)
-
-
-def _is_number(cursor: object) -> bool:
-    return isinstance(cursor, str) and cursor.isascii() and cursor.isdecimal()

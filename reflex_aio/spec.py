@@ -9,9 +9,12 @@ from typing import Any
 
 import anyio
 
+from reflex_aio.attempting import Attempting
+from reflex_aio.attempts import AttemptStore
 from reflex_aio.backoff import Backoff
 from reflex_aio.consumer import BaseConsumer, Handler
 from reflex_aio.cursor import CursorStore
+from reflex_aio.delivery import Delivery, NotDue
 from reflex_aio.errors import LeaseLost, StreamStopped
 from reflex_aio.event import Event
 from reflex_aio.fenced import FencedStore
@@ -39,10 +42,14 @@ class Spec:
     :param from_head: each run starts after the head, whatever the stored cursor
     :param to_head: a run ends after the head
     :param lag: hand over an event once it is this old, in seconds, by this process's clock
+    :param attempts: where failed attempts are kept: an event on which the handler failed is tried again no sooner
+        than its backoff says, and the attempts at it count on, in whatever process it runs next. ``None``: nowhere
+    :param retry_backoff: how long to wait after each failed attempt, where attempts are kept; by default 0.1 to 30
+        seconds
     :param hooks: told what happens; by default those installed for the process
     :param clock: tells the time, in seconds since 1970
     :raises TypeError: if an argument isn't what its name says
-    :raises ValueError: if ``lag`` is out of its range
+    :raises ValueError: if ``lag`` is out of its range, or there is a ``retry_backoff`` without ``attempts``
     """
 
     def __init__(
@@ -54,6 +61,8 @@ class Spec:
         from_head: bool = False,
         to_head: bool = False,
         lag: float | None = None,
+        attempts: AttemptStore | None = None,
+        retry_backoff: Backoff | None = None,
         hooks: Hooks | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -63,10 +72,20 @@ class Spec:
             raise _wrong("store", store, "a CursorStore, such as cursors.store(pool)")
         if not isinstance(consumer, BaseConsumer):
             raise _wrong("consumer", consumer, "a Consumer")
+        if not isinstance(attempts, AttemptStore | None):
+            raise _wrong("attempts", attempts, "an AttemptStore, such as attempts.store(pool), or None")
+        if not isinstance(retry_backoff, Backoff | None):
+            raise _wrong("retry_backoff", retry_backoff, "a Backoff, or None")
+        if attempts is None and retry_backoff is not None:
+            raise ValueError(
+                f"retry_backoff {retry_backoff} without attempts: run_forever(spec, backoff=...) is without them"
+            )
         self.source = source
         self.store = store
         self.consumer = consumer
         self.options: StreamOptions = StreamOptions(from_head, to_head, lag)
+        self.attempts = attempts
+        self.retry_backoff: Backoff = Backoff() if retry_backoff is None else retry_backoff
         self.hooks: Hooks = installed() if hooks is None else hooks
         self.clock = clock
 
@@ -134,12 +153,20 @@ class Run:
         self._consumer = spec.consumer
         self._store = spec.store
         self._hooks = spec.hooks
-        self._lag = spec.options.lag
         self._opened = opened
         self._stream: EventStream | None = None
         self._ending = False
-        self._early: anyio.CancelScope | None = None
         self._moving: MovingCursor | None = None
+        self._attempting: Attempting | None = None
+        if spec.attempts is not None:
+            self._attempting = Attempting(spec.consumer, spec.attempts, spec.retry_backoff)
+        self._delivery = Delivery(
+            spec.consumer,
+            spec.hooks,
+            lag=spec.options.lag,
+            clock=spec.clock,
+            attempting=self._attempting,
+        )
         self._began = ""
         self._reached = ""
         self.moved = False
@@ -152,8 +179,7 @@ class Run:
     def end(self) -> bool:
         """Take no further event and finish those in hand; tell whether there can be any, as the stream is open."""
         self._ending = True
-        if self._early is not None:
-            self._early.cancel()
+        self._delivery.end()
         if self._stream is None:
             return False
         self._stream.end()
@@ -167,12 +193,15 @@ class Run:
         error: BaseException | None = None
         try:
             async with (
+                self._attempts_written(),
                 _entered(self._store),
                 self._flushed(),
                 _entered(consumer),
                 self._source_stream(await self._store.get(consumer.name)) as stream,
             ):
                 self._stream = stream
+                if self._attempting is not None:
+                    await self._attempting.begin(self._began)
                 self._opened()
                 # Not contextlib.suppress, which raises exception groups as new ones.
                 try:
@@ -182,7 +211,7 @@ class Run:
                         await self._consume_filtered(stream)
                     else:
                         await self._consume(stream)
-                except _TooEarly:
+                except NotDue:
                     pass
             if not (self._spec.options.to_head or self._ending):
                 raise StreamStopped
@@ -200,10 +229,7 @@ class Run:
 
     def _handler(self) -> Handler:
         """Return what is done with an event that the filters let through."""
-        if type(self._hooks) is Hooks and not self._lag:
-            # Nobody listens: at a million events a second, telling the time costs as much as the rest.
-            return self._consumer.plain_handler
-        return self._observed
+        return self._consumer.plain_handler if self._delivery.is_plain else self._delivery.deliver
 
     async def _consume(self, stream: EventStream) -> None:
         name, store, handle = self._consumer.name, self._store, self._handler()
@@ -231,7 +257,13 @@ class Run:
         expected = self._began if consumer.compares else None
         cursor = MovingCursor(self._store, consumer.name, expected=expected)
         group = Group(consumer.name)
-        turn = Turn(cursor, group, self._handle)
+
+        async def handle(item: Any, events: Sequence[Event]) -> None:
+            if await self._delivery.handle(item, events) and self._attempting is not None:
+                # Not here: a transaction may be open, and its connection the pool's last one.
+                group.start(self._attempting.forget_handled)
+
+        turn = Turn(cursor, group, handle)
 
         async def consume() -> None:
             session, filters = consumer.session(turn), consumer.filters
@@ -240,9 +272,9 @@ class Run:
                     if filters and not self._wanted(event):
                         turn.pass_over(event)
                     else:
-                        await self._receive(event)
+                        await self._delivery.receive(event)
                         await session.consume(event)
-            except _TooEarly:
+            except NotDue:
                 pass
             await session.finish()
 
@@ -285,38 +317,6 @@ class Run:
             self._hooks.event_skipped(self._consumer.name, event)
         return wanted
 
-    async def _observed(self, event: Event) -> None:
-        """Consume ``event`` once it is old enough, and tell the hooks."""
-        await self._receive(event)
-        await self._handle(event, (event,))
-
-    async def _receive(self, event: Event) -> None:
-        """Return when ``event`` is old enough, and tell the hooks that it is there.
-
-        :raises _TooEarly: if the run is to end before that
-        """
-        if self._lag and (early := event.timestamp_us / 1_000_000 + self._lag - self._spec.clock()) > 0:
-            with anyio.CancelScope() as self._early:
-                await anyio.sleep(early)
-            if self._ending:
-                raise _TooEarly
-        self._hooks.event_received(self._consumer.name, event)
-
-    async def _handle(self, item: Any, events: Sequence[Event]) -> None:
-        """Consume ``item``, which is made of these events, and tell the hooks."""
-        hooks, consumer = self._hooks, self._consumer
-        with hooks.handling(consumer.name, events):
-            began = time.perf_counter()
-            try:
-                await consumer.consume(item)
-            except Exception as exc:
-                # Of several the first, as that is where the cursor stays.
-                hooks.event_failed(consumer.name, events[0], exc, time.perf_counter() - began)
-                raise
-            seconds = time.perf_counter() - began
-            for event in events:
-                hooks.event_handled(consumer.name, event, seconds)
-
     @asynccontextmanager
     async def _flushed(self) -> AsyncIterator[None]:
         """Flush the store at the end, also when cancelled, within bounds."""
@@ -334,15 +334,20 @@ class Run:
             raise
         await shielded(self._flush())
 
+    @asynccontextmanager
+    async def _attempts_written(self) -> AsyncIterator[None]:
+        """Write what has come of the attempts at events, also when cancelled, within bounds."""
+        try:
+            yield
+        finally:
+            if self._attempting is not None:
+                await shielded(self._attempting.end())
+
     async def _flush(self) -> None:
         await _bounded(self._store.flush(), f"{self._store!r}: cursors were not flushed")
 
     async def _arrive(self, cursor: MovingCursor) -> None:
         await _bounded(cursor.move(), f"{self._store!r}: the cursor of {self._consumer.name} was not set")
-
-
-class _TooEarly(Exception):
-    """Ends a run that is to end, before an event that isn't old enough."""
 
 
 async def _bounded(work: Awaitable[None], failure: str) -> None:

@@ -24,10 +24,11 @@ from reflex_aio.cli.options import (
 from reflex_aio.cli.output import ask, note, print_json, print_line
 from reflex_aio.cli.running import command
 from reflex_aio.cli.showing import event_line
+from reflex_aio.cursor import is_behind
 from reflex_aio.errors import CursorConflict
 from reflex_aio.event import Event
 from reflex_aio.sql import CursorsTable, EventsTable
-from reflex_aio.sql.cursor_values import check_cursor, is_behind
+from reflex_aio.sql.cursor_values import check_cursor
 from reflex_aio.stream import Source
 
 __all__ = ["rewind", "skip"]

@@ -16,7 +16,8 @@ class BestEffortConsumer(GivingUpConsumer):
     """Consumes events one after the other, and skips one that has failed too often: that is logged as an error.
 
     The first ``retries`` errors on an event end the run, as with any consumer, and ``run_forever`` tries again,
-    with its backoff. They are counted in memory. To try again in place, without ending the run, wrap the handler
+    with its backoff. They are counted in memory, or where the spec keeps its
+    ``attempts``. To try again in place, without ending the run, wrap the handler
     by :func:`~reflex_aio.patterns.retrying`.
 
     :param handler: an async function of an event

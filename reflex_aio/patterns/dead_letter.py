@@ -22,7 +22,8 @@ class DeadLetterConsumer(GivingUpConsumer):
     """Consumes events one after the other, and records one that has failed too often instead.
 
     The first ``retries`` errors on an event end the run, as with any consumer, and ``run_forever`` tries again,
-    with its backoff. They are counted in memory. To try again in place, without ending the run, wrap the handler
+    with its backoff. They are counted in memory, or where the spec keeps its
+    ``attempts``. To try again in place, without ending the run, wrap the handler
     by :func:`~reflex_aio.patterns.retrying`. What the recorder raises ends the run too, with the cursor before the
     event.
 

@@ -28,6 +28,9 @@ def retrying(
 
     It fits every kind of consumer, as it takes whatever ``handler`` does. A cancellation is never tried again.
 
+    What is left of the calls is known in memory alone. For attempts that outlive the process, see ``attempts`` of
+    :class:`~reflex_aio.spec.Spec`.
+
     :param retries: how often to call it again at most, before its last error is raised; ``None`` for any number
     :param backoff: how long to wait between the calls; by default 0.1 to 30 seconds
     :param errors: what to try again after; everything else is raised at once

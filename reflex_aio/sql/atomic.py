@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar, Unpack
 
+from reflex_aio.attempts import AttemptStore
+from reflex_aio.backoff import Backoff
 from reflex_aio.consumer import BaseConsumer, ConsumerOptions
 from reflex_aio.errors import DatabaseError
 from reflex_aio.event import Event
@@ -173,6 +175,8 @@ def atomic_spec(
     from_head: bool = False,
     to_head: bool = False,
     lag: float | None = None,
+    attempts: AttemptStore | None = None,
+    retry_backoff: Backoff | None = None,
     hooks: Hooks | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Spec:
@@ -185,6 +189,8 @@ def atomic_spec(
     :param source: where the events come from, which may be anywhere
     :param cursors: the table of its cursor
     :param pool: a pool on the database of the cursors and of the effects
+    :param attempts: as :class:`~reflex_aio.spec.Spec` takes them, like what follows. Attempts are no part of the
+        transactions, which they outlive
     :raises TypeError: if an argument isn't what its name says
     """
     if not isinstance(consumer, (AtomicConsumer, AtomicBatchConsumer)):
@@ -202,6 +208,8 @@ def atomic_spec(
         from_head=from_head,
         to_head=to_head,
         lag=lag,
+        attempts=attempts,
+        retry_backoff=retry_backoff,
         hooks=hooks,
         clock=clock,
     )

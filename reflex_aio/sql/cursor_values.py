@@ -1,9 +1,10 @@
-"""Cursors as values: which there are, and which of two is behind the other."""
+"""What may be a consumer's name, and what a cursor."""
 
+from reflex_aio.cursor import is_behind, is_number
 from reflex_aio.errors import InvalidCursor
 from reflex_aio.sql.schema import CursorType
 
-__all__ = ["check_consumer", "check_cursor", "is_behind"]
+__all__ = ["check_consumer", "check_cursor"]
 
 _GREATEST = str(2**63 - 1)
 
@@ -35,28 +36,13 @@ def check_cursor(cursor: str, type: CursorType) -> str:
         if _storable(cursor):
             return cursor
         raise InvalidCursor(cursor, "a string that is not empty and holds neither a NUL nor a lone surrogate")
-    if _is_number(cursor) and len(cursor) < len(_GREATEST) and cursor[0] != "0":
+    if is_number(cursor) and len(cursor) < len(_GREATEST) and cursor[0] != "0":
         # Nearly every one, and there may be a million a second.
         return cursor
     value = cursor.lstrip("0") or "0"
-    if not cursor or not _is_number(cursor) or is_behind(_GREATEST, value):
+    if not cursor or not is_number(cursor) or is_behind(_GREATEST, value):
         raise InvalidCursor(cursor, f"a string of digits, up to {_GREATEST}")
     return value
-
-
-def is_behind(cursor: str, other: str) -> bool:
-    """Tell whether ``cursor`` comes before ``other``; false unless both are numbers, as it isn't known."""
-    if not (_is_number(cursor) and _is_number(other)):
-        return False
-    if len(cursor) == len(other):
-        return cursor < other
-    # Not by int(): opaque strings of digits may be longer than it takes.
-    cursor, other = cursor.lstrip("0"), other.lstrip("0")
-    return (len(cursor), cursor) < (len(other), other)
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal()
 
 
 def _storable(text: str) -> bool:

@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, TypedDict, Unpack
 
+from reflex_aio.cursor import is_behind
 from reflex_aio.errors import CursorConflict, DatabaseError, SchemaError
 from reflex_aio.hooks import Hooks, installed
 from reflex_aio.sql.cursor_store import TableCursorStore
-from reflex_aio.sql.cursor_values import check_consumer, check_cursor, is_behind
+from reflex_aio.sql.cursor_values import check_consumer, check_cursor
 from reflex_aio.sql.dialects.cursors import cursor_dialect
 from reflex_aio.sql.dialects.schema import schema_dialect
 from reflex_aio.sql.drivers import driver_of_connection

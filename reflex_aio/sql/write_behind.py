@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from reflex_aio.cursor import is_behind
 from reflex_aio.errors import CursorConflict, DatabaseError, LeaseLost
 from reflex_aio.lease import Lease
 from reflex_aio.sql.cursor_store import TableCursorStore
-from reflex_aio.sql.cursor_values import check_consumer, check_cursor, is_behind
+from reflex_aio.sql.cursor_values import check_consumer, check_cursor
 from reflex_aio.sql.flusher import Flusher
 from reflex_aio.sql.lease_store import check_fence, lost_leases
 from reflex_aio.tasks import shielded

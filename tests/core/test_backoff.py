@@ -25,6 +25,13 @@ def test_each_delay_is_between_half_its_bound_and_the_bound(backoff: Backoff) ->
             assert bound / 2 <= delay <= bound
 
 
+@pytest.mark.parametrize("backoff", [Backoff(), Backoff(0.5, 7.0, factor=3.0), Backoff(2, 5, factor=1)])
+def test_delay_after_so_many_failures_is_that_of_their_number(backoff: Backoff) -> None:
+    for failures, bound in enumerate(bounds(backoff, 12), start=1):
+        assert bound / 2 <= backoff.delay(failures) <= bound
+    assert backoff.delay(10**9) <= backoff.maximum
+
+
 def test_delays_are_jittered_over_the_whole_half() -> None:
     firsts = [next(Backoff(1.0).delays()) for _ in range(500)]
     assert min(firsts) < 0.6

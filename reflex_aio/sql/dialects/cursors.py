@@ -18,7 +18,7 @@ class CursorDialect(ABC):
     """The cursors of one table, in one dialect. Has no state beside the statements' texts.
 
     Cursors are the text of their values. None moves backwards, as told by
-    :func:`~reflex_aio.sql.cursor_values.is_behind`, but by ``put``.
+    :func:`~reflex_aio.cursor.is_behind`, but by ``put``.
     """
 
     @abstractmethod
