@@ -23,9 +23,10 @@ from reflex_aio.cli.options import (
 from reflex_aio.cli.output import ask, print_json, print_line
 from reflex_aio.cli.progress import bar
 from reflex_aio.cli.running import command
+from reflex_aio.cursor import is_behind
 from reflex_aio.errors import TableNotFound
 from reflex_aio.sql import CursorsTable, EventsTable, Pruned, Retention
-from reflex_aio.sql.cursor_values import check_cursor, is_behind
+from reflex_aio.sql.cursor_values import check_cursor
 
 __all__ = ["prune"]
 

@@ -221,7 +221,7 @@ class Broken(MemoryAttemptStore):
 async def test_attempt_that_can_not_be_written_is_logged_and_the_handlers_error_raised(
     make: Callable[[Handler], BaseConsumer[Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = MemoryCursorStore()
+    store = MemoryCursorStore({"c": "1"})
     with pytest.raises(ValueError, match="failure 1"):
         await run(spec(await some(3), make(Handler(1)), Broken("record"), store=store, to_head=True))
     assert await store.get("c") == "1"
