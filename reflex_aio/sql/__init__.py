@@ -15,6 +15,7 @@ from reflex_aio.sql.hub import Hub, close_hubs
 from reflex_aio.sql.leases import LeasesTable
 from reflex_aio.sql.new_events import NewEvent
 from reflex_aio.sql.notifier import LocalNotifier, Notifier
+from reflex_aio.sql.partitions import Dropped, Partitions
 from reflex_aio.sql.retention import Pruned, PruneLimit, Retention
 from reflex_aio.sql.schema import CursorColumns, ErrorColumns, EventColumns, LeaseColumns
 from reflex_aio.sql.settings import Inserter, PageLoader, Wakeups
@@ -29,6 +30,7 @@ __all__ = [
     "CursorColumns",
     "CursorState",
     "CursorsTable",
+    "Dropped",
     "ErrorColumns",
     "ErrorStatus",
     "ErrorsTable",
@@ -43,6 +45,7 @@ __all__ = [
     "NewEvent",
     "Notifier",
     "PageLoader",
+    "Partitions",
     "Periods",
     "PruneLimit",
     "Pruned",

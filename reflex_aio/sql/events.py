@@ -17,6 +17,7 @@ from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
 from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.new_events import NewEvent, Values, check_new_event, check_new_events
 from reflex_aio.sql.notifier import Notifier
+from reflex_aio.sql.partitions import Partitions
 from reflex_aio.sql.retention import Pruned, Retention, prune
 from reflex_aio.sql.schema import EventColumns, EventsSchema, ForeignIdType, Name
 from reflex_aio.sql.settings import EventsSettings, Inserter, PageLoader, Wakeups
@@ -431,6 +432,15 @@ class EventsTable:
             pause=pause,
             progress=progress,
         )
+
+    def partitions(self, size: int) -> Partitions:
+        """Return the partitions of the table, which is, or is to be, partitioned by ranges of ids, on PostgreSQL.
+
+        :param size: how many ids each new partition takes
+        :raises ValueError: if it is less than 1
+        :raises TypeError: if it is no int
+        """
+        return Partitions(self._settings, size=size)
 
     async def fill_gaps(self, pool: Any, after: str = "") -> None:
         """Fill the table's gaps with noops as they settle, until cancelled.

@@ -179,6 +179,7 @@ class EventsSchema:
     :param metadata: whether there is a column for metadata
     :param trace: whether there is a column for traces
     :param trigger: whether a trigger wakes the streams, for writers that aren't Python
+    :param partitioned: whether it is partitioned by ranges of ids
     :raises ValueError: if ``foreign_id`` is none of the types accepted
     :raises TypeError: if a value has the wrong type
     """
@@ -189,6 +190,7 @@ class EventsSchema:
     metadata: bool = False
     trace: bool = False
     trigger: bool = False
+    partitioned: bool = False
 
     def __post_init__(self) -> None:
         if self.foreign_id not in ("text", "bigint"):

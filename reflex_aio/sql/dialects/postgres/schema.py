@@ -162,7 +162,10 @@ class PostgresSchema(SchemaDialect):
         if key := self.key(schema):
             names = ", ".join(f"{self.quote}{name}{self.quote}" for name in key)
             columns += f",\n    UNIQUE ({names})"
-        return f"CREATE TABLE {schema.table.quoted(self.quote)} (\n{columns}\n)"
+        partitioned = ""
+        if isinstance(schema, EventsSchema) and schema.partitioned:
+            partitioned = f" PARTITION BY RANGE ({self.quote}{schema.columns.id}{self.quote})"
+        return f"CREATE TABLE {schema.table.quoted(self.quote)} (\n{columns}\n){partitioned}"
 
     def _columns(self, schema: TableSchema) -> list[tuple[str, str]]:
         if isinstance(schema, CursorsSchema):
