@@ -15,7 +15,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--atomic-events",
         type=int,
-        default=1500,
+        default=1000,
         metavar="N",
         help="how many events atomic consumers consume under fire",
     )

@@ -4,10 +4,16 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-import asyncpg
-
-from reflex_aio import Backoff, Event, run_forever
-from reflex_aio.sql import AtomicBatchConsumer, AtomicConsumer, CursorsTable, EventsTable, atomic_spec
+from reflex_aio import Backoff, ConnectionLost, Event, run_forever
+from reflex_aio.sql import (
+    AtomicBatchConsumer,
+    AtomicConsumer,
+    CursorsTable,
+    EventsTable,
+    atomic_spec,
+    open_pool,
+)
+from reflex_aio.sql.drivers import driver_of_connection
 
 __all__ = ["NAME", "cursors", "events", "replica"]
 
@@ -21,22 +27,28 @@ async def replica(dsn: str, batch: int) -> None:
 
     :param batch: how many events share a transaction; with 1 each has its own
     """
-    async with asyncpg.create_pool(dsn, min_size=0, max_size=4) as pool:
-        if batch == 1:
-            consumer: Any = AtomicConsumer(NAME, _count)
-        else:
-            consumer = AtomicBatchConsumer(NAME, _count_all, size=batch, age=0.02)
-        print("ready", flush=True)
-        spec = atomic_spec(events.source(pool), consumer, cursors=cursors, pool=pool)
-        await run_forever(spec, backoff=Backoff(initial=0.005, maximum=0.1))
+    if batch == 1:
+        consumer: Any = AtomicConsumer(NAME, _count)
+    else:
+        consumer = AtomicBatchConsumer(NAME, _count_all, size=batch, age=0.02)
+    print("ready", flush=True)
+    while True:
+        try:
+            async with open_pool(dsn, size=4) as pool:
+                spec = atomic_spec(events.source(pool), consumer, cursors=cursors, pool=pool)
+                await run_forever(spec, backoff=Backoff(initial=0.005, maximum=0.1))
+        except ConnectionLost:
+            # It was started while the server wasn't.
+            await asyncio.sleep(0.05)
 
 
-async def _count(event: Event, connection: asyncpg.Connection) -> None:
+async def _count(event: Event, connection: Any) -> None:
     # No key: a second effect is a second row, and no error.
-    await connection.execute("INSERT INTO effects VALUES ($1)", event.id_int)
+    driver = driver_of_connection(connection)
+    await driver.fetch(connection, f"INSERT INTO effects VALUES ({event.id_int})")
     await asyncio.sleep(0)
 
 
-async def _count_all(batch: Sequence[Event], connection: asyncpg.Connection) -> None:
+async def _count_all(batch: Sequence[Event], connection: Any) -> None:
     for event in batch:
         await _count(event, connection)

@@ -7,72 +7,143 @@ and none is there twice.
 import asyncio
 import random
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
 
-import asyncpg
 import pytest
 
 from reflex_aio.ext.embedded import EmbeddedPostgres
+from reflex_aio.ext.embedded_mariadb import EmbeddedMariaDB
+from reflex_aio.sql import open_pool
+from reflex_aio.sql.drivers import driver_of_pool
 from tests.fix_processes import Child, Spawn
 from tests.sql.atomic_replica import NAME, cursors, events, replica
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.suite_server]
 
-# Of so many blows one is dealt to the server.
-_SERVER = 6
-# How long a replica or a server may work before the next blow, in seconds: it takes about one to start.
-_PAUSES = 0.5, 2.5
+each_event_and_batches = pytest.mark.parametrize("batch", [1, 20], ids=["each-event", "batches"])
+
+# The first of so many blows is dealt to the server, the others to replicas.
+_SERVER = 4
+# The events from one blow to the next, at most: about every second one hits a transaction.
+_STRIDE = 300
 
 
-@pytest.mark.parametrize("batch", [1, 20], ids=["each-event", "batches"])
+@each_event_and_batches
 async def test_each_event_has_its_effect_once_whatever_is_killed(
     own_server: EmbeddedPostgres, spawn: Spawn, atomic_events: int, stress_seed: int, batch: int
 ) -> None:
-    connection = await asyncpg.connect(own_server.dsn)
-    await events.create(connection)
-    await cursors.create(connection)
-    await connection.execute("CREATE TABLE effects (event_id bigint NOT NULL)")
-    await connection.execute(
-        "INSERT INTO events (type, foreign_id) SELECT 1, g FROM generate_series(1, $1::int) g", atomic_events
-    )
-    await connection.close()
+    # What "immediate" ends is recovered, as after a crash.
+    stops = partial(own_server.stop, "fast"), partial(own_server.stop, "immediate")
+    fire = Fire(own_server.dsn, stops, own_server.start, spawn, batch, random.Random(stress_seed))
+    await fire.each_event_has_its_effect_once(atomic_events)
 
-    began, kills, restarts = time.monotonic(), 0, 0
-    luck = random.Random(stress_seed)
-    replicas: list[Child] = [await spawn(replica, own_server.dsn, batch) for _ in range(2)]
-    while await _cursor(own_server.dsn) < atomic_events:
-        await asyncio.sleep(luck.uniform(*_PAUSES))
-        if luck.randrange(_SERVER) == 0:
-            # At once is a crash: what was committed is recovered.
-            await own_server.stop(luck.choice(("fast", "immediate")))
-            await own_server.start()
-            restarts += 1
+
+@each_event_and_batches
+async def test_each_event_has_its_effect_once_whatever_is_killed_on_mariadb(
+    own_mariadb: EmbeddedMariaDB, spawn: Spawn, atomic_events: int, stress_seed: int, batch: int
+) -> None:
+    async with _connection(own_mariadb.dsn) as (_, fetch):
+        await fetch("CREATE DATABASE fire CHARACTER SET utf8mb4")
+    stops = own_mariadb.stop, own_mariadb.kill
+    fire = Fire(
+        own_mariadb.dsn_for("fire"), stops, own_mariadb.start, spawn, batch, random.Random(stress_seed)
+    )
+    await fire.each_event_has_its_effect_once(atomic_events)
+
+
+class Fire:
+    """Blows at two replicas and the server that they work on.
+
+    :param stops: the ways to end the server
+    :param batch: how many events share a transaction
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        stops: Sequence[Callable[[], Awaitable[None]]],
+        start: Callable[[], Awaitable[None]],
+        spawn: Spawn,
+        batch: int,
+        luck: random.Random,
+    ) -> None:
+        self._dsn = dsn
+        self._stops = stops
+        self._start = start
+        self._spawn = spawn
+        self._batch = batch
+        self._luck = luck
+        self._replicas: list[Child] = []
+        self._kills = 0
+        self._restarts = 0
+
+    async def each_event_has_its_effect_once(self, count: int) -> None:
+        """Let the replicas consume so many events under fire, and look at the effects."""
+        async with _connection(self._dsn) as (connection, fetch):
+            await events.create(connection)
+            await cursors.create(connection)
+            await fetch("CREATE TABLE effects (event_id bigint NOT NULL)")
+            for first in range(0, count, 1000):
+                rows = [(number, 1) for number in range(first, min(first + 1000, count))]
+                await events.insert_many(connection, rows)
+
+        began = time.monotonic()
+        self._replicas = [await self._spawn(replica, self._dsn, self._batch) for _ in range(2)]
+        reached = 0
+        while (goal := reached + self._luck.randint(1, _STRIDE)) < count:
+            await self._wait_for(goal)
+            await self._strike()
+            reached = await self._cursor()
+        await self._wait_for(count)
+        seconds = time.monotonic() - began
+        await self._spawn.kill_all()
+
+        async with _connection(self._dsn) as (_, fetch):
+            wrong = await fetch(
+                "SELECT id, count(event_id) FROM events LEFT JOIN effects ON event_id = id"
+                " GROUP BY id HAVING count(event_id) <> 1"
+            )
+            [[effects]] = await fetch("SELECT count(*) FROM effects")
+        print(
+            f"{effects} effects of {count} events, {self._kills} replicas killed,"
+            f" {self._restarts} restarts of the server, in {seconds:.0f} s"
+        )
+        assert not wrong, f"{len(wrong)} events have another number of effects than one: {wrong[:10]}"
+        assert effects == count
+        assert self._kills, "no replica was killed: that shows nothing"
+        assert self._restarts, "the server was never ended: that shows nothing"
+
+    async def _strike(self) -> None:
+        if (self._kills + self._restarts) % _SERVER == 0:
+            await self._luck.choice(self._stops)()
+            await self._start()
+            self._restarts += 1
         else:
-            number = luck.randrange(2)
-            await replicas[number].kill()
-            replicas[number] = await spawn(replica, own_server.dsn, batch)
-            kills += 1
-    seconds = time.monotonic() - began
-    await spawn.kill_all()
+            number = self._luck.randrange(2)
+            await self._replicas[number].kill()
+            self._replicas[number] = await self._spawn(replica, self._dsn, self._batch)
+            self._kills += 1
 
-    connection = await asyncpg.connect(own_server.dsn)
-    wrong = await connection.fetch(
-        "SELECT id, count(event_id) FROM events LEFT JOIN effects ON event_id = id"
-        " GROUP BY id HAVING count(event_id) <> 1"
-    )
-    effects = await connection.fetchval("SELECT count(*) FROM effects")
-    await connection.close()
-    print(
-        f"{effects} effects of {atomic_events} events, {kills} replicas killed, {restarts} restarts of the server,"
-        f" in {seconds:.0f} s"
-    )
-    assert not wrong, f"{len(wrong)} events have another number of effects than one: {wrong[:10]}"
-    assert effects == atomic_events
-    assert kills, "nothing was killed: that shows nothing"
+    async def _wait_for(self, goal: int) -> None:
+        while await self._cursor() < goal:
+            for child in self._replicas:
+                assert child.returncode is None, "a replica has ended by itself"
+            await asyncio.sleep(0.01)
+
+    async def _cursor(self) -> int:
+        async with _connection(self._dsn) as (connection, _):
+            return int(await cursors.get(connection, NAME) or "0")
 
 
-async def _cursor(dsn: str) -> int:
-    connection = await asyncpg.connect(dsn)
-    try:
-        return int(await cursors.get(connection, NAME) or "0")
-    finally:
-        await connection.close()
+@asynccontextmanager
+async def _connection(
+    dsn: str,
+) -> AsyncIterator[tuple[Any, Callable[..., Awaitable[Sequence[Sequence[Any]]]]]]:
+    """Open a connection, and yield it with what fetches the rows of a statement on it."""
+    async with open_pool(dsn, size=1) as pool:
+        driver = driver_of_pool(pool)
+        async with driver.acquire(pool) as connection:
+            yield connection, partial(driver.fetch, connection)
