@@ -39,6 +39,10 @@ class Backend(ABC):
     """The statement that counts the connections of this database that wait for locks of others."""
     set_time_zone: ClassVar[str]
     """The statement that sets the connection's time zone to so many hours east of UTC, to be formatted."""
+    idle_timeout: ClassVar[str]
+    """The statement that tells for how many seconds a transaction may be idle; 0 for any time."""
+    set_idle_timeout: ClassVar[str]
+    """The statement that sets this for the session, to be formatted."""
 
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn
@@ -98,6 +102,10 @@ class PostgresBackend(Backend):
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
     set_time_zone: ClassVar[str] = "SET TIME ZONE {}"
+    idle_timeout: ClassVar[str] = (
+        "SELECT extract(epoch FROM current_setting('idle_in_transaction_session_timeout')::interval)::int"
+    )
+    set_idle_timeout: ClassVar[str] = "SET idle_in_transaction_session_timeout = '{}s'"
 
     def pool(self, size: int = 10, **arguments: Any) -> AbstractAsyncContextManager[Any]:
         return asyncpg.create_pool(self.dsn, **{"min_size": 1, "max_size": size, **arguments})
@@ -118,6 +126,8 @@ class MysqlBackend(Backend):
         " ON p.id = t.trx_mysql_thread_id WHERE t.trx_state = 'LOCK WAIT' AND p.db = DATABASE()"
     )
     set_time_zone: ClassVar[str] = "SET time_zone = '{:+03d}:00'"
+    idle_timeout: ClassVar[str] = "SELECT @@SESSION.wait_timeout"
+    set_idle_timeout: ClassVar[str] = "SET SESSION wait_timeout = {}"
 
     cursor_argument: ClassVar[str]
     """The name of the argument of ``connect`` that says which cursors the connection makes."""

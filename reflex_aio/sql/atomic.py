@@ -16,6 +16,7 @@ from reflex_aio.patterns.arguments import check_count, check_seconds
 from reflex_aio.patterns.batch import BatchSession
 from reflex_aio.session import Session, SessionConsumer, Turn
 from reflex_aio.spec import Spec
+from reflex_aio.sql.cursor_store import TableCursorStore
 from reflex_aio.sql.cursors import CursorsTable
 from reflex_aio.sql.drivers import driver_of_connection
 from reflex_aio.stream import Source
@@ -24,6 +25,9 @@ from reflex_aio.tasks import times_asked_to_cancel
 __all__ = ["AtomicBatchConsumer", "AtomicConsumer", "AtomicHandler", "Effect", "atomic_spec"]
 
 Item = TypeVar("Item")
+
+# A day, in seconds: what every database can count, and longer than anybody wants to be held up.
+_LONGEST_IDLE = 86_400.0
 
 AtomicHandler: TypeAlias = Callable[[Item, Any], Awaitable[None]]
 """An async function of an event, or of several, and a connection."""
@@ -175,6 +179,7 @@ def atomic_spec(
     from_head: bool = False,
     to_head: bool = False,
     lag: float | None = None,
+    idle_timeout: float | None = 60.0,
     attempts: AttemptStore | None = None,
     retry_backoff: Backoff | None = None,
     hooks: Hooks | None = None,
@@ -189,9 +194,13 @@ def atomic_spec(
     :param source: where the events come from, which may be anywhere
     :param cursors: the table of its cursor
     :param pool: a pool on the database of the cursors and of the effects
+    :param idle_timeout: how long a handler may send nothing to the database, in seconds: longer, and it undoes the
+        transaction, so that a process that is stopped in its handler doesn't hold up the others. MySQL and MariaDB
+        count whole seconds. ``None`` for as long as the session allows
     :param attempts: as :class:`~reflex_aio.spec.Spec` takes them, like what follows. Attempts are no part of the
         transactions, which they outlive
     :raises TypeError: if an argument isn't what its name says
+    :raises ValueError: if ``idle_timeout`` is out of its range
     """
     if not isinstance(consumer, (AtomicConsumer, AtomicBatchConsumer)):
         raise TypeError(
@@ -200,10 +209,15 @@ def atomic_spec(
         )
     if not isinstance(cursors, CursorsTable):
         raise TypeError(f"cursors {cursors!r} is a {type(cursors).__name__}: accepted is a CursorsTable")
+    if idle_timeout is not None and check_seconds("idle_timeout", idle_timeout) > _LONGEST_IDLE:
+        raise ValueError(
+            f"idle_timeout {idle_timeout} is out of range: accepted is a number of seconds up to {_LONGEST_IDLE:g},"
+            " or None"
+        )
     checked: BaseConsumer[Any] = consumer
     return Spec(
         source,
-        cursors.store(pool),
+        TableCursorStore(cursors, pool, idle_timeout=idle_timeout),
         checked,
         from_head=from_head,
         to_head=to_head,

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakValueDictionary
 
 from reflex_aio.errors import CursorConflict, LeaseLost
 from reflex_aio.lease import Lease
+from reflex_aio.sql.dialects.transactions import transaction_dialect
 from reflex_aio.sql.drivers import driver_of_pool
 from reflex_aio.sql.lease_store import check_fence, hold_lease
 
@@ -29,12 +30,16 @@ class TableCursorStore:
     :class:`~reflex_aio.errors.ConnectionLost`, :class:`~reflex_aio.errors.TableNotFound`,
     :class:`~reflex_aio.errors.SchemaError` and, for all else that the database refuses,
     :class:`~reflex_aio.errors.DatabaseError`.
+
+    :param idle_timeout: in :meth:`moving`, how long nothing may be sent to the database before it undoes the
+        transaction, in seconds; ``None`` for as long as the session allows
     """
 
-    def __init__(self, table: "CursorsTable", pool: Any) -> None:
+    def __init__(self, table: "CursorsTable", pool: Any, *, idle_timeout: float | None = None) -> None:
         self._driver = driver_of_pool(pool)
         self._table = table
         self._pool = pool
+        self._idle_timeout = idle_timeout
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def __repr__(self) -> str:
@@ -102,7 +107,7 @@ class TableCursorStore:
             check_fence(fence)
         theirs: BaseException | None = None
         try:
-            async with self._connection() as connection, self._driver.transaction(connection):
+            async with self._connection() as connection, self._limited_transaction(connection):
                 # First, so that of two runs at once the later one waits here, and then does nothing.
                 await self._table.set(connection, name, cursor, expected=expected)
                 try:
@@ -117,6 +122,12 @@ class TableCursorStore:
             pass
         if theirs is not None:
             raise theirs
+
+    def _limited_transaction(self, connection: Any) -> AbstractAsyncContextManager[None]:
+        if self._idle_timeout is None:
+            return self._driver.transaction(connection)
+        dialect = transaction_dialect(self._driver.dialect)
+        return dialect.transaction(self._driver, connection, idle_timeout=self._idle_timeout)
 
     async def rewind(self, name: str, cursor: str) -> None:
         """Set the cursor of the consumer ``name`` to any place, also before where it is; ``""`` removes it.

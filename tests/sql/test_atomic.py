@@ -390,6 +390,15 @@ async def test_wrong_arguments_are_refused(pool: asyncpg.Pool) -> None:
     nothing: Any = None
     with pytest.raises(TypeError, match="cursors None is a NoneType: accepted is a CursorsTable"):
         atomic_spec(MemoryEvents(), AtomicConsumer("a", affect), cursors=nothing, pool=pool)
+    for idle_timeout in (0.0, 86_401.0):
+        with pytest.raises(ValueError, match=r"idle_timeout .* is out of range"):
+            atomic_spec(
+                MemoryEvents(),
+                AtomicConsumer("a", affect),
+                cursors=cursors,
+                pool=pool,
+                idle_timeout=idle_timeout,
+            )
     with pytest.raises(TypeError, match="handler None is a NoneType"):
         AtomicConsumer("a", nothing)
     with pytest.raises(ValueError, match="size and age are both None"):

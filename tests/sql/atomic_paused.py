@@ -1,0 +1,31 @@
+"""A replica with an atomic consumer that is to be paused in its handler."""
+
+import asyncio
+from typing import Any
+
+from reflex_aio import Backoff, Event, run_forever
+from reflex_aio.sql import AtomicConsumer, CursorsTable, EventsTable, atomic_spec, open_pool
+from reflex_aio.sql.drivers import driver_of_connection
+
+__all__ = ["NAME", "consume", "cursors", "events"]
+
+NAME = "counting"
+events = EventsTable("events", poll_period=0.1)
+cursors = CursorsTable("cursors")
+
+
+async def consume(dsn: str, owner: str, idle_timeout: float | None, seconds: float) -> None:
+    """Write who has handled each event, and say so; go on after so many seconds, or for ever."""
+
+    async def handle(event: Event, connection: Any) -> None:
+        driver = driver_of_connection(connection)
+        await driver.fetch(connection, f"INSERT INTO effects VALUES ({event.id_int}, '{owner}')")
+        print(f"handling {event.id}", flush=True)
+        await asyncio.sleep(seconds)
+
+    async with open_pool(dsn, size=4) as pool:
+        consumer = AtomicConsumer(NAME, handle)
+        spec = atomic_spec(
+            events.source(pool), consumer, cursors=cursors, pool=pool, idle_timeout=idle_timeout
+        )
+        await run_forever(spec, backoff=Backoff(initial=0.01, maximum=0.1))
