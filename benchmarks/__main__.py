@@ -11,6 +11,7 @@ from benchmarks.bench_insert import bench_insert
 from benchmarks.bench_latency import bench_latency
 from benchmarks.bench_memory import bench_memory
 from benchmarks.bench_peers import bench_peers
+from benchmarks.bench_prune import bench_prune
 from benchmarks.bench_sharing import bench_sharing
 from benchmarks.bench_stream import bench_stream
 from benchmarks.measure import Result, Series
@@ -61,6 +62,11 @@ async def _memory(server: EmbeddedPostgres, given: argparse.Namespace) -> Measur
     return await bench_memory(server.dsn, events=given.events_in_memory, streams=streams)
 
 
+async def _prune(server: EmbeddedPostgres, given: argparse.Namespace) -> Measurements:
+    transactions, rows = (100, 50_000) if given.quick else (2000, 1_000_000)
+    return await bench_prune(server.dsn, transactions=transactions, rows=rows, repeat=given.repeat), []
+
+
 async def _peers(server: EmbeddedPostgres, given: argparse.Namespace) -> Measurements:
     return await bench_peers(server, messages=100 if given.quick else 3000, repeat=given.repeat), []
 
@@ -76,6 +82,7 @@ BENCHES: dict[str, Bench] = {
     "sharing": _sharing,
     "growth": _growth,
     "memory": _memory,
+    "prune": _prune,
     "peers": _peers,
 }
 
