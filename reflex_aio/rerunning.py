@@ -8,13 +8,15 @@ import anyio
 
 from reflex_aio.backoff import Backoff
 from reflex_aio.consumer_status import ConsumerState
-from reflex_aio.errors import ReflexError, is_expected
+from reflex_aio.errors import CursorConflict, ReflexError, is_expected
 from reflex_aio.hooks import Hooks
 from reflex_aio.tasks import is_cancellation, times_asked_to_cancel
 
 __all__ = ["Attempt", "Report", "Rerunning"]
 
 logger = logging.getLogger(__name__)
+
+_OTHERS = "another process runs it too, which leases would prevent, or its cursor was set by hand"
 
 # Told of each change: the new state, and the error that led to it.
 Report: TypeAlias = Callable[[ConsumerState, Exception | None], None]
@@ -41,8 +43,9 @@ class Rerunning:
     """Runs a consumer again and again, whatever its runs raise.
 
     Errors that belong to normal operation, such as a server's restart, are logged as information; all others
-    with their stack, as errors. A run that moved the cursor past an event that it handled, or held out for
-    longer than the longest delay, begins the backoff anew.
+    with their stack, as errors. That somebody else has moved the cursor is information too, unless it is where it
+    was at the last such conflict: then nobody has, and something is wrong. A run that moved the cursor past an event
+    that it handled, or held out for longer than the longest delay, begins the backoff anew.
 
     :param name: the consumer
     :param begin: makes a run
@@ -71,6 +74,8 @@ class Rerunning:
         self._attempt: Attempt | None = None
         self._scope: anyio.CancelScope | None = None
         self._ending = False
+        # Where the cursor was at the last conflict.
+        self._conflict: str | None = None
 
     async def run(self) -> None:
         """Run until cancelled, or until told to end.
@@ -124,8 +129,11 @@ class Rerunning:
             self._attempt = None
 
     async def _wait(self, delay: float, error: Exception) -> None:
-        expected = is_expected(error)
-        if expected:
+        moved_by_others = self._is_moved_by_others(error)
+        expected = moved_by_others or is_expected(error)
+        if moved_by_others:
+            logger.info("consumer %s: %s (%s); running again in %.1f s", self._name, error, _OTHERS, delay)
+        elif expected:
             logger.info("consumer %s: %s; running again in %.1f s", self._name, error, delay)
         else:
             logger.error("consumer %s failed; running again in %.1f s", self._name, delay, exc_info=error)
@@ -133,3 +141,10 @@ class Rerunning:
         self._report(ConsumerState.BACKING_OFF, error)
         with anyio.CancelScope() as self._scope:
             await anyio.sleep(delay)
+
+    def _is_moved_by_others(self, error: Exception) -> bool:
+        """Tell whether ``error`` is the conflict of a run under which somebody else has moved the cursor."""
+        if not isinstance(error, CursorConflict):
+            return False
+        before, self._conflict = self._conflict, error.stored
+        return error.stored != before

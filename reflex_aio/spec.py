@@ -121,9 +121,9 @@ async def run(spec: Spec) -> None:
 async def run_forever(spec: Spec, *, backoff: Backoff | None = None) -> None:
     """Run ``spec`` again and again, whatever it raises, until cancelled.
 
-    Errors that belong to normal operation, such as a server's restart, are logged as information; all others
-    with their stack, as errors. A run that moved the cursor past an event that it handled, or held out for
-    longer than the longest delay, begins the backoff anew.
+    Errors that belong to normal operation, such as a server's restart, or another process that has moved the
+    cursor, are logged as information; all others with their stack, as errors. A run that moved the cursor past an
+    event that it handled, or held out for longer than the longest delay, begins the backoff anew.
 
     :param backoff: how long to wait between runs; by default 0.1 to 30 seconds
     :raises ValueError: if the spec ends at the head

@@ -180,6 +180,37 @@ async def test_expected_errors_are_information_and_others_errors_with_their_stac
 
 
 @on_trio
+async def test_conflict_with_another_process_is_information_and_one_that_comes_again_an_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "reflex_aio")
+    hooks, store = RecordingHooks(), MemoryCursorStore()
+
+    async def overtaken(event: Event) -> None:
+        if event.id in ("1", "5"):
+            await store.set("c", str(int(event.id) + 2))
+
+    # The last two hand out an event that is behind the cursor, as a source must not.
+    runs = Runs(*(Pages(events(number, number)) for number in (1, 5, 2, 2)))
+    async with running(Spec(runs.source, store, Consumer("c", overtaken), hooks=hooks)):
+        await anyio.sleep(100)
+
+    others = "(another process runs it too, which leases would prevent, or its cursor was set by hand); "
+    place = "c: cursor '{}' is not after '{}', where it is: rewind() moves it backwards "
+    told = [
+        (record.levelno, record.getMessage().partition("running again in")[0], bool(record.exc_info))
+        for record in caplog.records
+    ]
+    assert told == [
+        (logging.INFO, f"consumer c: {place.format(1, 3)}{others}", False),
+        (logging.INFO, f"consumer c: {place.format(5, 7)}{others}", False),
+        (logging.ERROR, "consumer c failed; ", True),
+        (logging.ERROR, "consumer c failed; ", True),
+    ]
+    assert [told[3] for told in hooks.log if told[0] == "restarting"] == [True, True, False, False]
+
+
+@on_trio
 async def test_cancellation_ends_it_at_once_also_between_two_runs() -> None:
     for turns in ([], [down()]):
         runs = Runs(*turns)
