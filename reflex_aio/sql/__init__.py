@@ -5,6 +5,7 @@ are used are imported.
 """
 
 from reflex_aio.sql.atomic import AtomicBatchConsumer, AtomicConsumer, AtomicHandler, atomic_spec
+from reflex_aio.sql.attempts import AttemptsTable
 from reflex_aio.sql.backlog import Backlog, Extent
 from reflex_aio.sql.cursors import CursorsTable, CursorState
 from reflex_aio.sql.dead_letters import ConsumerError, ErrorsTable, ErrorStatus
@@ -17,7 +18,7 @@ from reflex_aio.sql.new_events import NewEvent
 from reflex_aio.sql.notifier import LocalNotifier, Notifier
 from reflex_aio.sql.partitions import Dropped, Partitions
 from reflex_aio.sql.retention import Pruned, PruneLimit, Retention
-from reflex_aio.sql.schema import CursorColumns, ErrorColumns, EventColumns, LeaseColumns
+from reflex_aio.sql.schema import AttemptColumns, CursorColumns, ErrorColumns, EventColumns, LeaseColumns
 from reflex_aio.sql.settings import Inserter, PageLoader, Wakeups
 from reflex_aio.sql.transactions import transaction
 
@@ -25,6 +26,8 @@ __all__ = [
     "AtomicBatchConsumer",
     "AtomicConsumer",
     "AtomicHandler",
+    "AttemptColumns",
+    "AttemptsTable",
     "Backlog",
     "ConsumerError",
     "CursorColumns",

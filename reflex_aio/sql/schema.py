@@ -5,6 +5,8 @@ from dataclasses import astuple, dataclass, fields
 from typing import Literal, TypeAlias
 
 __all__ = [
+    "AttemptColumns",
+    "AttemptsSchema",
     "CursorColumns",
     "CursorType",
     "CursorsSchema",
@@ -90,7 +92,9 @@ class Name:
         return self.table if self.schema is None else f"{self.schema}.{self.table}"
 
 
-def _check_columns(columns: "EventColumns | CursorColumns | ErrorColumns | LeaseColumns") -> None:
+def _check_columns(
+    columns: "AttemptColumns | EventColumns | CursorColumns | ErrorColumns | LeaseColumns",
+) -> None:
     names: tuple[str, ...] = astuple(columns)
     for field, name in zip(fields(columns), names, strict=True):
         _check_identifier(name, f"column name {field.name}=")
@@ -172,6 +176,23 @@ class LeaseColumns:
 
 
 @dataclass(frozen=True, slots=True)
+class AttemptColumns:
+    """The column names of an attempts table.
+
+    :raises TypeError: if a name is no string
+    :raises ValueError: if a name has characters that :class:`Name` refuses, or is given twice
+    """
+
+    consumer: str = "consumer"
+    event_id: str = "event_id"
+    attempts: str = "attempts"
+    next_try_at: str = "next_try_at"
+
+    def __post_init__(self) -> None:
+        _check_columns(self)
+
+
+@dataclass(frozen=True, slots=True)
 class EventsSchema:
     """What an events table looks like.
 
@@ -247,7 +268,21 @@ class LeasesSchema:
         _check_kind("columns", self.columns, LeaseColumns, "a LeaseColumns, or None for the usual names")
 
 
-TableSchema: TypeAlias = EventsSchema | CursorsSchema | ErrorsSchema | LeasesSchema
+@dataclass(frozen=True, slots=True)
+class AttemptsSchema:
+    """What an attempts table looks like.
+
+    :raises TypeError: if ``columns`` has the wrong type
+    """
+
+    table: Name
+    columns: AttemptColumns = AttemptColumns()
+
+    def __post_init__(self) -> None:
+        _check_kind("columns", self.columns, AttemptColumns, "an AttemptColumns, or None for the usual names")
+
+
+TableSchema: TypeAlias = EventsSchema | CursorsSchema | ErrorsSchema | LeasesSchema | AttemptsSchema
 """What a table of one of the kinds that there are looks like."""
 
 

@@ -3,6 +3,7 @@
 Works with any test runner, on asyncio and trio. Fixtures for pytest are in :mod:`reflex_aio.pytest_plugin`.
 """
 
+from reflex_aio.testing.attempt_stores import MakeAttemptStore, attempt_store_rules, check_attempt_store
 from reflex_aio.testing.consumers import await_consumer, await_cursor
 from reflex_aio.testing.contract import ContractBroken
 from reflex_aio.testing.cursor_stores import (
@@ -22,6 +23,7 @@ __all__ = [
     "CursorStoreCall",
     "CursorStoreFeature",
     "Insert",
+    "MakeAttemptStore",
     "MakeCursorStore",
     "MakeFencedStore",
     "MakeLeaseStore",
@@ -30,8 +32,10 @@ __all__ = [
     "ScriptedSource",
     "SourceFeature",
     "assert_events",
+    "attempt_store_rules",
     "await_consumer",
     "await_cursor",
+    "check_attempt_store",
     "check_cursor_store",
     "check_fenced_store",
     "check_lease_store",

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from reflex_aio.sql.dialects.schema import SchemaDialect
 from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.schema import (
+    AttemptsSchema,
     CursorsSchema,
     ErrorsSchema,
     EventsSchema,
@@ -109,6 +110,14 @@ class MysqlSchema(SchemaDialect):
                 # A timestamp would be read and written in the session's time zone.
                 ExpectedColumn(leases.expires_at, ("datetime",)),
             ]
+        if isinstance(schema, AttemptsSchema):
+            attempts = schema.columns
+            return [
+                ExpectedColumn(attempts.consumer, _TEXTS),
+                ExpectedColumn(attempts.event_id, _TEXTS),
+                ExpectedColumn(attempts.attempts, _INTEGERS),
+                ExpectedColumn(attempts.next_try_at, ("datetime",)),
+            ]
         events = schema.columns
         columns = [
             ExpectedColumn(events.id, _IDS, unique=True),
@@ -123,7 +132,7 @@ class MysqlSchema(SchemaDialect):
         return columns
 
     def key(self, schema: TableSchema) -> Sequence[str]:
-        if isinstance(schema, ErrorsSchema):
+        if isinstance(schema, ErrorsSchema | AttemptsSchema):
             return schema.columns.consumer, schema.columns.event_id
         return ()
 
@@ -145,9 +154,11 @@ class MysqlSchema(SchemaDialect):
                 " trigger would call"
             )
         lines = [f"    {self._quoted(name)} {kind}" for name, kind in self._columns(schema)]
-        lines.append(f"    PRIMARY KEY ({self._quoted(schema.columns.id)})")
+        if not isinstance(schema, AttemptsSchema):
+            lines.append(f"    PRIMARY KEY ({self._quoted(schema.columns.id)})")
         if key := self.key(schema):
-            lines.append(f"    UNIQUE ({', '.join(map(self._quoted, key))})")
+            kind = "PRIMARY KEY" if isinstance(schema, AttemptsSchema) else "UNIQUE"
+            lines.append(f"    {kind} ({', '.join(map(self._quoted, key))})")
         inside = ",\n".join(lines)
         return f"{create} {schema.table.quoted(self.quote)} (\n{inside}\n) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4"
 
@@ -177,6 +188,14 @@ class MysqlSchema(SchemaDialect):
                 (leases.owner, _NAME),
                 (leases.epoch, "bigint NOT NULL"),
                 (leases.expires_at, "datetime(6) NOT NULL"),
+            ]
+        if isinstance(schema, AttemptsSchema):
+            attempts = schema.columns
+            return [
+                (attempts.consumer, _NAME),
+                (attempts.event_id, _NAME),
+                (attempts.attempts, "bigint NOT NULL"),
+                (attempts.next_try_at, "datetime(6) NOT NULL"),
             ]
         events = schema.columns
         columns = [

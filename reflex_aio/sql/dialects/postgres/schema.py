@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from reflex_aio.sql.dialects.schema import SchemaDialect
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.schema import (
+    AttemptsSchema,
     CursorsSchema,
     ErrorsSchema,
     EventsSchema,
@@ -124,6 +125,14 @@ class PostgresSchema(SchemaDialect):
                 ExpectedColumn(leases.epoch, _INTEGERS),
                 ExpectedColumn(leases.expires_at, ("timestamp with time zone",)),
             ]
+        if isinstance(schema, AttemptsSchema):
+            attempts = schema.columns
+            return [
+                ExpectedColumn(attempts.consumer, _TEXTS),
+                ExpectedColumn(attempts.event_id, _TEXTS),
+                ExpectedColumn(attempts.attempts, _INTEGERS),
+                ExpectedColumn(attempts.next_try_at, ("timestamp with time zone",)),
+            ]
         events = schema.columns
         columns = [
             ExpectedColumn(events.id, _INTEGERS, needs_default=True, unique=True),
@@ -138,7 +147,7 @@ class PostgresSchema(SchemaDialect):
         return columns
 
     def key(self, schema: TableSchema) -> Sequence[str]:
-        if isinstance(schema, ErrorsSchema):
+        if isinstance(schema, ErrorsSchema | AttemptsSchema):
             return schema.columns.consumer, schema.columns.event_id
         return ()
 
@@ -161,11 +170,17 @@ class PostgresSchema(SchemaDialect):
         )
         if key := self.key(schema):
             names = ", ".join(f"{self.quote}{name}{self.quote}" for name in key)
+<<<<<<< HEAD
             columns += f",\n    UNIQUE ({names})"
         partitioned = ""
         if isinstance(schema, EventsSchema) and schema.partitioned:
             partitioned = f" PARTITION BY RANGE ({self.quote}{schema.columns.id}{self.quote})"
         return f"CREATE TABLE {schema.table.quoted(self.quote)} (\n{columns}\n){partitioned}"
+=======
+            kind = "PRIMARY KEY" if isinstance(schema, AttemptsSchema) else "UNIQUE"
+            columns += f",\n    {kind} ({names})"
+        return f"CREATE TABLE {schema.table.quoted(self.quote)} (\n{columns}\n)"
+>>>>>>> 40403f9 (Keep failed attempts in a table, on PostgreSQL and MySQL)
 
     def _columns(self, schema: TableSchema) -> list[tuple[str, str]]:
         if isinstance(schema, CursorsSchema):
@@ -193,6 +208,14 @@ class PostgresSchema(SchemaDialect):
                 (leases.owner, "text NOT NULL"),
                 (leases.epoch, "bigint NOT NULL"),
                 (leases.expires_at, "timestamptz NOT NULL"),
+            ]
+        if isinstance(schema, AttemptsSchema):
+            attempts = schema.columns
+            return [
+                (attempts.consumer, "text NOT NULL"),
+                (attempts.event_id, "text NOT NULL"),
+                (attempts.attempts, "bigint NOT NULL"),
+                (attempts.next_try_at, "timestamptz NOT NULL"),
             ]
         events = schema.columns
         columns = [
