@@ -27,6 +27,8 @@ _CONNECT_TIMEOUT = 10
 
 _savepoints = itertools.count(1)
 
+_Command = Callable[[], Awaitable[Any]]
+
 
 class Done(NamedTuple):
     """What the server answers to a statement that has no rows: the one row that :meth:`MysqlDriver.fetch` returns."""
@@ -94,39 +96,43 @@ class MysqlDriver(Driver):
         # Without autocommit too. That a SELECT has begun a transaction isn't always noticed: BEGIN ends that.
         if connection.get_transaction_status():
             raise already_in_transaction(connection)
-        return self._between(connection, "BEGIN", "COMMIT", "ROLLBACK")
+        return self._between(connection, connection.begin, connection.commit, connection.rollback)
 
     def transaction(self, connection: Any) -> AbstractAsyncContextManager[None]:
         if not _may_be_in_transaction(connection):
-            return self._between(connection, "BEGIN", "COMMIT", "ROLLBACK")
+            return self._between(connection, connection.begin, connection.commit, connection.rollback)
         # BEGIN would commit it.
         name = f"reflex_aio_{next(_savepoints)}"
-        return self._between(
-            connection, f"SAVEPOINT {name}", f"RELEASE SAVEPOINT {name}", f"ROLLBACK TO {name}"
+        begin, commit, rollback = (
+            partial(self._execute, connection, f"{command} {name}")
+            for command in ("SAVEPOINT", "RELEASE SAVEPOINT", "ROLLBACK TO")
         )
+        return self._between(connection, begin, commit, rollback)
 
     @asynccontextmanager
-    async def _between(self, connection: Any, begin: str, commit: str, rollback: str) -> AsyncIterator[None]:
-        await self._execute(connection, begin)
+    async def _between(
+        self, connection: Any, begin: _Command, commit: _Command, rollback: _Command
+    ) -> AsyncIterator[None]:
+        await begin()
         try:
             yield
         except BaseException:
             await shielded(self._undo(connection, rollback))
             raise
-        await self._execute(connection, commit)
+        await commit()
 
-    async def _undo(self, connection: Any, rollback: str) -> None:
+    async def _undo(self, connection: Any, rollback: _Command) -> None:
         # The client libraries close a connection of which a statement was cancelled.
         if self.is_closed(connection):
             return
         try:
             async with asyncio.timeout(_CLEANUP_TIMEOUT):
-                await self._execute(connection, rollback)
+                await rollback()
         except TimeoutError:
             connection.close()
         except Exception as exc:
             # Lost, or rolled back by the server as a whole, as after a deadlock. What led here is raised.
-            logger.debug("%s failed: %s", rollback, exc)
+            logger.debug("rolling back failed: %s", exc)
 
     def errors(self, table: str, *, schema_only: bool = False) -> AbstractContextManager[None]:
         return translated(self.library, table, schema_only=schema_only)

@@ -5,6 +5,7 @@ quoted before they get here; values are always arguments.
 """
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 from reflex_aio.errors import SchemaError
 from reflex_aio.event import Event
@@ -90,7 +91,8 @@ def events_of(rows: Sequence[Row], settings: EventsSettings) -> list[Event]:
     if not rows:
         return []
     schema = settings.schema
-    ids, types, foreign_ids, timestamps, *rest = zip(*rows, strict=True)
+    # Not zip(*rows), which makes an iterator of each row: a page of them keeps the garbage collector busy.
+    ids, types, foreign_ids, timestamps, *rest = (list(map(itemgetter(i), rows)) for i in range(len(rows[0])))
     if None in timestamps:
         without = ids[timestamps.index(None)]
         problem = f'column "{schema.columns.timestamp}" of event {without} is NULL or zero'

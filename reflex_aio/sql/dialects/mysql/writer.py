@@ -42,7 +42,7 @@ class MysqlWriter(EventsWriter):
     async def insert(self, driver: Driver, connection: Any, values: Values) -> Row:
         now = await self._current_time(driver, connection)
         if _size(values) > _LARGE:
-            self._check_size([values], (await self._limits(driver, connection))[1])
+            self._check_size(values, _size(values), (await self._limits(driver, connection))[1])
         if now not in self._one:
             self._one[now] = insert_sql(self._settings, self._table, now)
         first_id = await self._insert(driver, connection, self._one[now], [values])
@@ -51,8 +51,9 @@ class MysqlWriter(EventsWriter):
     async def insert_many(self, driver: Driver, connection: Any, events: Sequence[Values]) -> Sequence[Row]:
         now = await self._current_time(driver, connection)
         step, largest = await self._limits(driver, connection)
-        self._check_size(events, largest)
-        chunks = list(_chunks(events, largest - _STATEMENT_OVERHEAD))
+        sizes = [_size(event) for event in events]
+        self._check_size(events[sizes.index(max(sizes))], max(sizes), largest)
+        chunks = list(_chunks(events, sizes, largest - _STATEMENT_OVERHEAD))
 
         async def insert_chunks() -> list[Row]:
             rows: list[Row] = []
@@ -97,14 +98,13 @@ class MysqlWriter(EventsWriter):
         rows = await driver.fetch(connection, "SELECT @@auto_increment_increment, @@max_allowed_packet")
         return rows[0][0], rows[0][1]
 
-    def _check_size(self, events: Sequence[Values], largest: int) -> None:
-        for event in events:
-            size = _size(event) + _STATEMENT_OVERHEAD
-            if size > largest:
-                raise ValueError(
-                    f"{self._settings.name}: event {event[0]!r} takes {size} bytes in a statement, more than the"
-                    f" server's max_allowed_packet of {largest}: metadata takes twice its length"
-                )
+    def _check_size(self, event: Values, size: int, largest: int) -> None:
+        size += _STATEMENT_OVERHEAD
+        if size > largest:
+            raise ValueError(
+                f"{self._settings.name}: event {event[0]!r} takes {size} bytes in a statement, more than the"
+                f" server's max_allowed_packet of {largest}: metadata takes twice its length"
+            )
 
     async def _check_warnings(self, driver: Driver, connection: Any) -> None:
         for level, number, message in await driver.fetch(connection, "SHOW WARNINGS"):
@@ -121,14 +121,12 @@ def _size(values: Values) -> int:
     return 2 * (len(foreign_id.encode()) + len(metadata or b"") + len(trace or b"")) + _EVENT_OVERHEAD
 
 
-def _chunks(events: Sequence[Values], largest: int) -> Iterator[list[Values]]:
+def _chunks(events: Sequence[Values], sizes: Sequence[int], largest: int) -> Iterator[Sequence[Values]]:
     """Cut events into runs, each of which takes at most ``largest`` bytes in a statement, or is of one event."""
-    chunk: list[Values] = []
-    size = 0
-    for event in events:
-        size += _size(event)
-        if chunk and size > largest:
-            yield chunk
-            chunk, size = [], _size(event)
-        chunk.append(event)
-    yield chunk
+    start = total = 0
+    for index, size in enumerate(sizes):
+        total += size
+        if index > start and total > largest:
+            yield events[start:index]
+            start, total = index, size
+    yield events[start:]
