@@ -10,6 +10,7 @@ from benchmarks.bench_growth import bench_growth
 from benchmarks.bench_insert import bench_insert
 from benchmarks.bench_latency import bench_latency
 from benchmarks.bench_memory import bench_memory
+from benchmarks.bench_mysql import bench_mysql
 from benchmarks.bench_peers import bench_peers
 from benchmarks.bench_prune import bench_prune
 from benchmarks.bench_sharing import bench_sharing
@@ -17,6 +18,7 @@ from benchmarks.bench_stream import bench_stream
 from benchmarks.measure import Result, Series
 from benchmarks.plot import write_svg
 from benchmarks.report import print_series, print_table, write_json
+from reflex_aio.ext.accounts import EmbeddedServerError
 from reflex_aio.ext.embedded import EmbeddedPostgres
 
 RESULTS = Path(__file__).parent / "results"
@@ -71,6 +73,18 @@ async def _peers(server: EmbeddedPostgres, given: argparse.Namespace) -> Measure
     return await bench_peers(server, messages=100 if given.quick else 3000, repeat=given.repeat), []
 
 
+async def _mysql(server: EmbeddedPostgres, given: argparse.Namespace) -> Measurements:
+    # On a server of another kind, while the other one rests.
+    results = await bench_mysql(
+        rows=given.rows,
+        transactions=400,
+        inserts=50 if given.quick else 400,
+        repeat=given.repeat,
+        more=_more(given),
+    )
+    return results, []
+
+
 def _more(given: argparse.Namespace) -> int:
     return 1 if given.quick else given.repeat * MORE
 
@@ -84,15 +98,16 @@ BENCHES: dict[str, Bench] = {
     "memory": _memory,
     "prune": _prune,
     "peers": _peers,
+    "mysql": _mysql,
 }
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measures against the raw driver, on an embedded PostgreSQL over its unix socket. Each figure is"
-        " the median of ratios of two measurements made one after the other.",
-        epilog="Exit status: 0 if every goal was met, 1 if one was missed.",
+        description="Measures against the raw driver, on an embedded PostgreSQL and MariaDB over their unix sockets."
+        " Each figure is the median of ratios of two measurements made one after the other.",
+        epilog="Exit status: 0 if every goal was met, 1 if one was missed, 2 if a server could not be started.",
     )
     parser.add_argument(
         "--quick", action="store_true", help="few rows, one repetition: shows that all of it runs"
@@ -167,4 +182,8 @@ def _run(given: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_run(arguments()))
+    try:
+        sys.exit(_run(arguments()))
+    except EmbeddedServerError as exc:
+        print(f"the benchmarks can't be run: {exc}", file=sys.stderr)
+        sys.exit(2)

@@ -12,7 +12,7 @@ from benchmarks.measure import Result, Series
 
 __all__ = ["print_series", "print_table", "write_json"]
 
-LIBRARIES = ("asyncpg", "grpcio", "protobuf", "msgspec")
+LIBRARIES = ("asyncpg", "aiomysql", "asyncmy", "grpcio", "protobuf", "msgspec")
 
 
 def print_table(results: Sequence[Result]) -> None:
