@@ -170,17 +170,12 @@ class PostgresSchema(SchemaDialect):
         )
         if key := self.key(schema):
             names = ", ".join(f"{self.quote}{name}{self.quote}" for name in key)
-<<<<<<< HEAD
-            columns += f",\n    UNIQUE ({names})"
+            kind = "PRIMARY KEY" if isinstance(schema, AttemptsSchema) else "UNIQUE"
+            columns += f",\n    {kind} ({names})"
         partitioned = ""
         if isinstance(schema, EventsSchema) and schema.partitioned:
             partitioned = f" PARTITION BY RANGE ({self.quote}{schema.columns.id}{self.quote})"
         return f"CREATE TABLE {schema.table.quoted(self.quote)} (\n{columns}\n){partitioned}"
-=======
-            kind = "PRIMARY KEY" if isinstance(schema, AttemptsSchema) else "UNIQUE"
-            columns += f",\n    {kind} ({names})"
-        return f"CREATE TABLE {schema.table.quoted(self.quote)} (\n{columns}\n)"
->>>>>>> 40403f9 (Keep failed attempts in a table, on PostgreSQL and MySQL)
 
     def _columns(self, schema: TableSchema) -> list[tuple[str, str]]:
         if isinstance(schema, CursorsSchema):
