@@ -1,11 +1,13 @@
 """The databases and client libraries that everything has to work on, as one thing to write tests with.
 
-A test that asks for ``backend`` runs on each of them. What differs it asks for by a capability, never by the name.
+A test that asks for ``backend`` runs on each of them; marked ``one_library``, on each database by one of its client
+libraries, the faster one. What differs it asks for by a capability, never by the name.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import aiomysql
@@ -17,10 +19,15 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from reflex_aio.ext.embedded import EmbeddedPostgres
+from reflex_aio.ext.embedded_mariadb import EmbeddedMariaDB
 from reflex_aio.sql.drivers import driver_named
 from reflex_aio.sql.drivers.base import Driver, Row
 from tests.fix_databases import Database
-from tests.fix_mariadb import MysqlDatabase
+from tests.fix_mariadb import MysqlDatabase, make_mariadb
+from tests.fix_proxy import Proxy
+from tests.fix_servers import EMBEDDED, make_server
+from tests.waiting import eventually
 
 
 class Backend(ABC):
@@ -37,12 +44,26 @@ class Backend(ABC):
     """Whether connections may be set to begin transactions by themselves."""
     lock_waits: ClassVar[str]
     """The statement that counts the connections of this database that wait for locks of others."""
+    lock_table: ClassVar[Sequence[str]]
+    """The statements that lock a table, also for readers, to be formatted."""
+    unlock_tables: ClassVar[str]
+    """The statement that ends that."""
+    table_waits: ClassVar[str]
+    """The statement that counts the connections of this database that wait for a table."""
     set_time_zone: ClassVar[str]
     """The statement that sets the connection's time zone to so many hours east of UTC, to be formatted."""
     idle_timeout: ClassVar[str]
     """The statement that tells for how many seconds a transaction may be idle; 0 for any time."""
     set_idle_timeout: ClassVar[str]
     """The statement that sets this for the session, to be formatted."""
+    number: ClassVar[str]
+    """The statement that tells the connection's number."""
+    numbers: ClassVar[str]
+    """The statement that lists the numbers of all connections to the database."""
+    end: ClassVar[str]
+    """The statement that ends the connection of a number, to be formatted."""
+    read_only: ClassVar[dict[str, Any]]
+    """The arguments of connections that may not write."""
 
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn
@@ -61,6 +82,14 @@ class Backend(ABC):
     @abstractmethod
     def pool(self, size: int = 10, **arguments: Any) -> AbstractAsyncContextManager[Any]:
         """Open a pool of up to ``size`` connections. Further arguments are the library's own."""
+
+    @abstractmethod
+    async def close_pool(self, pool: Any) -> None:
+        """Close a pool as the library has it, once all its connections have been given back."""
+
+    @abstractmethod
+    def by_way_of(self, proxy: Proxy) -> dict[str, Any]:
+        """Return the arguments of connections that go through a proxy to the database."""
 
     @abstractmethod
     async def _connect(self, **arguments: Any) -> Any: ...
@@ -88,6 +117,40 @@ class Backend(ABC):
         """Run a statement and return the first column of its first row."""
         return (await self.fetch(connection, statement))[0][0]
 
+    async def waiting_for_locks(self, number: int) -> None:
+        """Return when so many connections of the database wait for somebody else's lock."""
+        await self._waiting(self.lock_waits, number)
+
+    async def waiting_for_tables(self, number: int) -> None:
+        """Return when so many connections of the database wait for a table that somebody has locked."""
+        await self._waiting(self.table_waits, number)
+
+    async def _waiting(self, statement: str, number: int) -> None:
+        watching = await self.connect()
+
+        async def enough() -> bool:
+            return int(await self.value(watching, statement)) >= number
+
+        # InnoDB's tables aren't brought up to date if they were read less than a tenth of a second ago.
+        await eventually(enough, f"{number} connections that wait", every=0.15)
+
+    async def kill_others(self, connection: Any) -> int:
+        """End all connections to the database but this one; return how many there were once they are gone."""
+        # Of a connection that is in a transaction, PostgreSQL tells the same again and again.
+        killer = await self.connect()
+        spared = await self.value(connection, self.number), await self.value(killer, self.number)
+        killed = {row[0] for row in await self.fetch(killer, self.numbers)}.difference(spared)
+        for number in killed:
+            # It may have ended by itself meanwhile.
+            with suppress(self.library_error):
+                await self.fetch(killer, self.end.format(number))
+
+        async def gone() -> bool:
+            return killed.isdisjoint(row[0] for row in await self.fetch(killer, self.numbers))
+
+        await eventually(gone, "the connections are gone")
+        return len(killed)
+
     def quoted(self, name: str) -> str:
         return f"{self.quote}{name}{self.quote}"
 
@@ -101,14 +164,27 @@ class PostgresBackend(Backend):
     lock_waits: ClassVar[str] = (
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
+    lock_table: ClassVar[Sequence[str]] = ("BEGIN", "LOCK TABLE {}")
+    unlock_tables: ClassVar[str] = "COMMIT"
+    table_waits: ClassVar[str] = lock_waits
     set_time_zone: ClassVar[str] = "SET TIME ZONE {}"
     idle_timeout: ClassVar[str] = (
         "SELECT extract(epoch FROM current_setting('idle_in_transaction_session_timeout')::interval)::int"
     )
     set_idle_timeout: ClassVar[str] = "SET idle_in_transaction_session_timeout = '{}s'"
+    number: ClassVar[str] = "SELECT pg_backend_pid()"
+    numbers: ClassVar[str] = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+    end: ClassVar[str] = "SELECT pg_terminate_backend({})"
+    read_only: ClassVar[dict[str, Any]] = {"server_settings": {"default_transaction_read_only": "on"}}
 
     def pool(self, size: int = 10, **arguments: Any) -> AbstractAsyncContextManager[Any]:
         return asyncpg.create_pool(self.dsn, **{"min_size": 1, "max_size": size, **arguments})
+
+    async def close_pool(self, pool: Any) -> None:
+        await pool.close()
+
+    def by_way_of(self, proxy: Proxy) -> dict[str, Any]:
+        return {"host": proxy.host, "port": proxy.port}
 
     async def _connect(self, **arguments: Any) -> Any:
         return await asyncpg.connect(self.dsn, **arguments)
@@ -125,9 +201,19 @@ class MysqlBackend(Backend):
         "SELECT count(*) FROM information_schema.innodb_trx t JOIN information_schema.processlist p"
         " ON p.id = t.trx_mysql_thread_id WHERE t.trx_state = 'LOCK WAIT' AND p.db = DATABASE()"
     )
+    lock_table: ClassVar[Sequence[str]] = ("LOCK TABLES {} WRITE",)
+    unlock_tables: ClassVar[str] = "UNLOCK TABLES"
+    table_waits: ClassVar[str] = (
+        "SELECT count(*) FROM information_schema.processlist"
+        " WHERE state = 'Waiting for table metadata lock' AND db = DATABASE()"
+    )
     set_time_zone: ClassVar[str] = "SET time_zone = '{:+03d}:00'"
     idle_timeout: ClassVar[str] = "SELECT @@SESSION.wait_timeout"
     set_idle_timeout: ClassVar[str] = "SET SESSION wait_timeout = {}"
+    number: ClassVar[str] = "SELECT CONNECTION_ID()"
+    numbers: ClassVar[str] = "SELECT id FROM information_schema.processlist WHERE db = DATABASE()"
+    end: ClassVar[str] = "KILL {}"
+    read_only: ClassVar[dict[str, Any]] = {"init_command": "SET SESSION TRANSACTION READ ONLY"}
 
     cursor_argument: ClassVar[str]
     """The name of the argument of ``connect`` that says which cursors the connection makes."""
@@ -142,6 +228,13 @@ class MysqlBackend(Backend):
 
     def pool(self, size: int = 10, **arguments: Any) -> AbstractAsyncContextManager[Any]:
         return self._create_pool(**{**self.arguments, "minsize": 1, "maxsize": size, **arguments})
+
+    async def close_pool(self, pool: Any) -> None:
+        pool.close()
+        await pool.wait_closed()
+
+    def by_way_of(self, proxy: Proxy) -> dict[str, Any]:
+        return {"host": proxy.host, "port": proxy.port, "unix_socket": None}
 
     async def _connect(self, **arguments: Any) -> Any:
         return await self._open(**{**self.arguments, **arguments})
@@ -169,12 +262,15 @@ class AsyncmyBackend(MysqlBackend):
 
 
 POSTGRES = "postgres"
-MYSQL: dict[str, type[MysqlBackend]] = {"aiomysql": AiomysqlBackend, "asyncmy": AsyncmyBackend}
+FASTER = "asyncmy"
+MYSQL: dict[str, type[MysqlBackend]] = {"aiomysql": AiomysqlBackend, FASTER: AsyncmyBackend}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend_name" in metafunc.fixturenames:
-        ours = [*MYSQL] if "mysql" in metafunc.fixturenames else [POSTGRES, *MYSQL]
+        ours = [*MYSQL] if metafunc.definition.get_closest_marker("one_library") is None else [FASTER]
+        if "mysql" not in metafunc.fixturenames:
+            ours.insert(0, POSTGRES)
         metafunc.parametrize("backend_name", ours, indirect=True)
 
 
@@ -203,6 +299,30 @@ async def backend(backend_name: str, backend_database: Database | MysqlDatabase)
     )
     yield backend
     backend.close()
+
+
+@dataclass(frozen=True)
+class OwnServer:
+    """A server that one test alone owns, to stop, kill and start again, and a database on it."""
+
+    server: EmbeddedPostgres | EmbeddedMariaDB
+    backend: Backend
+
+
+@pytest_asyncio.fixture
+async def own_backend(no_task_left: None, backend_name: str) -> AsyncIterator[OwnServer]:
+    """A started server of the test's own, of each database, by each client library."""
+    if backend_name == POSTGRES:
+        async with make_server(EMBEDDED) as postgres:
+            yield OwnServer(postgres, on_postgres := PostgresBackend(postgres.dsn))
+            on_postgres.close()
+        return
+    async with make_mariadb(port=0) as mariadb:
+        backend = MYSQL[backend_name](MysqlDatabase(mariadb, "test"))
+        admin = await backend.connect(db=None)
+        await backend.fetch(admin, "CREATE DATABASE test")
+        yield OwnServer(mariadb, backend)
+        backend.close()
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ async def reconnect(own_server: EmbeddedPostgres) -> AsyncIterator[Connect]:
             while True:
                 try:
                     opened.append(await asyncpg.connect(own_server.dsn))
-                except (OSError, asyncpg.CannotConnectNowError):
+                except (OSError, asyncpg.CannotConnectNowError, asyncpg.PostgresConnectionError):
                     await asyncio.sleep(0.05)
                 else:
                     return opened[-1]

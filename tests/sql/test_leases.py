@@ -13,7 +13,6 @@ from reflex_aio import CursorStore, Lease, LeaseLost, LeaseStore, MemoryLeaseSto
 from reflex_aio.sql import CursorsTable, LeaseColumns, LeasesTable
 from reflex_aio.testing import check_fenced_store, check_lease_store, fenced_store_rules, lease_store_rules
 from tests.fix_backends import Backend
-from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -91,9 +90,9 @@ async def test_taking_over_waits_for_a_cursor_that_is_being_moved(
         # Holds up the cursor's move after the lease was compared.
         await CURSORS.set(connection, "billing", "2")
         moving = asyncio.create_task(cursors.set("billing", "3", fence=lease))
-        await waiting_for_locks(backend, 1)
+        await backend.waiting_for_locks(1)
         taking = asyncio.create_task(leases.acquire("billing", "you", ttl=60.0))
-        await waiting_for_locks(backend, 2)
+        await backend.waiting_for_locks(2)
     await moving
     taken = await taking
     assert taken is not None
@@ -112,7 +111,7 @@ async def test_a_move_waits_for_who_is_taking_over_and_is_refused(
     async with backend.driver.transaction(connection):
         await backend.fetch(connection, "UPDATE leases SET owner = 'you', epoch = epoch + 1")
         moving = asyncio.create_task(cursors.set("billing", "3", fence=lease))
-        await waiting_for_locks(backend, 1)
+        await backend.waiting_for_locks(1)
     with pytest.raises(LeaseLost):
         await moving
     assert await cursors.get("billing") == ""
@@ -126,7 +125,7 @@ async def test_a_takeover_that_is_rolled_back_takes_nothing(
     await backend.fetch(connection, "BEGIN")
     await backend.fetch(connection, "UPDATE leases SET owner = 'you', epoch = epoch + 1")
     moving = asyncio.create_task(cursors.set("billing", "3", fence=lease))
-    await waiting_for_locks(backend, 1)
+    await backend.waiting_for_locks(1)
     await backend.fetch(connection, "ROLLBACK")
     await moving
     assert await cursors.get("billing") == "3"
@@ -238,14 +237,3 @@ async def acquired(leases: LeaseStore, name: str, owner: str, *, ttl: float = 60
     lease = await leases.acquire(name, owner, ttl=ttl)
     assert lease is not None
     return lease
-
-
-async def waiting_for_locks(backend: Backend, number: int) -> None:
-    """Return when so many connections of the database wait for somebody else's lock."""
-    watching = await backend.connect()
-
-    async def enough() -> bool:
-        return int(await backend.value(watching, backend.lock_waits)) >= number
-
-    # InnoDB's tables aren't brought up to date if they were read less than a tenth of a second ago.
-    await eventually(enough, f"{number} connections that wait for locks", every=0.15)
