@@ -1,12 +1,13 @@
 """A cursor store for as long as a lease is held."""
 
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
 
 from reflex_aio.cursor import AtomicCursorStore, CursorStore
 from reflex_aio.lease import Lease
+from reflex_aio.marking import CursorMark, marking
 
 __all__ = ["FencedStore"]
 
@@ -44,6 +45,10 @@ class FencedStore:
         See :class:`~reflex_aio.cursor.CursorStore`.
         """
         await self._store.set(name, cursor, expected=expected, fence=self._lease if fence is None else fence)
+
+    def marking(self, name: str, *, fence: Lease | None = None) -> AbstractContextManager[CursorMark | None]:
+        """Return a mark's context. See :class:`~reflex_aio.marking.MarkingCursorStore`."""
+        return marking(self._store, name, fence=self._lease if fence is None else fence)
 
     def moving(
         self, name: str, cursor: str, *, expected: str, fence: Lease | None = None

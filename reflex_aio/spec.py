@@ -21,6 +21,7 @@ from reflex_aio.fenced import FencedStore
 from reflex_aio.group import Group
 from reflex_aio.hooks import Hooks, installed
 from reflex_aio.lease import Lease
+from reflex_aio.marking import CursorMark, marking
 from reflex_aio.moving import MovingCursor
 from reflex_aio.rerunning import Rerunning
 from reflex_aio.session import SessionConsumer, Turn
@@ -157,6 +158,7 @@ class Run:
         self._stream: EventStream | None = None
         self._ending = False
         self._moving: MovingCursor | None = None
+        self._mark: CursorMark | None = None
         self._attempting: Attempting | None = None
         if spec.attempts is not None:
             self._attempting = Attempting(spec.consumer, spec.attempts, spec.retry_backoff)
@@ -168,13 +170,14 @@ class Run:
             attempting=self._attempting,
         )
         self._began = ""
-        self._reached = ""
         self.moved = False
 
     @property
     def cursor(self) -> str:
         """Where the run has moved the cursor to; ``""`` if it hasn't yet."""
-        return self._reached if self._moving is None else self._moving.stored
+        if self._mark is not None:
+            return self._mark.cursor
+        return "" if self._moving is None else self._moving.stored
 
     def end(self) -> bool:
         """Take no further event and finish those in hand; tell whether there can be any, as the stream is open."""
@@ -207,8 +210,6 @@ class Run:
                 try:
                     if isinstance(consumer, SessionConsumer):
                         await self._consume_in_session(consumer, stream)
-                    elif consumer.filters:
-                        await self._consume_filtered(stream)
                     else:
                         await self._consume(stream)
                 except NotDue:
@@ -232,26 +233,48 @@ class Run:
         return self._consumer.plain_handler if self._delivery.is_plain else self._delivery.deliver
 
     async def _consume(self, stream: EventStream) -> None:
-        name, store, handle = self._consumer.name, self._store, self._handler()
-        async for event in stream:
-            await handle(event)
-            await store.set(name, event.id)
-            self._reached = event.id
-            self.moved = True
+        with marking(self._store, self._consumer.name) as mark:
+            if mark is None:
+                await self._consume_setting(stream)
+            else:
+                await self._consume_marking(stream, mark)
 
-    async def _consume_filtered(self, stream: EventStream) -> None:
-        cursor, handle = MovingCursor(self._store, self._consumer.name), self._handler()
+    async def _consume_marking(self, stream: EventStream, mark: CursorMark) -> None:
+        """Let the store look where the cursor is. What is done here for an event is done a million times a second."""
+        self._mark, handle, all_wanted = mark, self._handler(), not self._consumer.filters
+        while page := await stream.read_page():
+            for event in page:
+                if self._ending:
+                    return
+                if wanted := all_wanted or self._wanted(event):
+                    await handle(event)
+                if mark.refused:
+                    await self._store.set(self._consumer.name, event.id)
+                mark.cursor = event.id
+                if wanted:
+                    self.moved = True
+
+    async def _consume_setting(self, stream: EventStream) -> None:
+        """Set the cursor after each event."""
+        cursor = self._moving = MovingCursor(self._store, self._consumer.name)
+        handle, all_wanted = self._handler(), not self._consumer.filters
 
         async def consume() -> None:
-            async for event in stream:
-                if self._wanted(event):
-                    await handle(event)
-                    await cursor.set(event.id)
-                    self.moved = True
-                else:
-                    cursor.pass_over(event.id)
+            while page := await stream.read_page():
+                for event in page:
+                    if self._ending:
+                        return
+                    if all_wanted or self._wanted(event):
+                        await handle(event)
+                        await cursor.set(event.id)
+                        self.moved = True
+                    else:
+                        cursor.pass_over(event.id)
 
-        await self._while_moving(cursor, Group(self._consumer.name), consume)
+        if all_wanted:
+            await consume()
+        else:
+            await self._while_moving(cursor, Group(self._consumer.name), consume)
 
     async def _consume_in_session(self, consumer: SessionConsumer[Any], stream: EventStream) -> None:
         expected = self._began if consumer.compares else None
@@ -268,12 +291,15 @@ class Run:
         async def consume() -> None:
             session, filters = consumer.session(turn), consumer.filters
             try:
-                async for event in stream:
-                    if filters and not self._wanted(event):
-                        turn.pass_over(event)
-                    else:
-                        await self._delivery.receive(event)
-                        await session.consume(event)
+                while page := await stream.read_page():
+                    for event in page:
+                        if self._ending:
+                            break
+                        if filters and not self._wanted(event):
+                            turn.pass_over(event)
+                        else:
+                            await self._delivery.receive(event)
+                            await session.consume(event)
             except NotDue:
                 pass
             await session.finish()

@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
 from typing import Self
 
 from reflex_aio.cursor import CursorStore
 from reflex_aio.errors import CursorConflict
 from reflex_aio.lease import Lease
+from reflex_aio.marking import CursorMark, marking
 
 __all__ = ["WrappedStore"]
 
@@ -57,6 +58,10 @@ class WrappedStore(ABC):
     ) -> None:
         """Move the cursor of the consumer ``name`` forward. See :class:`~reflex_aio.cursor.CursorStore`."""
         await self._store.set(name, cursor, expected=expected, fence=fence)
+
+    def marking(self, name: str, *, fence: Lease | None = None) -> AbstractContextManager[CursorMark | None]:
+        """Return a mark's context. See :class:`~reflex_aio.marking.MarkingCursorStore`."""
+        return marking(self._store, name, fence=fence)
 
     async def flush(self) -> None:
         """Return once every cursor that was set is stored for good."""

@@ -3,13 +3,15 @@
 import asyncio
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from reflex_aio.cursor import is_behind
-from reflex_aio.errors import CursorConflict, DatabaseError, LeaseLost
+from reflex_aio.errors import CursorConflict, DatabaseError, InvalidCursor, LeaseLost
 from reflex_aio.lease import Lease
+from reflex_aio.marking import CursorMark
 from reflex_aio.sql.cursor_store import TableCursorStore
 from reflex_aio.sql.cursor_values import check_consumer, check_cursor
 from reflex_aio.sql.flusher import Flusher
@@ -25,6 +27,21 @@ logger = logging.getLogger(__name__)
 
 # The share of flush_timeout that one statement may wait for another transaction: a flush may take several.
 _LOCK_SHARE = 0.25
+
+
+class _Mark(CursorMark):
+    """A mark that is looked at.
+
+    :ivar taken: the cursor that was there the last time
+    """
+
+    __slots__ = ("fence", "name", "taken")
+
+    def __init__(self, name: str, fence: Lease | None) -> None:
+        super().__init__()
+        self.name = name
+        self.fence = fence
+        self.taken = self.cursor
 
 
 class WriteBehindCursorStore(TableCursorStore):
@@ -63,7 +80,9 @@ class WriteBehindCursorStore(TableCursorStore):
         self._cursors: dict[str, str] = {}
         # The leases of those that were set under one.
         self._fences: dict[str, Lease] = {}
-        self._refusals: dict[str, CursorConflict | LeaseLost] = {}
+        self._refusals: dict[str, CursorConflict | InvalidCursor | LeaseLost] = {}
+        # Of those who don't set each cursor.
+        self._marks: set[_Mark] = set()
         # Held by whoever writes: a flush under way could undo a rewind.
         self._writing = asyncio.Lock()
 
@@ -97,6 +116,7 @@ class WriteBehindCursorStore(TableCursorStore):
 
     async def get(self, name: str) -> str:
         """Return the cursor of the consumer ``name``, stored or not, or ``""`` if it has none."""
+        self._look()
         cursor = self._cursors.get(name)
         return await super().get(name) if cursor is None else cursor
 
@@ -134,8 +154,51 @@ class WriteBehindCursorStore(TableCursorStore):
             del self._fences[name]
         self._flusher.changed()
 
+    @contextmanager
+    def marking(self, name: str, *, fence: Lease | None = None) -> Iterator[CursorMark | None]:
+        """Be in a context that yields a mark. See :class:`~reflex_aio.marking.MarkingCursorStore`.
+
+        It is looked at whenever cursors are stored or asked for. If the store isn't entered, there is none.
+        """
+        check_consumer(name)
+        if fence is not None:
+            check_fence(fence)
+        if not self._entered:
+            yield None
+            return
+        mark = _Mark(name, fence)
+        self._marks.add(mark)
+        self._flusher.changed()
+        try:
+            yield mark
+        finally:
+            self._look_at(mark)
+            self._marks.discard(mark)
+
+    def _look(self) -> None:
+        for mark in self._marks:
+            self._look_at(mark)
+
+    def _look_at(self, mark: _Mark) -> None:
+        cursor = mark.cursor
+        if cursor is mark.taken or mark.refused:
+            return
+        mark.taken = cursor
+        try:
+            self._keep(mark.name, check_cursor(cursor, self._table.cursor_type), mark.fence)
+        except (CursorConflict, InvalidCursor, LeaseLost) as exc:
+            self._refuse(mark.name, exc)
+
+    def _refuse(self, name: str, refusal: CursorConflict | InvalidCursor | LeaseLost) -> None:
+        """Keep a refusal for the consumer to hear of."""
+        self._refusals[name] = refusal
+        for mark in self._marks:
+            if mark.name == name:
+                mark.refused = True
+
     async def _set_now(self, name: str, cursor: str, expected: str | None, fence: Lease | None) -> None:
         async with self._writing:
+            self._look()
             if name in self._refusals:
                 raise self._refusals.pop(name)
             if (before := self._cursors.get(name)) is not None:
@@ -153,6 +216,7 @@ class WriteBehindCursorStore(TableCursorStore):
         See :meth:`TableCursorStore.rewind`.
         """
         async with self._writing:
+            self._look()
             before = self._cursors.get(name)
             await super().rewind(name, cursor)
             self._refusals.pop(name, None)
@@ -167,6 +231,7 @@ class WriteBehindCursorStore(TableCursorStore):
         :raises SchemaError: if the table isn't as expected; the cursors are kept
         """
         if self._entered or self._leaving:
+            self._look()
             if self._cursors:
                 await self._flusher.flush()
             for name in self._refusals:
@@ -182,6 +247,10 @@ class WriteBehindCursorStore(TableCursorStore):
     async def _write(self) -> None:
         """Store all cursors."""
         async with self._writing:
+            self._look()
+            if self._marks:
+                # Nobody tells when they change: look again.
+                self._flusher.changed()
             cursors = dict(self._cursors)
             try:
                 await self._store(cursors)
@@ -209,7 +278,7 @@ class WriteBehindCursorStore(TableCursorStore):
             refusals = await self._set_many(connection, cursors, fences)
         for name, cursor in cursors.items():
             if name in refusals:
-                self._refusals[name] = refusals[name]
+                self._refuse(name, refusals[name])
                 # A later one too: its consumer is to hear of the refusal first.
                 self._forget(name, self._cursors.get(name))
             else:
