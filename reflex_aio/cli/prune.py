@@ -101,7 +101,7 @@ async def prune(
             with _shown(table, "counting") as tell:
                 counted = await table.prune(on.pool, retention, dry_run=True, pause=0, progress=tell)
             late = await _behind(consumers, cursors_on, counted, ignore or ())
-            missing = f", which {', '.join(late)} will miss" if late else ""
+            missing = f", some of which {', '.join(late)} would miss" if late else ""
             if counted.events:
                 ask(
                     f"Delete {_events(counted.events)} of {table.name}, before {counted.end}{missing}?",

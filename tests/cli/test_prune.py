@@ -74,7 +74,10 @@ async def test_force_says_who_will_miss_what_and_asks(service: Service) -> None:
         "prune", "--before", "9", "--force", "--ignore", "ignored", given="n\n"
     )
     assert refused.status == 4
-    assert "Delete 8 events of user_events, before 9, which search (at 4) will miss? [y/N]" in refused.err
+    assert (
+        "Delete 8 events of user_events, before 9, some of which search (at 4) would miss? [y/N]"
+        in refused.err
+    )
     assert await oldest(service) == "1"
     pruned = await service.reflex_aio("prune", "--before", "9", "--force", given="y\n")
     assert pruned.done().out.startswith("user_events: 8 events deleted;")

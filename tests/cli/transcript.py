@@ -151,7 +151,7 @@ async def transcript() -> str:
                     await close_hubs()
                 session = Transcript(server.dsn, connection, Path(directory))
                 (Path(directory) / "mail.py").write_text(_HANDLER)
-                await _try_everything(session, connection)
+                await _try_everything(session)
             finally:
                 await connection.close()
     return session.text()
@@ -191,7 +191,7 @@ async def _a_mail_fails(pool: asyncpg.Pool) -> None:
     await run(Spec(user_events.source(pool), cursors.store(pool), mailer, to_head=True))
 
 
-async def _try_everything(session: Transcript, connection: asyncpg.Connection) -> None:
+async def _try_everything(session: Transcript) -> None:
     session.say("The database and its events table are named once, by the environment or by options.")
     session.shown("$ export REFLEX_DSN=postgresql://localhost/users REFLEX_EVENTS=user_events")
     await session.run("reflex-aio validate events cursors errors")
@@ -225,9 +225,12 @@ async def _try_everything(session: Transcript, connection: asyncpg.Connection) -
     await session.run("reflex-aio skip search --yes")
     await session.run("reflex-aio skip search --to-head --dry-run --json")
 
-    session.say("Old events were deleted. What would miss some is refused, and so is what makes no sense.")
-    await connection.execute("DELETE FROM user_events WHERE id < 4")
-    session.shown("$ psql -qc 'DELETE FROM user_events WHERE id < 4'")
+    session.say("Old events are deleted, but none that somebody has still to come to, unless one insists.")
+    await session.run("reflex-aio prune --older-than 2h --dry-run")
+    await session.run("reflex-aio prune --older-than 2h --json")
+    await session.run("reflex-aio prune --before 6 --force", answer="n", status=4)
+
+    session.say("They are gone now. What would miss some is refused, and so is what makes no sense.")
     await session.run("reflex-aio rewind search --to 1 --yes", status=4)
     await session.run("reflex-aio rewind nobody --to-oldest --yes", status=3)
     await session.run("reflex-aio skip mailer --yes", status=4)

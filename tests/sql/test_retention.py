@@ -4,13 +4,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import asyncpg
 import pytest
 import pytest_asyncio
 
-from reflex_aio import InvalidCursor, TableNotFound
+from reflex_aio import ConnectionLost, InvalidCursor, TableNotFound
 from reflex_aio.memory import MemoryCursorStore
 from reflex_aio.sql import CursorsTable, EventsTable, Extent, Pruned, Retention
 from tests.fix_backends import Backend
+from tests.fix_databases import Database
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -43,13 +46,21 @@ def fill(backend: Backend, connection: Any) -> Fill:
     return fill
 
 
-async def grow_old(backend: Backend, connection: Any, id: int, seconds: float) -> None:
-    now, microsecond = (
-        ("now()", "interval '1 microsecond' * ") if backend.can_link else ("now(6)", "INTERVAL ")
-    )
-    ago = f"{microsecond}{int(seconds * 1_000_000)}" + " MICROSECOND" * (not backend.can_link)
-    quoted = backend.quoted("timestamp")
-    await backend.fetch(connection, f"UPDATE events SET {quoted} = {now} - {ago} WHERE id = {id}")
+# What sets the time of an event to so many microseconds ago, by the clock that is stored.
+AGO = {
+    "postgres": "UPDATE events SET timestamp = now() - interval '1 microsecond' * {us} WHERE id = {id}",
+    "mysql": "UPDATE events SET timestamp = now(6) - INTERVAL {us} MICROSECOND WHERE id = {id}",
+}
+# The same column, of the other type that is accepted, which is taken as UTC.
+WITHOUT_TIME_ZONE = {
+    "postgres": "ALTER TABLE events ALTER timestamp TYPE timestamp USING timestamp AT TIME ZONE 'UTC'",
+    "mysql": "ALTER TABLE events MODIFY timestamp datetime(6) NOT NULL",
+}
+SET_TIME_ZONE = {"postgres": "SET TIME ZONE '{:+d}'", "mysql": "SET time_zone = '{:+03d}:00'"}
+
+
+async def grow_old(backend: Backend, connection: Any, event_id: int, seconds: float) -> None:
+    await backend.fetch(connection, AGO[backend.dialect].format(us=int(seconds * 1_000_000), id=event_id))
 
 
 async def ids(backend: Backend, connection: Any) -> list[int]:
@@ -80,6 +91,24 @@ async def test_events_older_than_an_age_go_up_to_the_first_that_is_younger(
     pruned = await events.prune(backend_pool, Retention(older_than=2 * HOUR, cursors=at(mail="10")))
     assert (pruned.events, pruned.end, pruned.limit) == (4, "5", "age")
     assert await ids(backend, connection) == [5, 6, 7, 8, 9, 10]
+
+
+async def test_an_age_is_right_whatever_the_type_of_times_and_the_time_zones_are(
+    backend: Backend, connection: Any, fill: Fill
+) -> None:
+    # MariaDB turns a timestamp into a datetime in the time zone of the session.
+    await backend.fetch(connection, SET_TIME_ZONE[backend.dialect].format(0))
+    await fill(10, lambda event_id: (10 - event_id) * HOUR + 60)
+    async with backend.pool(1) as pool:
+        for number, statement in enumerate(("SELECT 1", WITHOUT_TIME_ZONE[backend.dialect])):
+            await backend.fetch(connection, statement)
+            for zone in (-5, 7):
+                async with pool.acquire() as pooled:
+                    await backend.fetch(pooled, SET_TIME_ZONE[backend.dialect].format(zone))
+                retention = Retention(older_than=(7 - 2 * number) * HOUR, cursors=at(mail="10"))
+                told = await events.prune(pool, retention, dry_run=True)
+                assert (told.end, told.limit) == (str(4 + 2 * number), "age")
+            await events.prune(pool, retention)
 
 
 async def test_of_two_limits_the_lower_one_counts(backend_pool: Any, fill: Fill) -> None:
@@ -265,6 +294,55 @@ async def test_several_at_once_delete_each_event_once(
     )
     assert sum(each.events for each in pruned) == 189
     assert await ids(backend, connection) == list(range(190, 201))
+
+
+@pytest.mark.every_postgres
+async def test_a_pool_of_a_stricter_isolation_makes_no_difference(
+    database: Database, pool: asyncpg.Pool
+) -> None:
+    async with pool.acquire() as connection:
+        await events.create(connection)
+        await events.insert_many(connection, [(1, 1)] * 200)
+    retention = Retention(before="190", cursors=at(mail="200"))
+    settings = {"default_transaction_isolation": "serializable"}
+    async with asyncpg.create_pool(database.dsn, min_size=4, server_settings=settings) as strict:
+        pruned = await asyncio.gather(
+            *(events.prune(strict, retention, batch_size=7, pause=0) for _ in range(4))
+        )
+    assert sum(each.events for each in pruned) == 189
+
+
+@pytest.mark.every_postgres
+async def test_a_connection_that_is_lost_is_told_and_the_next_pruning_goes_on(
+    pool: asyncpg.Pool,
+) -> None:
+    async with pool.acquire() as connection:
+        await events.create(connection)
+        await events.insert_many(connection, [(1, 1)] * 200)
+    retention = Retention(before="190", cursors=at(mail="200"))
+    holding = asyncio.Event()
+
+    async def lock() -> None:
+        async with pool.acquire() as connection, connection.transaction():
+            await connection.execute("SELECT FROM events WHERE id = 100 FOR UPDATE")
+            holding.set()
+
+            async def blocked() -> object:
+                # Within a transaction it would say the same again and again.
+                return await pool.fetchval(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'WITH deleted%'"
+                    " AND wait_event_type = 'Lock'"
+                )
+
+            await eventually(blocked, "the pruning is killed while it waits")
+
+    locking = asyncio.create_task(lock())
+    await holding.wait()
+    with pytest.raises(ConnectionLost):
+        await events.prune(pool, retention, batch_size=10)
+    await locking
+    pruned = await events.prune(pool, retention)
+    assert (pruned.first, pruned.events) == ("91", 99)
 
 
 async def test_it_waits_for_who_has_locked_an_event_and_goes_on(
