@@ -75,6 +75,12 @@ class Backend(ABC):
         return self.driver.dialect
 
     @property
+    def url(self) -> str:
+        """The DSN for ``open_pool``, by this library."""
+        scheme, _, rest = self.dsn.partition("://")
+        return f"{scheme}+{self.library}://{rest}"
+
+    @property
     def can_link(self) -> bool:
         """Whether the database carries notifications between processes."""
         return self.driver.can_link

@@ -9,11 +9,10 @@ import time
 from signal import SIGTERM
 from typing import Any
 
-import asyncpg
-
 from reflex_aio import Consumer, Event, Runner, Spec
 from reflex_aio.patterns import by_foreign_id, shards
-from reflex_aio.sql import CursorsTable, EventsTable, LeasesTable
+from reflex_aio.sql import CursorsTable, EventsTable, LeasesTable, open_pool
+from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
 
 events = EventsTable("events", poll_period=0.2)
 cursors, leases = CursorsTable("cursors"), LeasesTable("leases")
@@ -23,17 +22,29 @@ async def create(connection: Any) -> None:
     """Make all the tables."""
     for table in (events, cursors, leases):
         await table.create(connection)
-    await connection.execute(
-        "CREATE TABLE effects (consumer text, event_id bigint, owner text, at timestamptz DEFAULT clock_timestamp())"
+    await driver_of_connection(connection).fetch(
+        connection,
+        "CREATE TABLE effects (consumer varchar(99) NOT NULL, event_id bigint NOT NULL, owner varchar(99) NOT NULL,"
+        " at timestamp(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6))",
     )
 
 
-def specs_of(pool: asyncpg.Pool, owner: str, count: int, seconds: float, blocks: bool) -> list[Spec]:
+async def note(pool: Any, owner: str, consumer: str, event_id: int) -> None:
+    """Write an effect; when, the database tells."""
+    driver = driver_of_pool(pool)
+    async with driver.acquire(pool) as connection:
+        await driver.fetch(
+            connection,
+            f"INSERT INTO effects (consumer, event_id, owner) VALUES ('{consumer}', {event_id}, '{owner}')",
+        )
+
+
+def specs_of(pool: Any, owner: str, count: int, seconds: float, blocks: bool) -> list[Spec]:
     """A spec for each of ``count`` shards of one consumer, whose handlers take ``seconds``, and may block the loop."""
 
     def spec_of(name: str, shard: object) -> Spec:
         async def handle(event: Event) -> None:
-            await pool.execute("INSERT INTO effects VALUES ($1, $2, $3)", name, event.id_int, owner)
+            await note(pool, owner, name, int(event.id))
             if blocks:
                 time.sleep(seconds)  # noqa: ASYNC251
             else:
@@ -50,7 +61,7 @@ async def replicate(
 ) -> None:
     """Run a replica until SIGTERM, and print ``cut off`` with those that didn't finish in time."""
     logging.basicConfig(level=logging.INFO, format=f"{owner}: %(message)s")
-    async with asyncpg.create_pool(dsn, min_size=1, max_size=10) as pool:
+    async with open_pool(dsn, size=10) as pool:
         runner = Runner(
             specs_of(pool, owner, count, seconds, blocks),
             leases=leases.store(pool),

@@ -25,6 +25,7 @@ async def connection(backend: Backend, backend_pool: Any) -> AsyncIterator[Any]:
         yield connection
 
 
+@pytest.mark.one_library
 async def test_paused_replica_holds_up_the_others_for_no_longer_than_its_idle_timeout(
     backend: Backend, connection: Any, spawn: Spawn
 ) -> None:
@@ -32,15 +33,14 @@ async def test_paused_replica_holds_up_the_others_for_no_longer_than_its_idle_ti
         await table.create(connection)
     await backend.fetch(connection, "CREATE TABLE effects (event_id int NOT NULL, owner varchar(9) NOT NULL)")
     await events.insert(connection, 1, 1)
-    dsn = backend.dsn.replace("mysql://", f"mysql+{backend.library}://")
 
     async def consumed(cursor: str) -> bool:
         return await cursors.get(connection, NAME) == cursor
 
-    paused = await spawn(consume, dsn, "paused", IDLE_TIMEOUT, 0.2)
+    paused = await spawn(consume, backend.url, "paused", IDLE_TIMEOUT, 0.2)
     assert await paused.line() == "handling 1"
     paused.send(signal.SIGSTOP)
-    other = await spawn(consume, dsn, "other", IDLE_TIMEOUT, 0.0)
+    other = await spawn(consume, backend.url, "other", IDLE_TIMEOUT, 0.0)
     await eventually(lambda: consumed("1"), "the other one goes on", within=20.0)
     await other.kill()
     # It has written its effect, and has but to commit. Then it finds that there is nothing to do, up to the next event.
