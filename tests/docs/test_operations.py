@@ -1,0 +1,94 @@
+"""The commands and queries of docs/operations.md, run in their order on a service where these things have happened."""
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+import aiomysql
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from reflex_aio import Event
+from reflex_aio.sql import AttemptsTable, CursorsTable, ErrorsTable, EventsTable, LeasesTable
+from tests.cli.commands import reflex_aio
+from tests.docs.documents import CHECKOUT, Block, blocks
+from tests.fix_databases import Connect, Database
+from tests.fix_mariadb import MysqlDatabase
+
+pytestmark = pytest.mark.asyncio
+
+DOCUMENT = CHECKOUT / "docs/operations.md"
+SERVICE = """
+from reflex_aio import Consumer
+
+async def index(event): ...
+
+consumer = Consumer("search", index)
+"""
+
+
+@pytest_asyncio.fixture
+async def connection(connect: Connect) -> asyncpg.Connection:
+    """The service's database: a consumer stuck at event 7, one with dead letters, one whose cursor is ahead."""
+    connection = await connect()
+    events, cursors, errors = EventsTable("user_events"), CursorsTable("cursors"), ErrorsTable()
+    attempts = AttemptsTable()
+    for table in (events, cursors, errors, LeasesTable("leases"), attempts):
+        await table.create(connection)
+    await events.insert_many(connection, [(number, 1) for number in range(1, 9)])
+    for consumer, cursor in (("mail", "6"), ("search", "8"), ("billing", "99")):
+        await cursors.set(connection, consumer, cursor)
+    for event_id in ("3", "4"):
+        await errors.record(
+            connection, consumer="search", event=Event(event_id, 1, event_id, 0), error=ValueError("no index")
+        )
+    await connection.execute(
+        "INSERT INTO consumer_attempts VALUES ('mail', '7', 3, now() + interval '1 hour')"
+    )
+    return connection
+
+
+def in_order() -> list[Block]:
+    found = [block for language in ("sh", "sql", "mysql") for block in blocks(DOCUMENT, language)]
+    return sorted(found, key=lambda block: block.line)
+
+
+async def test_commands_and_queries_of_the_page_work_in_their_order(
+    database: Database,
+    connection: asyncpg.Connection,
+    mysql_database: MysqlDatabase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "service.py").write_text(SERVICE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEW_DSN", database.dsn)
+    environment = {"REFLEX_DSN": database.dsn, "REFLEX_EVENTS": "user_events"}
+    ran = 0
+    for block in in_order():
+        where = f"operations.md:{block.line}"
+        if block.language == "mysql":
+            async with aiomysql.connect(**mysql_database.arguments) as mysql, mysql.cursor() as cursor:
+                await cursor.execute(block.code)
+        elif block.language == "sql":
+            await connection.execute(block.code)
+        else:
+            for line in block.code.splitlines():
+                command, *arguments = shlex.split(os.path.expandvars(line), comments=True)
+                assert command == "reflex-aio", f"{where} runs {command}"
+                outcome = await reflex_aio(*arguments, **environment)
+                assert outcome.status == 0, f"{where}: {line} ends with {outcome}"
+        ran += 1
+    assert ran > 20
+    # What the runbooks were for.
+    assert await CursorsTable("cursors").all(connection) == {"mail": "7", "search": "0"}
+    assert await CursorsTable("mail_cursors").all(connection) == {"mail": "7"}
+    assert await ErrorsTable().find(connection, status=1) == []
+
+
+async def test_each_alert_is_told_of() -> None:
+    alerts = re.findall(r"- alert: (\w+)", (CHECKOUT / "docs/alerts.yml").read_text())
+    told = re.findall(r"^\| `(Reflex\w+)` \|", DOCUMENT.read_text(), re.MULTILINE)
+    assert told == alerts
