@@ -181,9 +181,14 @@ async def test_streams_and_writers_go_on_while_partitions_come_and_go(
             ids = await events.insert_many(connection, [(1, 1)] * 3)
             await reader.reached(int(ids[-1]))
             await store.set("mail", ids[-1])
-            dropped += len((await partitions.prune(pool, Retention(older_than=0, cursors=store))).partitions)
+            outcome = await partitions.prune(pool, Retention(older_than=0, cursors=store))
+            dropped += len(outcome.partitions)
         rolled_back = set(range(6, 109, 9))
         assert reader.ids == sorted(set(range(1, 109)) - rolled_back)
+        # One that was busy, with a stream's query say, goes the next time.
+        while outcome.busy:
+            outcome = await partitions.prune(pool, Retention(older_than=0, cursors=store))
+            dropped += len(outcome.partitions)
     assert dropped == 10
 
 
