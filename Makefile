@@ -14,6 +14,8 @@ PROTO_STAMP := $(PROTO_VENV)/.stamp
 CODE := $(wildcard reflex_aio tests examples benchmarks)
 # What is handed on to pytest: make test ARGS="tests/sql -k gap -x"; -n 0 for one process, as debuggers need it
 ARGS ?=
+# What make demo runs on: postgres or mariadb
+DATABASE ?= postgres
 
 .PHONY: help
 help: ## list the targets
@@ -79,8 +81,8 @@ coverage: $(STAMP) ## run the tests in one process, and print which lines they d
 	$(BIN)/coverage report
 
 .PHONY: demo
-demo: $(STAMP) ## see the whole story in under a minute
-	@$(BIN)/python -m examples.demo $(ARGS)
+demo: $(STAMP) ## see the whole story in under a minute; DATABASE=mariadb tells it on MariaDB
+	@$(BIN)/python -m examples.demo --database $(DATABASE) $(ARGS)
 
 .PHONY: transcript
 transcript: $(STAMP) ## write docs/cli_transcript.md anew, by running the commands in it

@@ -12,19 +12,19 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-import asyncpg
 import grpc
 
 from examples import deliveries
+from examples.database import fetch
 from examples.users.schema import UserEvent
 from reflex_aio import Consumer, Event, Spec, run_forever
 from reflex_aio.rpc import RemoteSource, channel_options
-from reflex_aio.sql import CursorsTable
+from reflex_aio.sql import CursorsTable, open_pool, transaction
 
 cursors = CursorsTable("cursors")
 
 _MAILS = """
-CREATE TABLE IF NOT EXISTS mails (
+CREATE TABLE mails (
     event_id bigint PRIMARY KEY,
     user_id bigint NOT NULL,
     subject text NOT NULL
@@ -37,24 +37,26 @@ _SUBJECTS = {
 
 
 async def create_tables(connection: Any) -> None:
-    """Make the tables of the service if there are none."""
-    await connection.execute(_MAILS)
+    """Make the tables of the service."""
+    await fetch(connection, _MAILS)
     await cursors.create(connection)
     await deliveries.create_table(connection)
 
 
-def mailer_spec(channel: grpc.aio.Channel, pool: asyncpg.Pool) -> Spec:
+def mailer_spec(channel: grpc.aio.Channel, pool: Any) -> Spec:
     """Return what runs the consumer ``mailer``: events from ``channel``, cursor and mails in ``pool``."""
 
     async def put_into_outbox(event: Event) -> None:
-        async with pool.acquire() as connection, connection.transaction():
+        async with pool.acquire() as connection, transaction(connection):
             # Events come at least once. The key makes sure that each leads to one mail.
-            await connection.execute(
-                "INSERT INTO mails (event_id, user_id, subject) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-                int(event.id),
-                event.foreign_id_int,
-                _SUBJECTS[UserEvent(event.type)],
-            )
+            if not await fetch(connection, "SELECT 1 FROM mails WHERE event_id = %s", int(event.id)):
+                await fetch(
+                    connection,
+                    "INSERT INTO mails (event_id, user_id, subject) VALUES (%s, %s, %s)",
+                    int(event.id),
+                    event.foreign_id_int,
+                    _SUBJECTS[UserEvent(event.type)],
+                )
             await deliveries.record(connection, "mailer", event)
 
     # The cursor is stored twice a second, rather than after each event: that is faster, and after a crash the
@@ -67,14 +69,12 @@ async def serve(users: str, database: str) -> None:
     """Consume until cancelled.
 
     :param users: the address of the users service
-    :param database: the DSN of the mailer's own database
+    :param database: the DSN of the mailer's own database, which has its tables
     """
     async with (
-        asyncpg.create_pool(database, min_size=1, max_size=5) as pool,
+        open_pool(database, size=5) as pool,
         grpc.aio.insecure_channel(users, channel_options()) as channel,
     ):
-        async with pool.acquire() as connection:
-            await create_tables(connection)
         await run_forever(mailer_spec(channel, pool))
 
 

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 
 from examples.demo.screen import Screen
-from examples.demo.story import tell
-from reflex_aio.ext.embedded import EmbeddedPostgresError
+from examples.demo.story import DATABASES, tell
+from reflex_aio.ext.accounts import EmbeddedServerError
 
 _DESCRIPTION = """
 Shows reflex_aio at work, in about 15 seconds: a users service that inserts events in the transactions of its changes,
 a consumer beside it, and a second service in another process that consumes over gRPC, and is killed and started again
-midway. Needs nothing but this checkout: PostgreSQL is started for the time being, and everything is removed in the end.
+midway. Needs nothing but this checkout: a server is started for the time being, and everything is removed in the end.
 """
 _EPILOG = """
 exit status: 0 if each consumer got each committed event, in order, and nothing else; 1 if not; 2 if the demonstration
@@ -26,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m examples.demo", description=_DESCRIPTION, epilog=_EPILOG, allow_abbrev=False
     )
     parser.add_argument(
+        "--database", choices=DATABASES, default="postgres", help="where the tables are (%(default)s)"
+    )
+    parser.add_argument(
         "--users", type=_count, default=600, metavar="N", help="how many users try to sign up (600)"
     )
     parser.add_argument(
@@ -34,18 +37,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     screen = Screen()
     try:
-        passed = asyncio.run(_tell(screen, users=options.users, seed=options.seed))
+        passed = asyncio.run(_tell(screen, options))
     except KeyboardInterrupt:
         screen.title("interrupted: everything that was started has been stopped and removed")
         return 130
-    except (EmbeddedPostgresError, ModuleNotFoundError, OSError) as exc:
+    except (EmbeddedServerError, ModuleNotFoundError, OSError) as exc:
         print(f"the demonstration can't be run: {exc}", file=sys.stderr)
         return 2
     return 0 if passed else 1
 
 
-async def _tell(screen: Screen, *, users: int, seed: int) -> bool:
-    telling = asyncio.create_task(tell(screen, users=users, seed=seed))
+async def _tell(screen: Screen, options: argparse.Namespace) -> bool:
+    telling = asyncio.create_task(
+        tell(screen, database=options.database, users=options.users, seed=options.seed)
+    )
     interrupted = False
 
     def interrupt() -> None:

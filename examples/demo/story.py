@@ -1,12 +1,13 @@
 """The story that the demonstration tells."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-
-import asyncpg
+from functools import partial
+from typing import Any
 
 from examples import mailer
+from examples.database import fetch
 from examples.demo.mailer_process import MailerProcess
 from examples.demo.screen import Screen
 from examples.demo.traffic import Traffic
@@ -17,32 +18,47 @@ from examples.users.server import serving
 from examples.users.service import TeamIsFull, Users
 from reflex_aio import Spec, run_forever
 from reflex_aio.ext.embedded import EmbeddedPostgres
+from reflex_aio.ext.embedded_mariadb import EmbeddedMariaDB
+from reflex_aio.sql import open_pool
+
+__all__ = ["DATABASES", "report", "tell"]
+
+EmbeddedServer = EmbeddedPostgres | EmbeddedMariaDB
+
+# The servers that the story can be told with. They last as long as it: there is nothing to be kept from a power cut.
+DATABASES: Mapping[str, tuple[str, Callable[[], EmbeddedServer]]] = {
+    "postgres": ("PostgreSQL", partial(EmbeddedPostgres, settings={"fsync": False})),
+    "mariadb": ("MariaDB", partial(EmbeddedMariaDB, settings={"innodb_flush_method": "nosync"})),
+}
 
 # How long the writers take, and how much they have done when the mailer is killed and when it is started again.
 _SECONDS = 8.0
 _KILL_AT, _RESTART_AT = 0.4, 0.7
 # How long consumers may go without consuming anything before they are judged as they are, in seconds.
 _PATIENCE = 20.0
+# Noops aside, which fill the gaps on MariaDB.
+_COUNT_EVENTS = "SELECT count(*) FROM user_events WHERE type <> 0"
+_EVENTS = "SELECT id, type, foreign_id FROM user_events WHERE type <> 0 ORDER BY id"
 
 
-async def tell(screen: Screen, *, users: int, seed: int) -> bool:
+async def tell(screen: Screen, *, database: str, users: int, seed: int) -> bool:
     """Tell the story, and return whether it ended well.
 
+    :param database: one of :data:`DATABASES`
     :param users: how many users try to sign up
     :param seed: what they do is drawn from this
     """
     screen.title("reflex_aio: events for mutable SQL tables")
-    screen.step("A PostgreSQL of our own, with a database for each of two services")
+    name, make_server = DATABASES[database]
+    screen.step(f"A {name} of our own, with a database for each of two services")
     async with (
-        # It lasts as long as the demonstration: there is nothing to be kept from a power cut.
-        EmbeddedPostgres(settings={"fsync": False}) as server,
+        make_server() as server,
         _database(server, "users") as users_pool,
         _database(server, "mailer") as mailer_pool,
     ):
         async with users_pool.acquire() as connection:
-            screen.note(
-                str(await connection.fetchval("SELECT split_part(version(), ' on ', 1)")) + " is ready"
-            )
+            version = str((await fetch(connection, "SELECT version()"))[0][0]).partition(" on ")[0]
+            screen.note(f"{version} is ready")
             await create_tables(connection)
         async with mailer_pool.acquire() as connection:
             await mailer.create_tables(connection)
@@ -64,7 +80,7 @@ async def tell(screen: Screen, *, users: int, seed: int) -> bool:
         return await _judge(screen, users_pool, mailer_pool) and status == 0
 
 
-async def _show_an_event(screen: Screen, pool: asyncpg.Pool) -> None:
+async def _show_an_event(screen: Screen, pool: Any) -> None:
     """Sign up three users, the second in vain, and read the events."""
     screen.step("An event is a row, inserted in the transaction of the change that it tells of")
     service = Users(pool)
@@ -89,8 +105,8 @@ async def _show_an_event(screen: Screen, pool: asyncpg.Pool) -> None:
 
 async def _work(
     screen: Screen,
-    users_pool: asyncpg.Pool,
-    mailer_pool: asyncpg.Pool,
+    users_pool: Any,
+    mailer_pool: Any,
     process: MailerProcess,
     *,
     users: int,
@@ -102,7 +118,7 @@ async def _work(
 
     async def counts() -> tuple[int, int, int]:
         return (
-            await users_pool.fetchval("SELECT count(*) FROM user_events"),
+            await _number(users_pool, _COUNT_EVENTS),
             await _consumed(users_pool),
             await _consumed(mailer_pool),
         )
@@ -137,20 +153,17 @@ async def _work(
             screen.note(f"search has consumed {searched}, mailer {mailed} of {committed} events")
 
 
-async def _judge(screen: Screen, users_pool: asyncpg.Pool, mailer_pool: asyncpg.Pool) -> bool:
-    committed = [
-        EventRow(*row)
-        for row in await users_pool.fetch("SELECT id, type, foreign_id FROM user_events ORDER BY id")
-    ]
-    changes = await users_pool.fetchval("SELECT sum(version) FROM users")
-    drawn = await users_pool.fetchval("SELECT last_value FROM user_events_id_seq")
-    mails = await mailer_pool.fetchval("SELECT count(*) FROM mails")
+async def _judge(screen: Screen, users_pool: Any, mailer_pool: Any) -> bool:
+    committed = [EventRow(*row) for row in await _rows(users_pool, _EVENTS)]
+    changes = await _number(users_pool, "SELECT sum(version) FROM users")
+    mails = await _number(mailer_pool, "SELECT count(*) FROM mails")
     verdicts = [
         await _verdict("search", users_pool, committed),
         await _verdict("mailer", mailer_pool, committed),
     ]
     screen.note(f"{changes} changes of users were committed, and {len(committed)} events with them")
-    screen.note(f"{drawn - len(committed)} more events were inserted, and rolled back with their changes")
+    rolled_back = committed[-1].id - len(committed) if committed else 0
+    screen.note(f"{rolled_back} more events were inserted among them, and rolled back with their changes")
     screen.note(
         f"{verdicts[1].repeated} events came to mailer twice, after the kill; it has {mails} mails, one for each event"
     )
@@ -177,9 +190,10 @@ def report(screen: Screen, verdicts: list[Verdict], *, changes: int, mails: int)
     return False
 
 
-async def _verdict(consumer: str, pool: asyncpg.Pool, committed: list[EventRow]) -> Verdict:
-    rows = await pool.fetch(
-        "SELECT process, event_id, type, foreign_id FROM deliveries WHERE consumer = $1 ORDER BY number",
+async def _verdict(consumer: str, pool: Any, committed: list[EventRow]) -> Verdict:
+    rows = await _rows(
+        pool,
+        "SELECT process, event_id, type, foreign_id FROM deliveries WHERE consumer = %s ORDER BY number",
         consumer,
     )
     deliveries = [Delivery(process, EventRow(*event)) for process, *event in rows]
@@ -187,26 +201,31 @@ async def _verdict(consumer: str, pool: asyncpg.Pool, committed: list[EventRow])
         return judge(consumer, committed, deliveries, await cursors.get(connection, consumer))
 
 
-async def _consumed(pool: asyncpg.Pool) -> int:
-    count: int = await pool.fetchval("SELECT count(DISTINCT event_id) FROM deliveries")
-    return count
+async def _consumed(pool: Any) -> int:
+    return await _number(pool, "SELECT count(DISTINCT event_id) FROM deliveries")
 
 
-async def _new_teams(pool: asyncpg.Pool, seats: dict[str, int]) -> list[int]:
+async def _rows(pool: Any, statement: str, *arguments: object) -> Sequence[Sequence[Any]]:
+    async with pool.acquire() as connection:
+        return await fetch(connection, statement, *arguments)
+
+
+async def _number(pool: Any, statement: str) -> int:
+    return int((await _rows(pool, statement))[0][0])
+
+
+async def _new_teams(pool: Any, seats: dict[str, int]) -> list[int]:
     """Make teams of these names and free seats, and return their ids."""
-    insert = "INSERT INTO teams (name, free_seats) VALUES ($1, $2) RETURNING id"
-    return [await pool.fetchval(insert, name, count) for name, count in seats.items()]
+    insert = "INSERT INTO teams (name, free_seats) VALUES (%s, %s) RETURNING id"
+    return [(await _rows(pool, insert, name, count))[0][0] for name, count in seats.items()]
 
 
 @asynccontextmanager
-async def _database(server: EmbeddedPostgres, name: str) -> AsyncIterator[asyncpg.Pool]:
+async def _database(server: EmbeddedServer, name: str) -> AsyncIterator[Any]:
     """Make a database, and lend a pool of connections to it."""
-    admin = await asyncpg.connect(server.dsn)
-    try:
-        await admin.execute(f'CREATE DATABASE "{name}"')
-    finally:
-        await admin.close()
-    async with asyncpg.create_pool(server.dsn_for(name), min_size=1, max_size=20) as pool:
+    async with open_pool(server.dsn, size=1) as pool:
+        await _rows(pool, f"CREATE DATABASE {name}")
+    async with open_pool(server.dsn_for(name), size=20) as pool:
         yield pool
 
 

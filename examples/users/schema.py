@@ -4,6 +4,7 @@ from enum import IntEnum
 from typing import Any
 
 from examples import deliveries
+from examples.database import fetch
 from reflex_aio.sql import CursorsTable, EventsTable
 
 
@@ -17,28 +18,17 @@ class UserEvent(IntEnum):
 user_events = EventsTable("user_events")
 cursors = CursorsTable("cursors")
 
-_TABLES = """
-CREATE TABLE IF NOT EXISTS teams (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    name text NOT NULL UNIQUE,
-    free_seats integer NOT NULL CHECK (free_seats >= 0)
-);
-CREATE TABLE IF NOT EXISTS users (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    team_id bigint NOT NULL REFERENCES teams,
-    email text NOT NULL,
-    version integer NOT NULL DEFAULT 1
-);
-CREATE TABLE IF NOT EXISTS search_index (
-    user_id bigint PRIMARY KEY,
-    email text NOT NULL
-);
-"""
+_TABLES = (
+    "CREATE TABLE teams (id serial PRIMARY KEY, name varchar(255) NOT NULL UNIQUE, free_seats integer NOT NULL)",
+    "CREATE TABLE users (id serial PRIMARY KEY, team_id integer NOT NULL, email text, version integer NOT NULL)",
+    "CREATE TABLE search_index (user_id bigint PRIMARY KEY, email text NOT NULL)",
+)
 
 
 async def create_tables(connection: Any) -> None:
-    """Make the tables of the service if there are none. (A grown-up service puts ``ddl()`` into a migration.)"""
-    await connection.execute(_TABLES)
+    """Make the tables of the service. (A grown-up service puts ``ddl()`` into a migration.)"""
+    for table in _TABLES:
+        await fetch(connection, table)
     await user_events.create(connection)
     await cursors.create(connection)
     await deliveries.create_table(connection)

@@ -2,8 +2,8 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-import asyncpg
 import grpc
 
 from examples.users.schema import user_events
@@ -11,7 +11,7 @@ from reflex_aio.rpc import StreamServer, server_options
 
 
 @asynccontextmanager
-async def serving(pool: asyncpg.Pool, address: str = "127.0.0.1:0") -> AsyncIterator[int]:
+async def serving(pool: Any, address: str = "127.0.0.1:0") -> AsyncIterator[int]:
     """Serve the stream ``users`` at ``address``, and tell the port."""
     streams = StreamServer({"users": user_events.source(pool)})
     server = grpc.aio.server(options=server_options())

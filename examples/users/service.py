@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-import asyncpg
-
+from examples.database import fetch
 from examples.users.schema import UserEvent, user_events
+from reflex_aio.sql import transaction
 
 
 class TeamIsFull(Exception):
@@ -18,7 +18,7 @@ class Users:
     :param pool: leads to the database of the service
     """
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: Any) -> None:
         self._pool = pool
 
     async def sign_up(self, team_id: int, email: str) -> int:
@@ -26,10 +26,8 @@ class Users:
 
         :raises TeamIsFull: if there is no seat left; the user is rolled back then, and its event with it
         """
-        async with self._pool.acquire() as connection, connection.transaction():
-            user_id: int = await connection.fetchval(
-                "INSERT INTO users (team_id, email) VALUES ($1, $2) RETURNING id", team_id, email
-            )
+        async with self._pool.acquire() as connection, transaction(connection):
+            user_id = await _insert_user(connection, team_id, email)
             await user_events.insert(connection, user_id, UserEvent.SIGNED_UP)
             await _take_seats(connection, team_id, 1)
         return user_id
@@ -39,13 +37,8 @@ class Users:
 
         :raises TeamIsFull: if there are too few seats
         """
-        async with self._pool.acquire() as connection, connection.transaction():
-            rows = await connection.fetch(
-                "INSERT INTO users (team_id, email) SELECT $1, unnest($2::text[]) RETURNING id",
-                team_id,
-                emails,
-            )
-            user_ids = [row["id"] for row in rows]
+        async with self._pool.acquire() as connection, transaction(connection):
+            user_ids = [await _insert_user(connection, team_id, email) for email in emails]
             await user_events.insert_many(
                 connection, [(user_id, UserEvent.SIGNED_UP) for user_id in user_ids]
             )
@@ -54,17 +47,28 @@ class Users:
 
     async def change_email(self, user_id: int, email: str) -> None:
         """Change a user's address."""
-        async with self._pool.acquire() as connection, connection.transaction():
-            await connection.execute(
-                "UPDATE users SET email = $2, version = version + 1 WHERE id = $1", user_id, email
+        async with self._pool.acquire() as connection, transaction(connection):
+            await fetch(
+                connection,
+                "UPDATE users SET email = %s, version = version + 1 WHERE id = %s",
+                email,
+                user_id,
             )
             await user_events.insert(connection, user_id, UserEvent.EMAIL_CHANGED)
 
 
+async def _insert_user(connection: Any, team_id: int, email: str) -> int:
+    rows = await fetch(
+        connection,
+        "INSERT INTO users (team_id, email, version) VALUES (%s, %s, 1) RETURNING id",
+        team_id,
+        email,
+    )
+    return int(rows[0][0])
+
+
 async def _take_seats(connection: Any, team_id: int, seats: int) -> None:
-    try:
-        await connection.execute(
-            "UPDATE teams SET free_seats = free_seats - $2 WHERE id = $1", team_id, seats
-        )
-    except asyncpg.CheckViolationError as exc:
-        raise TeamIsFull(f"team {team_id} has no {seats} seats left") from exc
+    await fetch(connection, "UPDATE teams SET free_seats = free_seats - %s WHERE id = %s", seats, team_id)
+    rows = await fetch(connection, "SELECT free_seats FROM teams WHERE id = %s", team_id)
+    if rows[0][0] < 0:
+        raise TeamIsFull(f"team {team_id} has no {seats} seats left")

@@ -14,8 +14,9 @@ import psutil
 import pytest
 
 from examples.demo.screen import Screen
-from examples.demo.story import report
+from examples.demo.story import DATABASES, report
 from examples.demo.verdict import Delivery, EventRow, judge
+from tests.fix_mariadb import make_mariadb
 from tests.waiting import eventually
 
 CHECKOUT = Path(__file__).parents[2]
@@ -42,6 +43,14 @@ async def demo(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
         await process.communicate()
 
 
+def data_directory(processes: list[psutil.Process]) -> Path:
+    """Where the server among them has its files."""
+    found = (
+        re.search(r"(?<=\0-D\0)[^\0]+|(?<=\0--datadir=)[^\0]+", "\0".join(one.cmdline())) for one in processes
+    )
+    return next(Path(match[0]) for match in found if match)
+
+
 def numbers(output: str, measure: str) -> list[int]:
     """What the summary has in the row of ``measure``, for search and mailer."""
     row = re.search(rf"│ {measure} +│ +(\d+) │ +(\d+) │", output)
@@ -49,14 +58,24 @@ def numbers(output: str, measure: str) -> list[int]:
     return [int(number) for number in row.groups()]
 
 
+@pytest.fixture(params=DATABASES)
+def database(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    if name == "mariadb":
+        # Not started: where there is none, that is said as by other tests.
+        make_mariadb()
+    return name
+
+
 @pytest.mark.asyncio
-async def test_the_demonstration_passes_and_its_numbers_agree() -> None:
-    async with demo("--users", "150", "--seed", "3") as process:
+async def test_the_demonstration_passes_and_its_numbers_agree(database: str) -> None:
+    async with demo("--database", database, "--users", "150", "--seed", "3") as process:
         out, errors = await process.communicate()
     output = out.decode()
     assert process.returncode == 0, output + errors.decode()
     assert not errors
     assert "PASSED" in output
+    assert f"1. A {DATABASES[database][0]} of our own" in output
     assert "KILL -9" in output
     assert "\x1b" not in output, "colours where there is no terminal"
     committed, distinct = numbers(output, "committed events"), numbers(output, "consumed, distinct")
@@ -65,7 +84,7 @@ async def test_the_demonstration_passes_and_its_numbers_agree() -> None:
     delivered, repeated = numbers(output, "delivered"), numbers(output, "repeated")
     assert delivered == [a + b for a, b in zip(distinct, repeated, strict=True)]
     assert repeated[0] == 0, "search was not killed"
-    rolled_back = re.search(r"(\d+) more events were inserted, and rolled back", output)
+    rolled_back = re.search(r"(\d+) more events were inserted among them, and rolled back", output)
     assert rolled_back
     assert int(rolled_back[1]) > 1
 
@@ -75,14 +94,14 @@ async def test_the_demonstration_passes_and_its_numbers_agree() -> None:
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)]
 )
 async def test_an_interrupted_demonstration_leaves_nothing_behind(
-    number: signal.Signals, status: int
+    database: str, number: signal.Signals, status: int
 ) -> None:
-    async with demo() as process:
+    async with demo("--database", database) as process:
         assert process.stdout
         while b"mailer (process" not in await process.stdout.readline():
             assert not process.stdout.at_eof()
         children = psutil.Process(process.pid).children(recursive=True)
-        data = next(Path(child.cmdline()[2]) for child in children if child.cmdline()[1:2] == ["-D"])
+        data = data_directory(children)
         assert data.exists()
         process.send_signal(number)
         out, errors = await process.communicate()
@@ -103,6 +122,7 @@ async def test_an_interrupted_demonstration_leaves_nothing_behind(
         (["--users", "0"], "0 is out of range: accepted is 10 to 100000"),
         (["--users", "many"], "invalid"),
         (["--speed", "9"], "unrecognized arguments: --speed"),
+        (["--database", "oracle"], "invalid choice: 'oracle'"),
     ],
 )
 def test_wrong_options_are_refused(arguments: list[str], complaint: str) -> None:
@@ -125,6 +145,30 @@ def test_what_is_not_installed_is_named(tmp_path: Path) -> None:
     )
     assert ran.returncode == 2
     assert ran.stderr.startswith("No module named 'rich': `make demo` installs")
+
+
+def test_a_server_that_is_not_installed_is_named() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_PROGRAMS],
+        capture_output=True,
+        text=True,
+        cwd=CHECKOUT,
+        env={"PATH": ""},
+    )
+    assert ran.returncode == 2
+    assert ran.stderr == (
+        "the demonstration can't be run: there is no mariadbd: install MariaDB, as by apt-get install mariadb-server\n"
+    )
+
+
+# Nor are there programs where they usually are.
+_WITHOUT_PROGRAMS = """
+import sys
+from reflex_aio.ext import embedded_mariadb
+embedded_mariadb._SYSTEM = ()
+from examples.demo.command import main
+sys.exit(main(["--database", "mariadb"]))
+"""
 
 
 def deliveries(*by_process: tuple[EventRow, ...]) -> list[Delivery]:
