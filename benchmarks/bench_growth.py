@@ -71,7 +71,7 @@ async def _head_pages(pool: Any, sizes: Sequence[int], repeat: int) -> tuple[Res
         against=Baseline(f"of {sizes[0]:,}", _head(pool, tables[0])),
         unit="s",
         better="lower",
-        floor=1.1,
+        goal=1.1,
         repeat=repeat * 3,
     )
     return result, Series("head_page_growth", "head page", "rows", "s", points)

@@ -45,7 +45,7 @@ async def bench_insert(dsn: str, *, transactions: int, repeat: int) -> list[Resu
         many = transactions * WRITERS // 8
         copy = Baseline("COPY", _copying(pool))
         return [
-            await insert("insert", "insert, 1 writer", _insert(EVENTS), plain, floor=0.85),
+            await insert("insert", "insert, 1 writer", _insert(EVENTS), plain, goal=0.95),
             await insert("insert_silent", "insert, 1 writer, wake-ups off", _insert(SILENT), plain),
             await insert("insert_8", "insert, 8 writers", _insert(EVENTS), silent, writers=8),
             await insert(
@@ -58,7 +58,7 @@ async def bench_insert(dsn: str, *, transactions: int, repeat: int) -> list[Resu
                 Baseline("wake-ups off", _transacting(pool, _insert(SILENT), many, WRITERS)),
                 transactions=many,
                 writers=WRITERS,
-                floor=0.8,
+                goal=0.9,
             ),
             await compare(
                 "insert_64_slow_commit",
@@ -68,7 +68,7 @@ async def bench_insert(dsn: str, *, transactions: int, repeat: int) -> list[Resu
                     "NOTIFY within", _transacting(slow_pool, _insert(LOUD), transactions, WRITERS)
                 ),
                 unit="transactions/s",
-                floor=8,
+                goal=10,
                 repeat=max(1, repeat // 3),
             ),
             await compare(
@@ -77,7 +77,7 @@ async def bench_insert(dsn: str, *, transactions: int, repeat: int) -> list[Resu
                 ours=_inserting_many(pool),
                 against=copy,
                 unit="events/s",
-                floor=0.55,
+                goal=0.9,
                 repeat=repeat,
             ),
         ]

@@ -36,7 +36,7 @@ async def bench_memory(dsn: str, *, events: int, streams: int) -> tuple[list[Res
         against=Baseline("after a tenth of them", _constantly(early)),
         unit="MB",
         better="lower",
-        floor=1.1,
+        goal=1.1,
         repeat=1,
     )
     return [result], [Series("memory_growth", f"memory of {streams:,} streams", "events", "MB", samples)]

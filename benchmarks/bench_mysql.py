@@ -48,11 +48,11 @@ async def bench_mysql(*, rows: int, transactions: int, inserts: int, repeat: int
         async with open_pool(server.dsn) as pool:
             await _execute(pool, "CREATE DATABASE bench")
         results: list[Result] = []
-        for library, floor in LIBRARIES.items():
+        for library, goal in LIBRARIES.items():
             dsn = server.dsn_for("bench").replace("mysql:", f"mysql+{library}:", 1)
             async with open_pool(dsn) as pool:
                 await _fill(pool, rows)
-                results += await _streaming(pool, library, floor=floor, rows=rows, repeat=repeat)
+                results += await _streaming(pool, library, goal=goal, rows=rows, repeat=repeat)
                 results += await _inserting(pool, library, transactions=transactions, repeat=more)
         async with open_pool(server.dsn_for("bench")) as pool:
             return [*results, await _sharing(pool, inserts=inserts)]
@@ -80,7 +80,7 @@ async def _fill(pool: Any, rows: int) -> None:
     await _execute(pool, "INSERT INTO bench_users VALUES (1, 'nobody')")
 
 
-async def _streaming(pool: Any, library: str, *, floor: float, rows: int, repeat: int) -> list[Result]:
+async def _streaming(pool: Any, library: str, *, goal: float, rows: int, repeat: int) -> list[Result]:
     iterating, paging = _iterating(pool), _paging(pool)
     return [
         await compare(
@@ -89,7 +89,7 @@ async def _streaming(pool: Any, library: str, *, floor: float, rows: int, repeat
             ours=iterating,
             against=Baseline(f"{library} paging", paging),
             unit="events/s",
-            floor=floor,
+            goal=goal,
             repeat=repeat,
         ),
         await compare(
@@ -151,7 +151,7 @@ async def _inserting(pool: Any, library: str, *, transactions: int, repeat: int)
             ours=_ours(pool, transactions),
             against=Baseline("plain INSERT", _plain(pool, transactions)),
             unit="transactions/s",
-            floor=0.85,
+            goal=0.85,
             repeat=repeat,
         ),
         await compare(
@@ -160,7 +160,7 @@ async def _inserting(pool: Any, library: str, *, transactions: int, repeat: int)
             ours=_ours_many(pool),
             against=Baseline("executemany", _plain_many(pool)),
             unit="events/s",
-            floor=0.6,
+            goal=0.6,
             repeat=repeat,
         ),
     ]
@@ -267,6 +267,6 @@ async def _sharing(pool: Any, *, inserts: int) -> Result:
         against=Baseline("one insert", one),
         unit="queries/insert",
         better="lower",
-        floor=2,
+        goal=2,
         repeat=1,
     )

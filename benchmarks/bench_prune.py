@@ -48,7 +48,7 @@ async def bench_prune(dsn: str, *, transactions: int, rows: int, repeat: int) ->
                     against=Baseline("without pruning", _writing(writer, transactions)),
                     unit="s",
                     better="lower",
-                    floor=1.5,
+                    goal=1.5,
                     repeat=repeat,
                 )
             ]

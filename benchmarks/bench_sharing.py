@@ -48,10 +48,10 @@ async def bench_sharing(
                 against=Baseline(f"{STREAMS} that query for themselves", _cpu(clock, alone, inserts)),
                 unit="s/event",
                 better="lower",
-                floor=floor,
+                goal=goal,
                 repeat=repeat,
             )
-            for side, clock, floor in (
+            for side, clock, goal in (
                 ("client", time.process_time, 1 / 4),
                 ("server", lambda: _server_cpu(server), 1 / 8),
             )
@@ -65,7 +65,7 @@ async def bench_sharing(
                 against=one,
                 unit="queries/insert",
                 better="lower",
-                floor=1.1,
+                goal=1.1,
                 repeat=1,
             )
             for streams in (STREAMS, many)

@@ -30,7 +30,7 @@ class Result:
     against: str
     unit: str
     better: Literal["higher", "lower"]
-    floor: float | None
+    goal: float | None
     runs: list[dict[str, float]]
 
     @property
@@ -39,9 +39,9 @@ class Result:
 
     @property
     def met(self) -> bool:
-        if self.floor is None:
+        if self.goal is None:
             return True
-        return self.ratio >= self.floor if self.better == "higher" else self.ratio <= self.floor
+        return self.ratio >= self.goal if self.better == "higher" else self.ratio <= self.goal
 
     def median(self, side: str) -> float:
         return statistics.median(run[side] for run in self.runs)
@@ -66,14 +66,14 @@ async def compare(
     against: Baseline,
     unit: str,
     better: Literal["higher", "lower"] = "higher",
-    floor: float | None = None,
+    goal: float | None = None,
     repeat: int,
 ) -> Result:
     """Measure ``ours`` and the baseline in turn, ``repeat`` times after a warm-up, and return ours by the baseline's.
 
     The order changes from pair to pair, so that neither always comes after the other.
 
-    :param floor: what the ratio should reach, or stay below where less is better
+    :param goal: what the ratio should reach, or stay below where less is better
     """
     say(f"{name}: warming up")
     await against.measure()
@@ -87,7 +87,7 @@ async def compare(
             values[side] = await measure()
         runs.append({**values, "ratio": values["ours"] / values["raw"]})
     say("")
-    return Result(name, what, against.name, unit, better, floor, runs)
+    return Result(name, what, against.name, unit, better, goal, runs)
 
 
 def say(text: str) -> None:

@@ -34,12 +34,12 @@ def write_svg(results: Sequence[Result], series: Sequence[Series], path: Path) -
 def _draw_ratios(axes: Axes, results: Sequence[Result]) -> None:
     """Ratios on a logarithmic scale, each with the range of its pairs and a mark at its goal."""
     for row, result in enumerate(results):
-        colour = NO_GOAL if result.floor is None else MET if result.met else MISSED
+        colour = NO_GOAL if result.goal is None else MET if result.met else MISSED
         ratios = [run["ratio"] for run in result.runs]
         axes.barh(row, result.ratio, color=colour, height=0.62, alpha=0.85)
         axes.plot([min(ratios), max(ratios)], [row, row], color="black", linewidth=0.8)
-        if result.floor is not None:
-            axes.plot([result.floor] * 2, [row - 0.45, row + 0.45], color=GOAL, linewidth=2)
+        if result.goal is not None:
+            axes.plot([result.goal] * 2, [row - 0.45, row + 0.45], color=GOAL, linewidth=2)
     axes.axvline(1.0, color="black", linewidth=0.6, linestyle=":")
     labels = [
         f"{result.what}  /  {result.against} {'↑' if result.better == 'higher' else '↓'}"

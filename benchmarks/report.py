@@ -30,8 +30,8 @@ def print_table(results: Sequence[Result]) -> None:
                 result.unit,
                 f"{result.ratio:.2f}",
                 f"{min(ratios):.2f}-{max(ratios):.2f}",
-                "" if result.floor is None else f"{sign} {result.floor}",
-                "" if result.floor is None else ("met" if result.met else "MISSED"),
+                "" if result.goal is None else f"{sign} {result.goal}",
+                "" if result.goal is None else ("met" if result.met else "MISSED"),
             )
         )
     _print_columns(rows)
@@ -68,7 +68,7 @@ def write_json(
     content: dict[str, Any] = {
         result.name: {
             "ratio": round(result.ratio, 4),
-            "floor": result.floor,
+            "goal": result.goal,
             "better": result.better,
             "met": result.met,
             "unit": result.unit,
