@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -23,8 +23,11 @@ class Proxy:
         self._connections: set[asyncio.Task[None]] = set()
         self._flow = asyncio.Event()
         self._flow.set()
+        self._unanswered: bytes | None = None
         self.host = "127.0.0.1"
         self.port = 0
+        self.answers_dropped = 0
+        """How many answers nobody has heard, see :meth:`drop_answer_to`."""
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -64,6 +67,10 @@ class Proxy:
             connection.cancel()
         await asyncio.gather(*dropped, return_exceptions=True)
 
+    def drop_answer_to(self, statement: bytes) -> None:
+        """Cut the connection over which ``statement`` is sent next, when the server answers it: nobody hears that."""
+        self._unanswered = statement
+
     def stall(self) -> None:
         """Pass nothing on from now, in either direction: the network is silent, no connection ends."""
         self._flow.clear()
@@ -89,10 +96,23 @@ class Proxy:
             upstream_reader, upstream_writer = await self._connect()
         except OSError:
             return
+        awaited = asyncio.Event()
+
+        def sent(data: bytes) -> None:
+            if self._unanswered is not None and self._unanswered in data:
+                self._unanswered = None
+                awaited.set()
+
+        def answered(data: bytes) -> None:
+            if awaited.is_set():
+                self.answers_dropped += 1
+                writer.transport.abort()
+                upstream_writer.transport.abort()
+
         try:
             async with asyncio.TaskGroup() as pumps:
-                pumps.create_task(self._pump(reader, upstream_writer))
-                pumps.create_task(self._pump(upstream_reader, writer))
+                pumps.create_task(self._pump(reader, upstream_writer, sent))
+                pumps.create_task(self._pump(upstream_reader, writer, answered))
         finally:
             upstream_writer.transport.abort()
 
@@ -106,9 +126,12 @@ class Proxy:
             return await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
         return await asyncio.open_connection(host, port)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passing: Callable[[bytes], None]
+    ) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65536):
+                passing(data)
                 await self._flow.wait()
                 writer.write(data)
                 await writer.drain()

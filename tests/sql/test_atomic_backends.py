@@ -6,9 +6,20 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from reflex_aio import CursorConflict, DatabaseError, Event, MemoryEvents, Spec, run
+from reflex_aio import (
+    Backoff,
+    ConnectionLost,
+    CursorConflict,
+    DatabaseError,
+    Event,
+    MemoryEvents,
+    Spec,
+    run,
+    run_forever,
+)
 from reflex_aio.sql import AtomicConsumer, CursorsTable, atomic_spec
 from tests.fix_backends import Backend
+from tests.fix_proxy import Proxy
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio
@@ -40,12 +51,12 @@ class Effects:
         """Return at once."""
 
 
-async def spec_of(pool: Any, handler: Effects, count: int, **options: Any) -> Spec:
+async def spec_of(pool: Any, handler: Effects, count: int, *, to_head: bool = True, **options: Any) -> Spec:
     events = MemoryEvents()
     for number in range(count):
         await events.insert(number, 1)
     return atomic_spec(
-        events, AtomicConsumer("a", handler, **options), cursors=cursors, pool=pool, to_head=True
+        events, AtomicConsumer("a", handler, **options), cursors=cursors, pool=pool, to_head=to_head
     )
 
 
@@ -120,3 +131,34 @@ async def test_of_two_runs_the_later_one_does_nothing(
         await second
     assert handler.called == 1
     assert await found(backend, connection) == ([1], "1")
+
+
+async def test_commit_of_which_the_answer_is_lost_has_its_effect_once(
+    backend: Backend, connection: Any
+) -> None:
+    async with Proxy(backend.dsn) as proxy:
+
+        class Unanswered(Effects):
+            async def go_on(self, event: Event, connection: Any) -> None:
+                if event.id in ("2", "4"):
+                    proxy.drop_answer_to(b"COMMIT")
+
+        handler = Unanswered(backend)
+        async with backend.pool(2, **backend.by_way_of(proxy)) as pool:
+            with pytest.raises(ConnectionLost):
+                await run(await spec_of(pool, handler, 5))
+            # The run doesn't know, but it is there.
+            assert await found(backend, connection) == ([1, 2], "2")
+
+            forever = await spec_of(pool, handler, 5, to_head=False)
+            running = asyncio.create_task(run_forever(forever, backoff=Backoff(initial=0.01, maximum=0.01)))
+
+            async def consumed() -> bool:
+                return await cursors.get(connection, "a") == "5"
+
+            await eventually(consumed, "all events")
+            running.cancel()
+            await asyncio.wait([running])
+    assert proxy.answers_dropped == 2
+    assert handler.called == 5
+    assert await found(backend, connection) == ([1, 2, 3, 4, 5], "5")
