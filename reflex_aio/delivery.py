@@ -25,6 +25,7 @@ class Delivery:
     :param lag: how old an event has to be, in seconds
     :param clock: tells the time, in seconds since 1970
     :param attempting: what is known of failed attempts, where these are kept
+    :param held: called before and after an event is waited for whose next attempt isn't due, with whether it is
     """
 
     def __init__(
@@ -35,12 +36,14 @@ class Delivery:
         lag: float | None,
         clock: Callable[[], float],
         attempting: Attempting | None,
+        held: Callable[[bool], None],
     ) -> None:
         self._consumer = consumer
         self._hooks = hooks
         self._lag = lag
         self._clock = clock
         self._attempting = attempting
+        self._held = held
         self._ending = False
         self._waiting: anyio.CancelScope | None = None
 
@@ -69,15 +72,20 @@ class Delivery:
 
         :raises NotDue: if the run is to end before that
         """
-        early = event.timestamp_us / 1_000_000 + self._lag - self._clock() if self._lag else 0.0
-        if self._attempting is not None:
-            early = max(early, self._attempting.seconds_left(event))
-        if early > 0:
-            with anyio.CancelScope() as self._waiting:
-                await anyio.sleep(early)
-            if self._ending:
-                raise NotDue
+        if self._lag and (early := event.timestamp_us / 1_000_000 + self._lag - self._clock()) > 0:
+            await self._wait(early)
+        if self._attempting is not None and (early := self._attempting.seconds_left(event)) > 0:
+            self._held(True)
+            await self._wait(early)
+            self._held(False)
         self._hooks.event_received(self._consumer.name, event)
+
+    async def _wait(self, seconds: float) -> None:
+        if not self._ending:
+            with anyio.CancelScope() as self._waiting:
+                await anyio.sleep(seconds)
+        if self._ending:
+            raise NotDue
 
     async def handle(self, item: Any, events: Sequence[Event]) -> bool:
         """Consume ``item``, which is made of these events, and tell the hooks.

@@ -127,11 +127,14 @@ class Host:
     async def _run(self, spec: Spec) -> None:
         def begin() -> Run:
             self._cursor = self._reached()
-            self._attempt = Run(spec, opened=opened)
+            self._attempt = Run(spec, opened=opened, held=held)
             return self._attempt
 
         def opened() -> None:
             self._report(ConsumerState.RUNNING, None)
+
+        def held(held: bool) -> None:
+            self._report(ConsumerState.BACKING_OFF if held else ConsumerState.RUNNING, None)
 
         runs = self._runs = Rerunning(
             self.name, begin, backoff=self._backoff, hooks=spec.hooks, report=self._report, final=LeaseLost

@@ -147,9 +147,16 @@ class Run:
     """One run of a spec.
 
     :param opened: called when the stream is open
+    :param held: called before and after an event is waited for whose next attempt isn't due, with whether it is
     """
 
-    def __init__(self, spec: Spec, *, opened: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        opened: Callable[[], None] = lambda: None,
+        held: Callable[[bool], None] = lambda held: None,
+    ) -> None:
         self._spec = spec
         self._consumer = spec.consumer
         self._store = spec.store
@@ -168,6 +175,7 @@ class Run:
             lag=spec.options.lag,
             clock=spec.clock,
             attempting=self._attempting,
+            held=held,
         )
         self._began = ""
         self.moved = False

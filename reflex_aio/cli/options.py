@@ -7,6 +7,8 @@ import typer
 
 from reflex_aio.cli.exits import CommandError, Exit
 from reflex_aio.sql import (
+    AttemptColumns,
+    AttemptsTable,
     CursorColumns,
     CursorsTable,
     ErrorColumns,
@@ -19,6 +21,7 @@ from reflex_aio.sql import (
 
 __all__ = [
     "AsJson",
+    "AttemptsOptions",
     "CursorsDatabaseOptions",
     "CursorsOptions",
     "DatabaseOptions",
@@ -29,7 +32,7 @@ __all__ = [
     "Yes",
 ]
 
-C = TypeVar("C", EventColumns, CursorColumns, ErrorColumns, LeaseColumns)
+C = TypeVar("C", AttemptColumns, EventColumns, CursorColumns, ErrorColumns, LeaseColumns)
 
 _DATABASE = "Database"
 _TABLES = "Tables"
@@ -227,6 +230,44 @@ class LeasesOptions:
             return LeasesTable("leases" if self.leases is None else self.leases, columns=columns)
         except ValueError as exc:
             raise CommandError(f"--leases: {exc}", Exit.USAGE) from exc
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptsOptions:
+    """Which table of failed attempts."""
+
+    attempts: Annotated[
+        str,
+        typer.Option(
+            "--attempts",
+            envvar="REFLEX_ATTEMPTS",
+            metavar="TABLE",
+            rich_help_panel=_TABLES,
+            help="The table of failed attempts.",
+        ),
+    ] = "consumer_attempts"
+    attempts_columns: Annotated[
+        str | None,
+        typer.Option(
+            "--attempts-columns",
+            envvar="REFLEX_ATTEMPTS_COLUMNS",
+            metavar="NAMES",
+            show_default=False,
+            rich_help_panel=_TABLES,
+            help="Its columns: next_try_at=due.",
+        ),
+    ] = None
+
+    def table(self) -> AttemptsTable:
+        """Return the table.
+
+        :raises CommandError: if a name isn't accepted
+        """
+        columns = _columns(AttemptColumns, "--attempts-columns", self.attempts_columns)
+        try:
+            return AttemptsTable(self.attempts, columns=columns)
+        except ValueError as exc:
+            raise CommandError(f"--attempts: {exc}", Exit.USAGE) from exc
 
 
 def _columns(kind: type[C], option: str, text: str | None) -> C:

@@ -11,6 +11,7 @@ from reflex_aio.cli.database import database
 from reflex_aio.cli.exits import CommandError, Exit
 from reflex_aio.cli.options import (
     AsJson,
+    AttemptsOptions,
     CursorsOptions,
     DatabaseOptions,
     ErrorsOptions,
@@ -31,6 +32,7 @@ class Kind(StrEnum):
     CURSORS = "cursors"
     ERRORS = "errors"
     LEASES = "leases"
+    ATTEMPTS = "attempts"
 
 
 class ForeignId(StrEnum):
@@ -93,6 +95,7 @@ async def ddl(
     cursors: CursorsOptions,
     errors: ErrorsOptions,
     leases: LeasesOptions,
+    attempts: AttemptsOptions,
     shape: ShapeOptions,
     kinds: Kinds = EVENTS_AND_CURSORS,
     dialect: Annotated[
@@ -104,7 +107,7 @@ async def ddl(
     try:
         statements = {
             table.name: table.ddl(dialect)
-            for table in _tables(kinds, events, cursors, errors, leases, shape).values()
+            for table in _tables(kinds, events, cursors, errors, leases, attempts, shape).values()
         }
     except ValueError as exc:
         raise CommandError(f"--dialect: {exc}", Exit.USAGE) from exc
@@ -121,6 +124,7 @@ async def create(
     cursors: CursorsOptions,
     errors: ErrorsOptions,
     leases: LeasesOptions,
+    attempts: AttemptsOptions,
     shape: ShapeOptions,
     kinds: Kinds = EVENTS_AND_CURSORS,
     as_json: AsJson = False,
@@ -130,7 +134,7 @@ async def create(
     Ends with status 1 if one that is there already isn't as it should be.
     """
     made: list[dict[str, Any]] = []
-    tables = _tables(kinds, events, cursors, errors, leases, shape)
+    tables = _tables(kinds, events, cursors, errors, leases, attempts, shape)
     async with database(at.dsn) as opened, opened.connection("tables") as connection:
         for kind, table in tables.items():
             try:
@@ -155,6 +159,7 @@ async def validate(
     cursors: CursorsOptions,
     errors: ErrorsOptions,
     leases: LeasesOptions,
+    attempts: AttemptsOptions,
     kinds: Kinds = EVENTS_AND_CURSORS,
     as_json: AsJson = False,
 ) -> None:
@@ -165,7 +170,7 @@ async def validate(
     found: dict[str, list[str]] = {}
     status = Exit.DONE
     async with database(at.dsn) as opened, opened.connection("tables") as connection:
-        for kind, table in _tables(kinds, events, cursors, errors, leases, ShapeOptions()).items():
+        for kind, table in _tables(kinds, events, cursors, errors, leases, attempts, ShapeOptions()).items():
             try:
                 if kind is Kind.EVENTS:
                     table = await events.table().as_found(connection)
@@ -192,6 +197,7 @@ def _tables(
     cursors: CursorsOptions,
     errors: ErrorsOptions,
     leases: LeasesOptions,
+    attempts: AttemptsOptions,
     shape: ShapeOptions,
 ) -> dict[Kind, Table]:
     """Return the tables of some kinds."""
@@ -211,6 +217,8 @@ def _tables(
                 tables[kind] = errors.table()
             case Kind.LEASES:
                 tables[kind] = leases.table()
+            case Kind.ATTEMPTS:
+                tables[kind] = attempts.table()
     return tables
 
 

@@ -3,7 +3,15 @@
 import pytest
 
 from reflex_aio.errors import TableNotFound
-from reflex_aio.sql import CursorsTable, ErrorsTable, EventColumns, EventsTable, LeasesTable
+from reflex_aio.sql import (
+    AttemptColumns,
+    AttemptsTable,
+    CursorsTable,
+    ErrorsTable,
+    EventColumns,
+    EventsTable,
+    LeasesTable,
+)
 from tests.cli.commands import call, reflex_aio
 from tests.fix_backends import Backend
 
@@ -13,6 +21,12 @@ def test_ddl_is_that_of_the_tables() -> None:
     errors = call("ddl", "errors", "--errors", "app.failures").done().out
     assert errors == ErrorsTable("app.failures").ddl()
     assert call("ddl", "leases").done().out == LeasesTable("leases").ddl()
+    columns = AttemptColumns(next_try_at="due")
+    attempts = (
+        call("ddl", "attempts", "--attempts", "tries", "--attempts-columns", "next_try_at=due").done().out
+    )
+    assert attempts == AttemptsTable("tries", columns=columns).ddl()
+    assert call("ddl", "attempts").done().out == AttemptsTable().ddl()
 
 
 def test_ddl_takes_what_tables_are_like() -> None:

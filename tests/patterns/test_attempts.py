@@ -12,10 +12,12 @@ from reflex_aio import (
     Attempts,
     Backoff,
     Consumer,
+    ConsumerState,
     Event,
     MemoryAttemptStore,
     MemoryCursorStore,
     MemoryEvents,
+    MemoryLeaseStore,
     Runner,
     Spec,
     run,
@@ -169,13 +171,33 @@ async def test_drain_does_not_wait_for_an_attempt_that_is_not_due() -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(runner.run)
         await anyio.sleep(10.0)
-        assert runner.ready
+        assert (runner.statuses()["c"].state, runner.ready) == (ConsumerState.BACKING_OFF, False)
         began = anyio.current_time()
         await runner.drain()
         assert anyio.current_time() == pytest.approx(began, abs=0.1)
         assert not runner.cut_off
     assert handler.called_at == []
     assert (await attempts.get("c"))["2"].count == 1
+
+
+@on_trio
+async def test_replica_that_takes_over_waits_for_the_rest_and_runs_then() -> None:
+    attempts, store, leases = MemoryAttemptStore(), MemoryCursorStore(), MemoryLeaseStore()
+    source, first, second = await some(3), Handler(1), Handler(0)
+
+    async def replica(handler: Handler) -> None:
+        await Runner([spec(source, Consumer("c", handler), attempts, store=store)], leases=leases).run()
+
+    with anyio.move_on_after(10.0):
+        await replica(first)
+    [failed_at] = first.called_at
+    due_at = anyio.current_time() + (await attempts.get("c"))["2"].seconds_left
+    assert failed_at + 30 <= due_at <= failed_at + 61
+    with anyio.move_on_after(3600.0):
+        await replica(second)
+    assert second.called_at == [pytest.approx(due_at, abs=0.1)]
+    assert second.handled == ["2", "3"]
+    assert await attempts.get("c") == {}
 
 
 @pytest.mark.parametrize("cursor", ["2", "10"])
