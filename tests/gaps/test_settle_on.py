@@ -102,13 +102,13 @@ async def test_replay_may_pause_for_longer_than_a_query_may_take(
 ) -> None:
     holder, writer = await connect(), await connect()
     watcher = await connect(dsn=replica.dsn_for(database.name))
-    impatient = events.replace(query_timeout=0.2)
+    impatient = events.replace(query_timeout=0.6)
     async with reading(impatient.stream(standby_pool, settle_on=primary)) as stream:
         held, last = await begin(holder), await insert(writer)
         await replica.catch_up()
         await replica.pause_replay()
         await holder.execute("COMMIT")
-        await ran(watcher, REPLAYED, times=100)
+        await ran(watcher, REPLAYED, times=200)
         assert not stream.task.done(), stream.task
         await replica.resume_replay()
         assert await stream.reached(last) == [held, last]

@@ -219,8 +219,9 @@ async def test_a_channel_closed_under_one_reader_does_not_cancel_its_siblings(pa
     async with serving(StreamServer(watched)) as channel:
 
         async def read() -> str:
-            async with RemoteSource(channel, pages=pages).stream(from_head=True) as stream:
-                with pytest.raises(StreamStopped):
+            # Opening is under way when the server has the call.
+            with pytest.raises(StreamStopped):
+                async with RemoteSource(channel, pages=pages).stream(from_head=True) as stream:
                     await anext(stream)
             return "stopped"
 
