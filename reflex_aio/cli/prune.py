@@ -71,7 +71,7 @@ async def prune(
     pause: Annotated[
         float,
         typer.Option(metavar="FACTOR", min=0, help="Rest after each batch for so many times as it took."),
-    ] = 1.0,
+    ] = 3.0,
     yes: Yes = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,

@@ -402,7 +402,7 @@ class EventsTable:
         *,
         dry_run: bool = False,
         batch_size: int = 1000,
-        pause: float = 1.0,
+        pause: float = 3.0,
         progress: Callable[[Pruned], object] | None = None,
     ) -> Pruned:
         """Delete the events that ``retention`` doesn't keep, oldest first, in batches that are committed one by one.
@@ -413,8 +413,8 @@ class EventsTable:
 
         :param dry_run: delete nothing, count what would be
         :param batch_size: how many rows to delete at once at most; fewer while that takes long
-        :param pause: how long to rest after each batch, as a multiple of the time that it took: 1 keeps the server busy
-            for half of the time, 0 for all of it
+        :param pause: how long to rest after each batch, as a multiple of the time that it took: 3 keeps the server busy
+            for a quarter of the time, 0 for all of it
         :param progress: called after each batch, with how far it has come
         :raises DatabaseError: if another transaction has locked old events for long, or for what else the database
             reports, such as a foreign key

@@ -250,7 +250,8 @@ class _Pruning:
     def _keep(self, limit: PruneLimit, id: int | None) -> bool:
         if id is None:
             return False
-        self._kept[limit] = min(id, self._kept.get(limit, id))
+        # Batches end below all that is known to be kept, so it is less than what was found before.
+        self._kept[limit] = id
         return True
 
     def _meet_locks(self, last: int) -> None:
