@@ -78,12 +78,13 @@ class _Atomic(SessionConsumer[Effect[Item]]):
 
         :raises DatabaseError: if the handler has ended the transaction, or gone on after the database refused something
         """
+        driver = driver_of_connection(item.connection)
         asked_before = times_asked_to_cancel()
         failure: Exception | None = None
         returned = False
         try:
             # A savepoint: it is gone if the handler has ended the transaction, and can't be released in a failed one.
-            async with driver_of_connection(item.connection).transaction(item.connection):
+            async with driver.transaction(item.connection):
                 try:
                     await self.handler(item)
                     returned = True
@@ -97,7 +98,9 @@ class _Atomic(SessionConsumer[Effect[Item]]):
                     f" of the database, which only a transaction within can contain: {exc}"
                 ) from exc
             # Another error is the connection's, which can't be undone and recovered on.
-            if exc is not failure or self.recover is None or times_asked_to_cancel() > asked_before:
+            if exc is not failure or driver.is_closed(item.connection):
+                raise
+            if self.recover is None or times_asked_to_cancel() > asked_before:
                 raise
             await self.recover(item, exc)
 

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakValueDictionary
 
-from reflex_aio.errors import CursorConflict, LeaseLost
+from reflex_aio.errors import ConnectionLost, CursorConflict, LeaseLost
 from reflex_aio.lease import Lease
 from reflex_aio.sql.dialects.transactions import transaction_dialect
 from reflex_aio.sql.drivers import driver_of_pool
@@ -113,6 +113,10 @@ class TableCursorStore:
                 try:
                     yield connection
                 except Exception as exc:
+                    if self._driver.is_closed(connection):
+                        raise ConnectionLost(
+                            f"{self._table.name}: the connection was lost in a transaction: {exc}"
+                        ) from exc
                     theirs = exc
                     raise _Undone from exc
                 if fence is not None:

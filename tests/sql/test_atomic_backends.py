@@ -162,3 +162,25 @@ async def test_commit_of_which_the_answer_is_lost_has_its_effect_once(
     assert proxy.answers_dropped == 2
     assert handler.called == 5
     assert await found(backend, connection) == ([1, 2, 3, 4, 5], "5")
+
+
+async def test_connection_that_is_lost_in_the_handler_is_a_lost_connection_and_nothing_to_recover_from(
+    backend: Backend, backend_pool: Any, connection: Any
+) -> None:
+    class Losing(Effects):
+        async def go_on(self, event: Event, connection: Any) -> None:
+            if self.called == 2:
+                number = await backend.value(connection, backend.number)
+                await backend.fetch(killer, backend.end.format(number))
+                await backend.fetch(connection, "SELECT 1")
+
+    async def recover(event: Event, error: Exception) -> None:
+        raise AssertionError(error)
+
+    killer = await backend.connect()
+    handler = Losing(backend)
+    with pytest.raises(ConnectionLost):
+        await run(await spec_of(backend_pool, handler, 3, recover=recover))
+    assert await found(backend, connection) == ([1], "1")
+    await run(await spec_of(backend_pool, handler, 3, recover=recover))
+    assert await found(backend, connection) == ([1, 2, 3], "3")

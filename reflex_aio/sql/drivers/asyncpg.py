@@ -51,6 +51,11 @@ class AsyncpgDriver(Driver):
     def is_pool(self, candidate: object) -> bool:
         return isinstance(candidate, asyncpg.Pool)
 
+    def is_closed(self, connection: Any) -> bool:
+        # Of a connection that was lost the pool takes the proxy away.
+        connection = _underlying(connection)
+        return connection is None or bool(connection.is_closed())
+
     async def fetch(self, connection: Any, sql: str, *args: Any) -> Sequence[Row]:
         rows: Sequence[Row] = await connection.fetch(sql, *args)
         return rows

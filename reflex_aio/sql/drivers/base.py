@@ -71,6 +71,10 @@ class Driver(ABC):
     def is_pool(self, candidate: object) -> bool:
         """Tell whether ``candidate`` is a pool of this driver."""
 
+    @abstractmethod
+    def is_closed(self, connection: Any) -> bool:
+        """Tell whether ``connection`` can't be used any more: it was closed, or a statement has found it lost."""
+
     # Statements.
 
     @abstractmethod

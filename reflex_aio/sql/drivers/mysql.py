@@ -62,10 +62,6 @@ class MysqlDriver(Driver):
     def address(self, connection: Any) -> tuple[Hashable, Hashable, str | None]:
         """Return where the connection was opened to, as which user, and the database if one was named then."""
 
-    @abstractmethod
-    def is_closed(self, connection: Any) -> bool:
-        """Tell whether the connection was closed on this side."""
-
     # Statements.
 
     async def fetch(self, connection: Any, sql: str, *args: Any) -> Sequence[Row]:
