@@ -51,6 +51,13 @@ class StreamOptions:
             raise ValueError(f"lag {lag} is out of range: accepted is a number of seconds from 0, or None")
 
 
+class Cancellable(Protocol):
+    """What ends a read that waits."""
+
+    def cancel(self) -> None:
+        """End it, if it waits."""
+
+
 class EventStream(ABC):
     """Events in order: an asynchronous iterator and an asynchronous context manager.
 
@@ -66,7 +73,8 @@ class EventStream(ABC):
     every later one does. A read that is cancelled loses nothing: the next one goes on after the last event
     that was handed out. With ``to_head`` the iteration ends after the head; no other stream ends by itself.
 
-    Those who implement a source override :meth:`_open`, :meth:`_read` and :meth:`_close`.
+    Those who implement a source override :meth:`_open`, :meth:`_read` and :meth:`_close`. A stream that others feed
+    may set ``_feed``, and then override :meth:`_read_fed` too.
     """
 
     # ``__anext__`` is a slot rather than a method: set to a generator's own, ``async for`` gets there without a frame
@@ -85,7 +93,8 @@ class EventStream(ABC):
         self._opened = False
         self._ended = False
         self._closed: anyio.Event | None = None
-        self._busy: anyio.CancelScope | None = None
+        self._feed: Cancellable | None = None
+        self._busy: Cancellable | None = None
         self._idle: anyio.Event | None = None
         self._events: AsyncGenerator[Event, None] | None = None
         self._step_by(self._start)
@@ -104,6 +113,14 @@ class EventStream(ABC):
         Called once more after it was cancelled or has raised: it must go on after the last page that it
         returned. Called after the end too.
         """
+
+    async def _read_fed(self) -> Sequence[Event] | None:
+        """Return the next events, at least one, or None if they have to be read by :meth:`_read` again.
+
+        Called instead of :meth:`_read` while there is a ``_feed``, whose ``cancel`` ends this by StreamClosed. A
+        cancel scope for each read costs as much as all else, where a hundred streams wait for one event.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     async def _close(self) -> None:
@@ -223,7 +240,11 @@ class EventStream(ABC):
         """Return the next events, or none at the end of the stream."""
         if not self._ended:
             try:
-                page = await self._guarded(self._read_opened)
+                page = None
+                if self._feed is not None:
+                    page = await self._guarded(self._read_fed, self._feed)
+                if page is None:
+                    page = await self._guarded(self._read_opened)
             except StreamClosed:
                 if self._closed is not None or not self._ended:
                     raise
@@ -241,24 +262,32 @@ class EventStream(ABC):
             self._after = await self._open()
             self._opened = True
 
-    async def _guarded(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do ``work``, which a close in another task ends with StreamClosed."""
+    async def _guarded(self, work: Callable[[], Awaitable[T]], ended_by: Cancellable | None = None) -> T:
+        """Do ``work``, which a close in another task ends with StreamClosed.
+
+        :param ended_by: how, if not by a cancel scope
+        """
         if self._closed is not None:
             raise StreamClosed
         if self._busy is not None:
             raise RuntimeError("the stream is being read by another task: one task reads a stream at a time")
         try:
+            if ended_by is not None:
+                self._busy = ended_by
+                return self._unless_closed(await work())
             with anyio.CancelScope() as self._busy:
-                done = await work()
-                if self._closed is not None:
-                    # The read was past cancelling; what it brings is handed out no more.
-                    raise StreamClosed
-                return done
+                return self._unless_closed(await work())
         finally:
             self._busy = None
             if self._idle is not None:
                 self._idle.set()
         raise StreamClosed
+
+    def _unless_closed(self, done: T) -> T:
+        if self._closed is not None:
+            # The read was past cancelling; what it brings is handed out no more.
+            raise StreamClosed
+        return done
 
     async def _finish(self, closed: anyio.Event) -> None:
         try:

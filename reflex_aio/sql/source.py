@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from reflex_aio.errors import InvalidCursor
+from reflex_aio.errors import InvalidCursor, StreamClosed
 from reflex_aio.event import Event
 from reflex_aio.sql.borrow import Borrowed
 from reflex_aio.sql.dialects.events import events_dialect
@@ -108,6 +108,8 @@ class _TableStream(EventStream):
         while True:
             if self._young:
                 return await self._grown()
+            if self._feed is not None and (events := await self._read_fed()) is not None:
+                return events
             if self._head is not None and self._position >= self._head:
                 return ()
             events = (await self._next_page()).events
@@ -120,11 +122,6 @@ class _TableStream(EventStream):
 
     async def _next_page(self) -> Page:
         assert self._reader is not None
-        if self._feed is not None:
-            page = await self._fed_page(self._feed)
-            if page is not None:
-                self._tell_read(shared=True)
-                return page
         page = await self._ahead.page(self._position)
         self._tell_read(shared=False)
         self._position = page.position
@@ -138,18 +135,23 @@ class _TableStream(EventStream):
         settings = self._source._settings
         settings.hooks.page_read(settings.name, shared=shared)
 
-    async def _fed_page(self, feed: Feed) -> Page | None:
+    async def _read_fed(self) -> Sequence[Event] | None:
+        assert self._feed is not None
         try:
-            page = await feed.read()
+            while (page := await self._feed.read()) is not None:
+                self._position = page.position
+                self._tell_read(shared=True)
+                if page.events:
+                    return page.events
+        except StreamClosed:
+            # Still to be detached.
+            raise
         except Exception:
             # The next read begins with a page of its own, and a tail that may be a new one.
             self._feed = None
             raise
-        if page is None:
-            self._feed = None
-        else:
-            self._position = page.position
-        return page
+        self._feed = None
+        return None
 
     async def _load(self, position: Position) -> Page:
         assert self._reader is not None

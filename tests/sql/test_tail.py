@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from reflex_aio import Event
+from reflex_aio import Event, StreamClosed
 from reflex_aio.sql.events import EventsTable
 from reflex_aio.sql.notifier import LocalNotifier
 from tests.core.cancelling import cancelled_by_task
@@ -230,6 +230,30 @@ async def test_streams_close_in_any_order(pool: asyncpg.Pool, writer: asyncpg.Co
             await asyncio.wait([closed.task])
             await closed.stream.aclose()
     assert [len(stream.ids) for stream in streams] != [20] * 20
+
+
+@pytest.mark.parametrize("end", [True, False], ids=["ended", "closed"])
+async def test_a_stream_that_ends_while_it_waits_is_fed_no_more(
+    end: bool, pool: asyncpg.Pool, writer: asyncpg.Connection
+) -> None:
+    async with many(2, pool) as (kept, other):
+        last = await insert(writer)
+        await asyncio.gather(kept.reached(last), other.reached(last))
+        stream: Any = kept.stream
+        feeds = stream._feed._tail._feeds
+        assert len(feeds) == 2
+        if end:
+            other.stream.end()
+            await other.task
+        else:
+            closing = asyncio.create_task(other.stream.aclose())
+            assert isinstance(await other.failure(), StreamClosed)
+            await closing
+        await other.stream.aclose()
+        assert len(feeds) == 1
+        later = await insert(writer)
+        await kept.reached(later)
+        assert other.ids[-1] == last
 
 
 async def test_a_stream_opened_at_the_head_begins_there_though_it_reads_later(
