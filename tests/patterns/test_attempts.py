@@ -130,6 +130,21 @@ async def test_another_process_waits_for_the_rest_of_the_delay(
     assert await attempts.get("c") == {}
 
 
+@each_kind
+async def test_attempts_are_forgotten_while_the_run_goes_on(
+    make: Callable[[Handler], BaseConsumer[Any]],
+) -> None:
+    attempts, store = MemoryAttemptStore(), MemoryCursorStore({"c": "1"})
+    await attempts.record("c", "2", delay=0.0)
+    async with anyio.create_task_group() as group:
+        group.start_soon(run, spec(await some(3), make(Handler(0)), attempts, store=store))
+        while await store.get("c") != "3":
+            await checkpoint()
+        await anyio.wait_all_tasks_blocked()
+        assert await attempts.get("c") == {}
+        group.cancel_scope.cancel()
+
+
 async def test_attempts_are_written_before_the_run_has_ended() -> None:
     attempts = MemoryAttemptStore()
     with pytest.raises(ValueError, match="failure 1"):
@@ -271,24 +286,27 @@ async def test_attempts_that_can_not_be_read_end_the_run_before_the_handler() ->
     assert handler.handled == []
 
 
+class Waiting(MemoryAttemptStore):
+    """Waits in every call."""
+
+    async def record(self, consumer: str, event_id: str, *, delay: float) -> None:
+        await checkpoint()
+        await super().record(consumer, event_id, delay=delay)
+
+    async def clear(self, consumer: str, event_id: str) -> None:
+        await checkpoint()
+        await super().clear(consumer, event_id)
+
+    async def get(self, consumer: str) -> Mapping[str, Attempts]:
+        await checkpoint()
+        return await super().get(consumer)
+
+
 @each_cancellation
 @each_kind
 async def test_cancellation_counts_for_nothing_and_loses_nothing(
     cancelled_at: CancelledAt, make: Callable[[Handler], BaseConsumer[Any]]
 ) -> None:
-    class Waiting(MemoryAttemptStore):
-        async def record(self, consumer: str, event_id: str, *, delay: float) -> None:
-            await checkpoint()
-            await super().record(consumer, event_id, delay=delay)
-
-        async def clear(self, consumer: str, event_id: str) -> None:
-            await checkpoint()
-            await super().clear(consumer, event_id)
-
-        async def get(self, consumer: str) -> Mapping[str, Attempts]:
-            await checkpoint()
-            return await super().get(consumer)
-
     step, in_time = 0, True
     while in_time:
         step += 1
@@ -303,6 +321,49 @@ async def test_cancellation_counts_for_nothing_and_loses_nothing(
         assert await attempts.get("c") == {}
         assert {"2", "3"} <= set(handler.handled)
     assert step > 5
+
+
+@each_cancellation
+@each_kind
+async def test_failed_attempt_is_written_though_the_run_is_cancelled_then(
+    cancelled_at: CancelledAt, make: Callable[[Handler], BaseConsumer[Any]]
+) -> None:
+    step, in_time = 0, True
+    while in_time:
+        step += 1
+        handler, attempts, store = Handler(1), Waiting(), MemoryCursorStore({"c": "1"})
+        try:
+            in_time = await cancelled_at(step, run(spec(await some(3), make(handler), attempts, store=store)))
+        except ValueError:
+            in_time = step < 50
+        counts = {event_id: told.count for event_id, told in (await attempts.get("c")).items()}
+        assert counts == ({"2": 1} if handler.called_at else {})
+
+
+async def test_error_on_a_batch_counts_for_its_first_event() -> None:
+    async def handle(events: list[Event]) -> None:
+        raise ValueError("x")
+
+    attempts = MemoryAttemptStore()
+    with pytest.raises(ValueError, match="x"):
+        await run(spec(await some(3), BatchConsumer("c", handle, size=3), attempts, to_head=True))
+    assert set(await attempts.get("c")) == {"1"}
+
+
+@on_trio
+async def test_what_fails_because_the_run_ends_is_no_attempt() -> None:
+    async def handle(event: Event) -> None:
+        if event.id == "2":
+            raise ValueError("x")
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise OSError("clean-up")
+
+    attempts = MemoryAttemptStore()
+    with pytest.raises(ValueError, match="x"):
+        await run(spec(await some(3), ConcurrentConsumer("c", handle, limit=3), attempts, to_head=True))
+    assert set(await attempts.get("c")) == {"2"}
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)

@@ -127,7 +127,7 @@ async def test_attempts_count_on_when_the_process_is_killed_after_each(
 
 
 async def test_a_pool_of_one_connection_suffices_atomic_consumers_too(
-    backend: Backend, connection: Any
+    backend: Backend, connection: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The attempt is written when the transaction, which has that connection, is over."""
     await cursors.create(connection)
@@ -150,4 +150,5 @@ async def test_a_pool_of_one_connection_suffices_atomic_consumers_too(
             assert (await store.get("a"))["1"].count == 1
             await run(spec)
             assert await store.get("a") == {}
+    assert "could not be written" not in caplog.text
     assert await cursors.get(connection, "a") == "2"
