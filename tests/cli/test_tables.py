@@ -80,15 +80,26 @@ async def test_create_makes_what_there_is_not_and_leaves_what_there_is(backend: 
     async with backend.driver.transaction(connection):
         await events.insert(connection, 1, 1, metadata=b"kept")
     again = await reflex_aio(
-        "create", "events", "cursors", "errors", "--events", "user_events", "--json", "--dsn", backend.dsn
+        "create",
+        "events",
+        "cursors",
+        "errors",
+        "leases",
+        "--events",
+        "user_events",
+        "--json",
+        "--dsn",
+        backend.dsn,
     )
     assert again.done().json == {
         "tables": [
             {"table": "user_events", "kind": "events", "made": False},
             {"table": "cursors", "kind": "cursors", "made": False},
             {"table": "consumer_errors", "kind": "errors", "made": True},
+            {"table": "leases", "kind": "leases", "made": True},
         ]
     }
+    (await reflex_aio("validate", "leases", "--dsn", backend.dsn)).done()
     assert await backend.value(connection, "SELECT count(*) FROM user_events") == 1
 
 

@@ -80,7 +80,7 @@ async def test_an_insert_that_is_cancelled_anywhere_is_rolled_back_with_its_tran
             await connection.commit()
             break
         # Neither library can go on with a connection under which a statement was cancelled.
-        assert mysql.driver.is_closed(connection)  # type: ignore[attr-defined]
+        assert mysql.driver.is_closed(connection)
         step += 1
     assert step > 2
     assert await stored(mysql) == [str(step)]
