@@ -74,7 +74,7 @@ class EventStream(ABC):
     that was handed out. With ``to_head`` the iteration ends after the head; no other stream ends by itself.
 
     Those who implement a source override :meth:`_open`, :meth:`_read` and :meth:`_close`. A stream that others feed
-    may set ``_feed``, and then override :meth:`_read_fed` too.
+    may set ``_fed_by``, and then override :meth:`_read_fed` too.
     """
 
     # ``__anext__`` is a slot rather than a method: set to a generator's own, ``async for`` gets there without a frame
@@ -93,7 +93,7 @@ class EventStream(ABC):
         self._opened = False
         self._ended = False
         self._closed: anyio.Event | None = None
-        self._feed: Cancellable | None = None
+        self._fed_by: Cancellable | None = None
         self._busy: Cancellable | None = None
         self._idle: anyio.Event | None = None
         self._events: AsyncGenerator[Event, None] | None = None
@@ -117,7 +117,7 @@ class EventStream(ABC):
     async def _read_fed(self) -> Sequence[Event] | None:
         """Return the next events, at least one, or None if they have to be read by :meth:`_read` again.
 
-        Called instead of :meth:`_read` while there is a ``_feed``, whose ``cancel`` ends this by StreamClosed. A
+        Called instead of :meth:`_read` while there is a ``_fed_by``, whose ``cancel`` ends this by StreamClosed. A
         cancel scope for each read costs as much as all else, where a hundred streams wait for one event.
         """
         raise NotImplementedError
@@ -241,8 +241,8 @@ class EventStream(ABC):
         if not self._ended:
             try:
                 page = None
-                if self._feed is not None:
-                    page = await self._guarded(self._read_fed, self._feed)
+                if self._fed_by is not None:
+                    page = await self._guarded(self._read_fed, self._fed_by)
                 if page is None:
                     page = await self._guarded(self._read_opened)
             except StreamClosed:

@@ -76,7 +76,7 @@ class _TableStream(EventStream):
         self._ahead = ReadAhead(self._load, name=name)
         self._reader: Reader | None = None
         self._head: Position | None = None
-        self._feed: Feed | None = None
+        self._fed_by: Feed | None = None
         self._gap = self._caught_up = False
         self._young: deque[Event] = deque()
 
@@ -96,7 +96,7 @@ class _TableStream(EventStream):
         if not options.from_head:
             await loader.check(self._position, anew=False)
         elif self._may_be_fed:
-            self._feed = self._reader.attach(self._position)
+            self._fed_by = self._reader.attach(self._position)
         return _cursor(self._position)
 
     @property
@@ -108,7 +108,7 @@ class _TableStream(EventStream):
         while True:
             if self._young:
                 return await self._grown()
-            if self._feed is not None and (events := await self._read_fed()) is not None:
+            if self._fed_by is not None and (events := await self._read_fed()) is not None:
                 return events
             if self._head is not None and self._position >= self._head:
                 return ()
@@ -126,8 +126,8 @@ class _TableStream(EventStream):
         self._tell_read(shared=False)
         self._position = page.position
         if self._may_be_fed and not page.more and not page.gap:
-            self._feed = self._reader.attach(self._position)
-            if self._feed is not None:
+            self._fed_by = self._reader.attach(self._position)
+            if self._fed_by is not None:
                 self._statements.release_soon()
         return page
 
@@ -136,9 +136,9 @@ class _TableStream(EventStream):
         settings.hooks.page_read(settings.name, shared=shared)
 
     async def _read_fed(self) -> Sequence[Event] | None:
-        assert self._feed is not None
+        assert self._fed_by is not None
         try:
-            while (page := await self._feed.read()) is not None:
+            while (page := await self._fed_by.read()) is not None:
                 self._position = page.position
                 self._tell_read(shared=True)
                 if page.events:
@@ -148,9 +148,9 @@ class _TableStream(EventStream):
             raise
         except Exception:
             # The next read begins with a page of its own, and a tail that may be a new one.
-            self._feed = None
+            self._fed_by = None
             raise
-        self._feed = None
+        self._fed_by = None
         return None
 
     async def _load(self, position: Position) -> Page:
@@ -187,8 +187,8 @@ class _TableStream(EventStream):
         return grown
 
     async def _close(self) -> None:
-        if self._feed is not None:
-            self._feed.detach()
+        if self._fed_by is not None:
+            self._fed_by.detach()
         await self._ahead.aclose()
         if self._reader is not None:
             await asyncio.gather(self._statements.aclose(), self._reader.release())

@@ -240,7 +240,7 @@ async def test_a_stream_that_ends_while_it_waits_is_fed_no_more(
         last = await insert(writer)
         await asyncio.gather(kept.reached(last), other.reached(last))
         stream: Any = kept.stream
-        feeds = stream._feed._tail._feeds
+        feeds = stream._fed_by._tail._feeds
         assert len(feeds) == 2
         if end:
             other.stream.end()
