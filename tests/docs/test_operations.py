@@ -1,9 +1,9 @@
 """The commands and queries of docs/operations.md, run in their order on a service where these things have happened."""
 
-import os
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import aiomysql
 import asyncpg
@@ -29,13 +29,10 @@ consumer = Consumer("search", index)
 """
 
 
-@pytest_asyncio.fixture
-async def connection(connect: Connect) -> asyncpg.Connection:
-    """The service's database: a consumer stuck at event 7, one with dead letters, one whose cursor is ahead."""
-    connection = await connect()
+async def make_service(connection: Any) -> None:
+    """Make a service's tables: a consumer stuck at event 7, one with dead letters, one whose cursor is ahead."""
     events, cursors, errors = EventsTable("user_events"), CursorsTable("cursors"), ErrorsTable()
-    attempts = AttemptsTable()
-    for table in (events, cursors, errors, LeasesTable("leases"), attempts):
+    for table in (events, cursors, errors, LeasesTable("leases"), AttemptsTable()):
         await table.create(connection)
     await events.insert_many(connection, [(number, 1) for number in range(1, 9)])
     for consumer, cursor in (("mail", "6"), ("search", "8"), ("billing", "99")):
@@ -44,10 +41,32 @@ async def connection(connect: Connect) -> asyncpg.Connection:
         await errors.record(
             connection, consumer="search", event=Event(event_id, 1, event_id, 0), error=ValueError("no index")
         )
+
+
+@pytest_asyncio.fixture
+async def connection(connect: Connect) -> asyncpg.Connection:
+    connection = await connect()
+    await make_service(connection)
     await connection.execute(
         "INSERT INTO consumer_attempts VALUES ('mail', '7', 3, now() + interval '1 hour')"
     )
     return connection
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the operator is, with the module of the service."""
+    (tmp_path / "service.py").write_text(SERVICE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+async def run_commands(block: Block, dsn: str) -> None:
+    for line in block.code.splitlines():
+        command, *arguments = shlex.split(line.replace("$NEW_DSN", dsn), comments=True)
+        assert command == "reflex-aio", f"operations.md:{block.line} runs {command}"
+        outcome = await reflex_aio(*arguments, REFLEX_DSN=dsn, REFLEX_EVENTS="user_events")
+        assert outcome.status == 0, f"operations.md:{block.line}: {line} ends with {outcome}"
 
 
 def in_order() -> list[Block]:
@@ -56,36 +75,35 @@ def in_order() -> list[Block]:
 
 
 async def test_commands_and_queries_of_the_page_work_in_their_order(
-    database: Database,
-    connection: asyncpg.Connection,
-    mysql_database: MysqlDatabase,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    database: Database, connection: asyncpg.Connection, mysql_database: MysqlDatabase, directory: Path
 ) -> None:
-    (tmp_path / "service.py").write_text(SERVICE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("NEW_DSN", database.dsn)
-    environment = {"REFLEX_DSN": database.dsn, "REFLEX_EVENTS": "user_events"}
     ran = 0
     for block in in_order():
-        where = f"operations.md:{block.line}"
         if block.language == "mysql":
             async with aiomysql.connect(**mysql_database.arguments) as mysql, mysql.cursor() as cursor:
                 await cursor.execute(block.code)
         elif block.language == "sql":
             await connection.execute(block.code)
         else:
-            for line in block.code.splitlines():
-                command, *arguments = shlex.split(os.path.expandvars(line), comments=True)
-                assert command == "reflex-aio", f"{where} runs {command}"
-                outcome = await reflex_aio(*arguments, **environment)
-                assert outcome.status == 0, f"{where}: {line} ends with {outcome}"
+            await run_commands(block, database.dsn)
         ran += 1
     assert ran > 20
     # What the runbooks were for.
     assert await CursorsTable("cursors").all(connection) == {"mail": "7", "search": "0"}
     assert await CursorsTable("mail_cursors").all(connection) == {"mail": "7"}
     assert await ErrorsTable().find(connection, status=1) == []
+
+
+async def test_commands_of_the_page_work_on_mariadb_too(
+    mysql_database: MysqlDatabase, directory: Path
+) -> None:
+    async with aiomysql.connect(**mysql_database.arguments) as connection:
+        await make_service(connection)
+        for block in blocks(DOCUMENT, "sh"):
+            await run_commands(block, mysql_database.dsn)
+        told = await CursorsTable("cursors").all(connection)
+        assert told == {"mail": "7", "search": "0", "billing": "8"}
+        assert await CursorsTable("mail_cursors").all(connection) == {"mail": "7"}
 
 
 async def test_each_alert_is_told_of() -> None:
