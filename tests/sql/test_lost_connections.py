@@ -343,7 +343,7 @@ async def test_connections_that_are_cut_are_lost_connections_and_the_stream_goes
     pages: Pages,
 ) -> None:
     ids: list[int] = []
-    async with events.stream(through_proxy) as stream, consuming(through_proxy, events) as handled:
+    async with events.stream(through_proxy) as stream:
         for _ in range(3):
             ids += await read_to(stream, await writing.insert())
             read = asyncio.create_task(stream.read_page())
@@ -359,8 +359,6 @@ async def test_connections_that_are_cut_are_lost_connections_and_the_stream_goes
             await writing.burn()
         ids += await read_to(stream, await writing.insert())
         assert ids == await writing.committed()
-        await handled_to(handled, ids[-1])
-        assert handled == ids
 
 
 @pytest.mark.one_library
