@@ -201,12 +201,14 @@ class RemoteError(ReflexError):
 class DatabaseError(ReflexError):
     """Raised for a failure that the database reports; the driver's own exception is the cause.
 
-    ``sqlstate`` is the SQL standard's five-character code, where the database gave one.
+    ``sqlstate`` is the SQL standard's five-character code, where the database gave one. ``lock_conflict`` tells whether
+    locks of others were in the way: a deadlock, or a lock that was waited for too long. The same may succeed later.
     """
 
-    def __init__(self, message: str, *, sqlstate: str | None = None) -> None:
+    def __init__(self, message: str, *, sqlstate: str | None = None, lock_conflict: bool = False) -> None:
         super().__init__(message)
         self.sqlstate = sqlstate
+        self.lock_conflict = lock_conflict
 
 
 class SchemaError(ReflexError):

@@ -1,13 +1,14 @@
 """The cursor store on a table that stores each cursor at once."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakValueDictionary
 
-from reflex_aio.errors import ConnectionLost, CursorConflict, LeaseLost
+from reflex_aio.errors import ConnectionLost, CursorConflict, DatabaseError, LeaseLost
 from reflex_aio.lease import Lease
 from reflex_aio.sql.dialects.transactions import transaction_dialect
 from reflex_aio.sql.drivers import driver_of_pool
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from reflex_aio.sql.cursors import CursorsTable
 
 __all__ = ["TableCursorStore"]
+
+
+logger = logging.getLogger(__name__)
+
+# How often a cursor is tried to be set that locks of others are in the way of.
+_TRIES = 3
 
 
 class _Undone(Exception):
@@ -75,9 +82,22 @@ class TableCursorStore:
         # On connections of their own, two sets of one name could overtake each other.
         turn = self._turns.setdefault(name, asyncio.Lock())
         async with turn:
-            refusal = await self._try_to_set(name, cursor, expected, fence)
+            refusal = await self._set(name, cursor, expected, fence)
         if refusal is not None:
             raise refusal
+
+    async def _set(
+        self, name: str, cursor: str, expected: str | None, fence: Lease | None
+    ) -> CursorConflict | LeaseLost | None:
+        for _ in range(_TRIES - 1):
+            try:
+                return await self._try_to_set(name, cursor, expected, fence)
+            except DatabaseError as exc:
+                # Nothing else was in that transaction: to begin it anew is safe.
+                if not exc.lock_conflict:
+                    raise
+                logger.debug("%s: tried again to set the cursor of %s: %s", self._table.name, name, exc)
+        return await self._try_to_set(name, cursor, expected, fence)
 
     async def _try_to_set(
         self, name: str, cursor: str, expected: str | None, fence: Lease | None

@@ -18,6 +18,7 @@ from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.events import EventsTable
 from reflex_aio.sql.schema import ErrorColumns, ErrorsSchema, Name
+from reflex_aio.sql.transactions import within
 from reflex_aio.stream import Source
 
 __all__ = ["ConsumerError", "ErrorStatus", "ErrorsTable", "TableErrorRecorder"]
@@ -173,7 +174,7 @@ class ErrorsTable:
         driver, dialect = self._of(connection)
         values = consumer, event.id, _message(error)
         with driver.errors(self.name, schema_only=True):
-            async with driver.transaction(connection):
+            async with within(connection):
                 error_id = await dialect.insert(driver, connection, *values, ErrorStatus.RECORDED)
                 if error_id is not None:
                     await self._tell(connection, error_id, ErrorStatus.RECORDED, consumer)
@@ -290,7 +291,7 @@ class ErrorsTable:
         driver, dialect = self._of(connection)
         error_id = _checked_id(error_id)
         with driver.errors(self.name, schema_only=True):
-            async with driver.transaction(connection):
+            async with within(connection):
                 consumer = await dialect.mark(driver, connection, error_id, status, unchanged_since)
                 if consumer is not None:
                     await self._tell(connection, error_id, status, consumer)

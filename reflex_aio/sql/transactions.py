@@ -1,12 +1,12 @@
 """Transactions after which streams are woken, on every client library."""
 
 from collections.abc import AsyncIterator, Callable, Hashable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from reflex_aio.sql.drivers import driver_of_connection
 
-__all__ = ["call_after_ours", "transaction"]
+__all__ = ["call_after_ours", "transaction", "within"]
 
 _Calls = dict[Hashable, Callable[[], None]]
 
@@ -28,12 +28,39 @@ async def transaction(connection: Any) -> AsyncIterator[None]:
     :raises ValueError: if a transaction is open on it that was begun otherwise
     """
     driver = driver_of_connection(connection)
+    ours = id(connection) in _open
+    async with _collecting(
+        connection, driver.transaction(connection) if ours else driver.begin(connection)
+    ) as calls:
+        yield
+    if not ours:
+        for call in calls.values():
+            call()
+
+
+@asynccontextmanager
+async def within(connection: Any) -> AsyncIterator[None]:
+    """Be in the caller's transaction, by a savepoint, or in one of our own if there is none.
+
+    After one of our own, and after the caller's as far as anything can tell, streams are woken.
+    """
+    driver = driver_of_connection(connection)
+    async with _collecting(connection, driver.transaction(connection)) as calls:
+        yield
+    if id(connection) not in _open:
+        for key, call in calls.items():
+            driver.after_transaction(connection, key, call)
+
+
+@asynccontextmanager
+async def _collecting(connection: Any, context: AbstractAsyncContextManager[None]) -> AsyncIterator[_Calls]:
+    """Be in ``context``, a transaction; yields what is to be called after it. One of ours around it takes that over."""
     outer = _open.get(id(connection))
     calls: _Calls = {}
-    async with driver.begin(connection) if outer is None else driver.transaction(connection):
+    async with context:
         _open[id(connection)] = calls
         try:
-            yield
+            yield calls
         finally:
             if outer is None:
                 del _open[id(connection)]
@@ -41,9 +68,6 @@ async def transaction(connection: Any) -> AsyncIterator[None]:
                 _open[id(connection)] = outer
     if outer is not None:
         outer.update(calls)
-        return
-    for call in calls.values():
-        call()
 
 
 def call_after_ours(connection: Any, key: Hashable, call: Callable[[], None]) -> bool:

@@ -26,6 +26,11 @@ _RELEASE_TIMEOUT = 1.0
 # Seconds.
 _CONNECT_TIMEOUT = 10.0
 
+_LOCK_CONFLICTS = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.SerializationError,
+)
 _LOST = (
     OSError,
     EOFError,
@@ -140,7 +145,11 @@ def _errors(table: str, schema_only: bool) -> Iterator[None]:
             reason = str(exc) or type(exc).__name__
             raise ConnectionLost(f"{table}: the database can't be reached: {reason}") from exc
         if isinstance(exc, (asyncpg.PostgresError, asyncpg.InterfaceError)):
-            raise DatabaseError(f"{table}: {exc}", sqlstate=getattr(exc, "sqlstate", None)) from exc
+            raise DatabaseError(
+                f"{table}: {exc}",
+                sqlstate=getattr(exc, "sqlstate", None),
+                lock_conflict=isinstance(exc, _LOCK_CONFLICTS),
+            ) from exc
         raise
 
 

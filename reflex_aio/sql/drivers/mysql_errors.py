@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from reflex_aio.errors import ConnectionLost, DatabaseError, SchemaError, TableNotFound
 
-__all__ = ["Library", "translated"]
+__all__ = ["LOCK_CONFLICTS", "Library", "translated"]
 
 # Source: https://mariadb.com/docs/server/reference/error-codes, and the reference of MySQL's server and client errors.
 _NO_TABLE = frozenset(
@@ -22,6 +22,14 @@ _SCHEMA = frozenset(
         1366,  # a value that the column's type, or its character set, doesn't have
     }
 )
+LOCK_CONFLICTS = frozenset(
+    {
+        1205,  # a lock was waited for too long
+        1213,  # a deadlock
+    }
+)
+"""The numbers of the errors that say that somebody else has locked something."""
+
 _LOST = frozenset(
     {
         1040,  # too many connections
@@ -68,7 +76,7 @@ def translated(library: Library, table: str, *, schema_only: bool) -> Iterator[N
         if _is_lost(exc, library, number, text):
             raise _lost(table, exc, text) from exc
         told = f"{text} (error {number})" if number is not None else text
-        raise DatabaseError(f"{table}: {told}", sqlstate=getattr(exc, "sqlstate", None)) from exc
+        raise DatabaseError(f"{table}: {told}", lock_conflict=number in LOCK_CONFLICTS) from exc
     except (OSError, EOFError) as exc:
         if schema_only:
             raise

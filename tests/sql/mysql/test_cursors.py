@@ -1,14 +1,14 @@
 """Cursors on MySQL and MariaDB: what differs there."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
 
 import pytest
 
-from reflex_aio import CursorConflict, CursorStore
+from reflex_aio import CursorConflict, CursorStore, DatabaseError
 from reflex_aio.sql import CursorColumns, CursorsTable
 from reflex_aio.sql.schema import CursorType
 from reflex_aio.testing import check_cursor_store, cursor_store_rules
@@ -130,3 +130,78 @@ async def test_a_newline_makes_a_cursor_opaque(mysql: MysqlBackend) -> None:
     for cursor in "9\n", "8\n", "7":
         await cursors.set(connection, "a", cursor)
         assert await cursors.get(connection, "a") == cursor
+
+
+# Locks of others.
+
+
+async def test_after_a_lock_that_is_waited_for_too_long_the_sessions_timeout_is_as_before(
+    mysql: MysqlBackend,
+) -> None:
+    holder, waiter = await mysql.connect(), await mysql.connect()
+    await CURSORS.create(holder)
+    await CURSORS.set(holder, "a", "1")
+    before = await mysql.value(waiter, "SELECT @@innodb_lock_wait_timeout")
+    await mysql.fetch(holder, "BEGIN")
+    await CURSORS.set(holder, "a", "2")
+    with pytest.raises(mysql.library_error, match="Lock wait timeout"):
+        await CURSORS.set_many(waiter, {"a": "3"}, lock_timeout=1.0)
+    assert await mysql.value(waiter, "SELECT @@innodb_lock_wait_timeout") == before != 1
+    await mysql.fetch(holder, "ROLLBACK")
+
+
+async def deadlocked(
+    mysql: MysqlBackend, moving: Callable[[], Coroutine[Any, Any, None]]
+) -> asyncio.Task[None]:
+    """Have ``moving`` set the cursor of "a", in a deadlock with another transaction, which goes on and sets it to 5."""
+    connection = await mysql.connect()
+    await CURSORS.create(connection)
+    await CURSORS.set(connection, "a", "1")
+    await mysql.fetch(connection, "CREATE TABLE others (id int PRIMARY KEY)")
+    await mysql.fetch(connection, "INSERT INTO others VALUES (1)")
+    await mysql.fetch(
+        connection,
+        "CREATE TRIGGER others_too BEFORE UPDATE ON cursors FOR EACH ROW"
+        " SET @locked = (SELECT id FROM others WHERE id = 1 FOR UPDATE)",
+    )
+    await mysql.fetch(connection, "BEGIN")
+    # The one that has written less is undone.
+    values = ", ".join(f"({number})" for number in range(2, 100))
+    await mysql.fetch(connection, f"INSERT INTO others VALUES {values}")
+    await mysql.fetch(connection, "UPDATE others SET id = 0 WHERE id = 1")
+    task = asyncio.create_task(moving())
+    await mysql.waiting_for_locks(1)
+    await CURSORS.set(connection, "a", "5")
+    await mysql.fetch(connection, "COMMIT")
+    return task
+
+
+async def test_a_store_tries_again_after_a_deadlock(mysql: MysqlBackend, backend_pool: Any) -> None:
+    store = CURSORS.store(backend_pool)
+    await (await deadlocked(mysql, lambda: store.set("a", "7")))
+    assert await store.get("a") == "7"
+
+
+async def test_a_deadlock_in_a_transaction_that_others_share_is_told(
+    mysql: MysqlBackend, backend_pool: Any
+) -> None:
+    async def move() -> None:
+        async with CURSORS.store(backend_pool).moving("a", "7", expected="1"):
+            raise AssertionError
+
+    with pytest.raises(DatabaseError, match=r"cursors: Deadlock found .*\(error 1213\)") as raised:
+        await (await deadlocked(mysql, move))
+    assert raised.value.lock_conflict
+
+
+@pytest.mark.one_library
+async def test_a_lock_that_is_held_for_too_long_is_told_in_the_end(mysql: MysqlBackend) -> None:
+    holder = await mysql.connect()
+    await CURSORS.create(holder)
+    await CURSORS.set(holder, "a", "1")
+    await mysql.fetch(holder, "BEGIN")
+    await CURSORS.set(holder, "a", "2")
+    async with mysql.pool(init_command="SET SESSION innodb_lock_wait_timeout = 1") as pool:
+        with pytest.raises(DatabaseError, match=r"cursors: Lock wait timeout .*\(error 1205\)"):
+            await CURSORS.store(pool).set("a", "3")
+    await mysql.fetch(holder, "ROLLBACK")

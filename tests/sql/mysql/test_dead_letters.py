@@ -1,6 +1,7 @@
 """The errors table on MySQL and MariaDB: rows, the events that tell of them, and replays."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from reflex_aio.errors import ErrorNotFound, TableNotFound
 from reflex_aio.event import Event
-from reflex_aio.sql import ErrorsTable, ErrorStatus, EventsTable
+from reflex_aio.sql import ErrorsTable, ErrorStatus, EventsTable, transaction
 from tests.fix_backends import MysqlBackend
 
 pytestmark = pytest.mark.asyncio
@@ -144,3 +145,40 @@ async def test_what_is_not_there_is_named(mysql: MysqlBackend) -> None:
     with pytest.raises(ErrorNotFound):
         await errors.get(connection, "9")
     await errors.validate(connection)
+
+
+class Told:
+    """A notifier that counts what it is told."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def notify(self, table: str) -> None:
+        self.times += 1
+
+    def subscribe(self, table: str, wake: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None
+
+
+async def test_errors_wake_the_streams_of_their_events_once_they_are_committed(mysql: MysqlBackend) -> None:
+    woken = Told()
+    telling = ErrorsTable(events=EventsTable("consumer_errors_events", metadata=True, notifier=woken))
+    recording = await made(mysql)
+
+    async def record(number: int) -> str:
+        return await telling.record(recording, consumer="c", event=event(number), error=ValueError())
+
+    error_id = await record(1)
+    assert woken.times == 1
+    await telling.resolve(recording, error_id)
+    assert woken.times == 2
+    async with transaction(recording):
+        await record(2)
+        await record(3)
+        assert woken.times == 2
+    assert woken.times == 3
+    # Nobody can tell when the caller's own transaction ends.
+    await recording.begin()
+    await record(4)
+    await recording.commit()
+    assert woken.times == 3

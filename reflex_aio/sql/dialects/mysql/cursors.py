@@ -1,7 +1,7 @@
 """MySQL and MariaDB: reading and moving cursors."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import astuple
 from typing import Any
 
@@ -142,7 +142,13 @@ async def _waiting(driver: Driver, connection: Any, seconds: float | None) -> As
         yield
         return
     before = (await driver.fetch(connection, f"SELECT @@SESSION.{_LOCK_TIMEOUT}"))[0][0]
-    await driver.fetch(connection, f"SET SESSION {_LOCK_TIMEOUT} = %s", max(1, int(seconds)))
-    yield
-    # After an error the connection isn't given back, but closed.
-    await driver.fetch(connection, f"SET SESSION {_LOCK_TIMEOUT} = %s", before)
+    limit = f"SET SESSION {_LOCK_TIMEOUT} = %s"
+    await driver.fetch(connection, limit, max(1, int(seconds)))
+    try:
+        yield
+    except Exception:
+        # The connection may be the caller's, who goes on with it. Where it is lost, what led here is told.
+        with suppress(Exception):
+            await driver.fetch(connection, limit, before)
+        raise
+    await driver.fetch(connection, limit, before)

@@ -6,7 +6,7 @@ from typing import Any
 
 from reflex_aio.sql.drivers.base import Driver
 
-__all__ = ["IN_HAND", "limited_locks"]
+__all__ = ["limited_locks"]
 
 # How long a statement waits for a row, or for the table under DDL, in seconds: the least that MySQL takes.
 _LIMIT = """
@@ -16,14 +16,6 @@ SET @reflex_aio_rows = @@SESSION.innodb_lock_wait_timeout, @reflex_aio_table = @
 _RESTORE = """
 SET SESSION innodb_lock_wait_timeout = @reflex_aio_rows, SESSION lock_wait_timeout = @reflex_aio_table
 """
-
-IN_HAND = frozenset(
-    {
-        1205,  # a lock was waited for too long
-        1213,  # a deadlock
-    }
-)
-"""The numbers of the errors that say that somebody else has locked something."""
 
 
 @asynccontextmanager

@@ -7,10 +7,11 @@ from typing import Any
 
 from reflex_aio.errors import TableRefused
 from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE
-from reflex_aio.sql.dialects.mysql.lock_limits import IN_HAND, limited_locks
+from reflex_aio.sql.dialects.mysql.lock_limits import limited_locks
 from reflex_aio.sql.dialects.mysql.peek import peek
 from reflex_aio.sql.dialects.mysql.table import FoundEvents
 from reflex_aio.sql.drivers.base import Driver
+from reflex_aio.sql.drivers.mysql_errors import LOCK_CONFLICTS
 from reflex_aio.sql.settings import EventsSettings
 
 __all__ = ["Noops", "Taking"]
@@ -82,7 +83,7 @@ class Noops:
                 await self._driver.fetch(connection, f"EXPLAIN {self._insert}{self._row}", 1)
             except Exception as exc:
                 number = _number(exc)
-                if number not in _DENIED | IN_HAND:
+                if number not in _DENIED | LOCK_CONFLICTS:
                     raise
                 if number in _DENIED:
                     self.denial = str(exc.args[-1])
@@ -109,7 +110,7 @@ class Noops:
                 [done] = await fetch(connection, self._insert + ", ".join([self._row] * len(ids)), *ids)
             except Exception as exc:
                 number = _number(exc)
-                if number in IN_HAND:
+                if number in LOCK_CONFLICTS:
                     return Taking.IN_HAND
                 if number in _DENIED:
                     self.denial = str(exc.args[-1])

@@ -3,11 +3,12 @@
 from typing import Any
 
 from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE
-from reflex_aio.sql.dialects.mysql.lock_limits import IN_HAND, limited_locks
+from reflex_aio.sql.dialects.mysql.lock_limits import limited_locks
 from reflex_aio.sql.dialects.mysql.queries import microseconds_sql
 from reflex_aio.sql.dialects.mysql.table import FoundEvents
 from reflex_aio.sql.dialects.retention import Batch, Batches, Found, RetentionDialect
 from reflex_aio.sql.drivers.base import Driver
+from reflex_aio.sql.drivers.mysql_errors import LOCK_CONFLICTS
 from reflex_aio.sql.settings import EventsSettings
 
 __all__ = ["MysqlRetention"]
@@ -56,7 +57,7 @@ class _Batches(Batches):
             try:
                 [done] = await self._driver.fetch(connection, self._delete, after, last)
             except Exception as exc:
-                if not exc.args or exc.args[0] not in IN_HAND:
+                if not exc.args or exc.args[0] not in LOCK_CONFLICTS:
                     raise
                 return None
         count: int = done[0]
