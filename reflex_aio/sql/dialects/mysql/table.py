@@ -11,21 +11,25 @@ from reflex_aio.sql.settings import EventsSettings
 
 __all__ = ["FoundEvents", "is_fit", "next_id", "replicates_from", "unless_denied"]
 
+# By subqueries, which name the table: for a join MariaDB looks into each table of each database.
 _FIND = """
-SELECT t.table_schema, t.table_name, t.table_type, c.data_type, c.datetime_precision,
+SELECT t.table_schema, t.table_name, t.table_type,
+       (SELECT data_type FROM information_schema.columns
+        WHERE table_schema = {schema} AND table_name = %s AND column_name = %s),
+       (SELECT datetime_precision FROM information_schema.columns
+        WHERE table_schema = {schema} AND table_name = %s AND column_name = %s),
        VERSION() LIKE '%%MariaDB%%', @@max_allowed_packet
-FROM information_schema.tables t LEFT JOIN information_schema.columns c
-    ON c.table_schema = t.table_schema AND c.table_name = t.table_name AND c.column_name = %s
-WHERE t.table_schema = {schema} AND t.table_name = %s
+FROM information_schema.tables t WHERE t.table_schema = {schema} AND t.table_name = %s
 """
 _FIT = """
-SELECT t.engine, c.extra LIKE '%%auto_increment%%', EXISTS (
+SELECT t.engine, (
+    SELECT extra LIKE '%%auto_increment%%' FROM information_schema.columns
+    WHERE table_schema = %s AND table_name = %s AND column_name = %s
+), EXISTS (
     SELECT 1 FROM information_schema.statistics s WHERE s.table_schema = %s AND s.table_name = %s AND s.non_unique = 0
     GROUP BY s.index_name HAVING COUNT(*) = 1 AND MIN(s.column_name) = %s AND MIN(s.sub_part) IS NULL
 )
-FROM information_schema.tables t LEFT JOIN information_schema.columns c
-    ON c.table_schema = t.table_schema AND c.table_name = t.table_name AND c.column_name = %s
-WHERE t.table_schema = %s AND t.table_name = %s
+FROM information_schema.tables t WHERE t.table_schema = %s AND t.table_name = %s
 """
 _NEXT_ID = "SELECT auto_increment FROM information_schema.tables WHERE table_schema = %s AND table_name = %s"
 # MySQL keeps what this view says for a day.
@@ -68,7 +72,8 @@ class FoundEvents(NamedTuple):
         :raises SchemaError: if its timestamp column can't be read
         """
         name, column = settings.schema.table, settings.columns.timestamp
-        rows = await driver.fetch(connection, _FIND.format(schema=schema_sql(name)), column, name.table)
+        arguments = (name.table, column, name.table, column, name.table)
+        rows = await driver.fetch(connection, _FIND.format(schema=schema_sql(name)), *arguments)
         if not rows:
             raise TableNotFound(table=settings.name)
         schema, table, kind, timestamp, precision, is_mariadb, longest = rows[0]
@@ -101,7 +106,7 @@ async def is_fit(driver: Driver, connection: Any, settings: EventsSettings, foun
     :raises TableRefused: if not
     """
     where, id_column = (found.schema, found.table), settings.columns.id
-    rows = await driver.fetch(connection, _FIT, *where, id_column, id_column, *where)
+    rows = await driver.fetch(connection, _FIT, *where, id_column, *where, id_column, *where)
     if not rows:
         raise TableNotFound(table=settings.name)
     engine, draws, unique = rows[0]
