@@ -10,12 +10,14 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from reflex_aio import Event
+from reflex_aio import Backoff, Consumer, Event, Runner, Spec
+from reflex_aio.cli.exits import Exit
 from reflex_aio.sql import AttemptsTable, CursorsTable, ErrorsTable, EventsTable, LeasesTable
 from tests.cli.commands import reflex_aio
 from tests.docs.documents import CHECKOUT, Block, blocks
 from tests.fix_databases import Connect, Database
 from tests.fix_mariadb import MysqlDatabase
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -104,6 +106,30 @@ async def test_commands_of_the_page_work_on_mariadb_too(
         told = await CursorsTable("cursors").all(connection)
         assert told == {"mail": "7", "search": "0", "billing": "8"}
         assert await CursorsTable("mail_cursors").all(connection) == {"mail": "7"}
+
+
+@pytest.mark.parametrize("flush_every", [None, 0.05])
+async def test_consumer_that_fails_goes_on_after_a_skip_while_it_runs_under_its_lease(
+    database: Database, connection: asyncpg.Connection, flush_every: float | None
+) -> None:
+    handled: list[str] = []
+
+    async def handle(event: Event) -> None:
+        if event.id == "7":
+            raise ValueError("poison")
+        handled.append(event.id)
+
+    async with asyncpg.create_pool(database.dsn, min_size=1) as pool:
+        store = CursorsTable("cursors").store(pool, flush_every=flush_every)
+        spec = Spec(EventsTable("user_events").source(pool), store, Consumer("mail", handle))
+        leases = LeasesTable("leases").store(pool)
+        async with Runner([spec], leases=leases, backoff=Backoff(initial=0.05, maximum=0.1)) as runner:
+            await eventually(lambda: runner.statuses()["mail"].restarts > 2, "some failures")
+            environment = {"REFLEX_DSN": database.dsn, "REFLEX_EVENTS": "user_events"}
+            assert (await reflex_aio("skip", "mail", "--yes", **environment)).status == Exit.REFUSED
+            (await reflex_aio("skip", "mail", "--yes", "--force", **environment)).done()
+            await eventually(lambda: handled == ["8"], "the event after it")
+    assert (await CursorsTable("cursors").all(connection))["mail"] == "8"
 
 
 async def test_each_alert_is_told_of() -> None:
