@@ -56,6 +56,8 @@ class Backend(ABC):
     """The statement that tells for how many seconds a transaction may be idle; 0 for any time."""
     set_idle_timeout: ClassVar[str]
     """The statement that sets this for the session, to be formatted."""
+    now: ClassVar[str]
+    """The statement that tells the server's time, in seconds since 1970."""
     number: ClassVar[str]
     """The statement that tells the connection's number."""
     numbers: ClassVar[str]
@@ -178,6 +180,7 @@ class PostgresBackend(Backend):
         "SELECT extract(epoch FROM current_setting('idle_in_transaction_session_timeout')::interval)::int"
     )
     set_idle_timeout: ClassVar[str] = "SET idle_in_transaction_session_timeout = '{}s'"
+    now: ClassVar[str] = "SELECT extract(epoch FROM clock_timestamp())"
     number: ClassVar[str] = "SELECT pg_backend_pid()"
     numbers: ClassVar[str] = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
     end: ClassVar[str] = "SELECT pg_terminate_backend({})"
@@ -216,6 +219,7 @@ class MysqlBackend(Backend):
     set_time_zone: ClassVar[str] = "SET time_zone = '{:+03d}:00'"
     idle_timeout: ClassVar[str] = "SELECT @@SESSION.wait_timeout"
     set_idle_timeout: ClassVar[str] = "SET SESSION wait_timeout = {}"
+    now: ClassVar[str] = "SELECT UNIX_TIMESTAMP(NOW(6))"
     number: ClassVar[str] = "SELECT CONNECTION_ID()"
     numbers: ClassVar[str] = "SELECT id FROM information_schema.processlist WHERE db = DATABASE()"
     end: ClassVar[str] = "KILL {}"

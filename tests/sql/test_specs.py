@@ -1,4 +1,4 @@
-"""Consuming a table's events, with the cursor in a table: everything that people put together, on real servers."""
+"""Consuming a table's events, with the cursor in a table: everything that people put together, on every database."""
 
 import asyncio
 import logging
@@ -12,8 +12,8 @@ import pytest_asyncio
 
 from reflex_aio import Backoff, Consumer, Event, FilterError, Spec, run, run_forever
 from reflex_aio.ext.embedded import EmbeddedPostgres
-from reflex_aio.sql import CursorsTable, EventsTable
-from tests.fix_databases import Connect
+from reflex_aio.sql import CursorsTable, EventsTable, transaction
+from tests.fix_backends import Backend
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio
@@ -52,10 +52,15 @@ class Consumed:
         )
 
 
+@pytest.fixture
+def pool(backend_pool: Any) -> Any:
+    return backend_pool
+
+
 @pytest_asyncio.fixture
-async def writer(connect: Connect) -> asyncpg.Connection:
+async def writer(backend: Backend) -> Any:
     """A connection to a database that has all the tables."""
-    connection = await connect()
+    connection = await backend.connect()
     await made(connection)
     return connection
 
@@ -65,7 +70,7 @@ async def made(connection: Any) -> None:
         await table.create(connection)
 
 
-async def insert(connection: asyncpg.Connection, *kinds: int) -> list[int]:
+async def insert(connection: Any, *kinds: int) -> list[int]:
     """Insert an event of each type, and return their ids."""
     return list(map(int, await users.insert_many(connection, [(f"row-{kind}", kind) for kind in kinds])))
 
@@ -84,7 +89,7 @@ async def running(spec: Spec) -> AsyncIterator[asyncio.Task[None]]:
 
 @stores
 async def test_each_run_consumes_what_came_since_the_last(
-    pool: asyncpg.Pool, writer: asyncpg.Connection, flush_every: float | None
+    pool: Any, writer: Any, flush_every: float | None
 ) -> None:
     consumed = Consumed()
     store = cursors.store(pool, flush_every=flush_every)
@@ -100,7 +105,7 @@ async def test_each_run_consumes_what_came_since_the_last(
 
 @stores
 async def test_consumers_of_other_names_have_cursors_of_their_own(
-    pool: asyncpg.Pool, writer: asyncpg.Connection, flush_every: float | None
+    pool: Any, writer: Any, flush_every: float | None
 ) -> None:
     store, source = cursors.store(pool, flush_every=flush_every), users.source(pool)
     expected = await insert(writer, *[CREATED] * 50)
@@ -114,7 +119,7 @@ async def test_consumers_of_other_names_have_cursors_of_their_own(
 
 @stores
 async def test_events_that_are_filtered_out_move_the_cursor_too(
-    pool: asyncpg.Pool, writer: asyncpg.Connection, flush_every: float | None
+    pool: Any, writer: Any, flush_every: float | None
 ) -> None:
     await users.insert_many(
         writer,
@@ -133,9 +138,7 @@ async def test_events_that_are_filtered_out_move_the_cursor_too(
     assert await cursors.all(writer) == {"c": "5"}
 
 
-async def test_a_filter_that_fails_stops_the_run_before_its_event(
-    pool: asyncpg.Pool, writer: asyncpg.Connection
-) -> None:
+async def test_a_filter_that_fails_stops_the_run_before_its_event(pool: Any, writer: Any) -> None:
     await insert(writer, CREATED, RENAMED, DELETED)
     consumed = Consumed()
     consumer = Consumer("c", consumed, filter=lambda event: 1 // (event.type - RENAMED) < 9)
@@ -147,7 +150,7 @@ async def test_a_filter_that_fails_stops_the_run_before_its_event(
 
 @stores
 async def test_a_handler_that_fails_stops_the_run_and_gets_its_event_again(
-    pool: asyncpg.Pool, writer: asyncpg.Connection, flush_every: float | None
+    pool: Any, writer: Any, flush_every: float | None
 ) -> None:
     await insert(writer, CREATED, RENAMED, DELETED)
     source, store = users.source(pool), cursors.store(pool, flush_every=flush_every)
@@ -164,7 +167,7 @@ async def test_a_handler_that_fails_stops_the_run_and_gets_its_event_again(
 
 @stores
 async def test_a_failure_that_is_recovered_from_is_passed(
-    pool: asyncpg.Pool, writer: asyncpg.Connection, flush_every: float | None
+    pool: Any, writer: Any, flush_every: float | None
 ) -> None:
     await insert(writer, CREATED, RENAMED, DELETED)
     recovered: list[tuple[str, str]] = []
@@ -181,20 +184,21 @@ async def test_a_failure_that_is_recovered_from_is_passed(
 
 
 async def test_a_handler_may_write_and_insert_further_events_with_the_same_pool(
-    pool: asyncpg.Pool, writer: asyncpg.Connection
+    backend: Backend, pool: Any, writer: Any
 ) -> None:
-    await writer.execute("CREATE TABLE mails (id serial PRIMARY KEY, recipient text)")
+    await backend.fetch(writer, "CREATE TABLE mails (id int PRIMARY KEY, recipient varchar(20))")
     sent: list[str] = []
 
     async def queue_mail(event: Event) -> None:
-        async with pool.acquire() as connection, connection.transaction():
-            mail = await connection.fetchval(
-                "INSERT INTO mails (recipient) VALUES ($1) RETURNING id", event.foreign_id
-            )
-            await mails.insert(connection, mail, CREATED)
+        async with pool.acquire() as connection, transaction(connection):
+            await backend.fetch(connection, f"INSERT INTO mails VALUES ({event.id}, '{event.foreign_id}')")
+            await mails.insert(connection, event.id, CREATED)
 
     async def send_mail(event: Event) -> None:
-        sent.append(await pool.fetchval("SELECT recipient FROM mails WHERE id = $1", event.foreign_id_int))
+        async with pool.acquire() as connection:
+            sent.append(
+                await backend.value(connection, f"SELECT recipient FROM mails WHERE id = {event.foreign_id}")
+            )
 
     store = cursors.store(pool)
     async with (
@@ -202,15 +206,13 @@ async def test_a_handler_may_write_and_insert_further_events_with_the_same_pool(
         running(Spec(mails.source(pool), store, Consumer("send", send_mail))),
     ):
         for number in range(20):
-            async with pool.acquire() as connection, connection.transaction():
+            async with pool.acquire() as connection, transaction(connection):
                 await users.insert(connection, f"user-{number}", CREATED)
         await eventually(lambda: len(sent) == 20, lambda: f"20 mails sent, after {sent}")
     assert sent == [f"user-{number}" for number in range(20)]
 
 
-async def test_a_run_from_the_head_ignores_the_stored_cursor_and_moves_it(
-    pool: asyncpg.Pool, writer: asyncpg.Connection
-) -> None:
+async def test_a_run_from_the_head_ignores_the_stored_cursor_and_moves_it(pool: Any, writer: Any) -> None:
     await insert(writer, *[CREATED] * 5)
     await cursors.set(writer, "c", "2")
     consumed = Consumed()
@@ -230,13 +232,13 @@ async def test_a_run_from_the_head_ignores_the_stored_cursor_and_moves_it(
 
 
 async def test_a_consumer_with_a_lag_is_given_events_of_that_age(
-    pool: asyncpg.Pool, writer: asyncpg.Connection
+    backend: Backend, pool: Any, writer: Any
 ) -> None:
     ages: list[float] = []
 
     async def consume(event: Event) -> None:
-        now = await writer.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")
-        ages.append(now - event.timestamp_us / 1_000_000)
+        now = await backend.value(writer, backend.now)
+        ages.append(float(now) - event.timestamp_us / 1_000_000)
 
     spec = Spec(users.source(pool), cursors.store(pool), Consumer("c", consume), lag=0.3)
     async with running(spec):
@@ -245,9 +247,7 @@ async def test_a_consumer_with_a_lag_is_given_events_of_that_age(
     assert min(ages) >= 0.3
 
 
-async def test_a_run_that_is_cancelled_stores_the_cursor_of_what_was_consumed(
-    pool: asyncpg.Pool, writer: asyncpg.Connection
-) -> None:
+async def test_a_run_that_is_cancelled_stores_the_cursor_of_what_was_consumed(pool: Any, writer: Any) -> None:
     consumed = Consumed()
     store = cursors.store(pool, flush_every=3600.0)
     spec = Spec(users.source(pool), store, Consumer("c", consumed))
