@@ -48,4 +48,8 @@ class AsyncmyDriver(MysqlDriver):
         return where, connection._user, database.decode() if isinstance(database, bytes) else database
 
     def is_closed(self, connection: Any) -> bool:
-        return not connection.connected
+        if not connection.connected:
+            return True
+        # One that was reset is still called connected. Not every version of asyncmy has this name.
+        transport = getattr(connection, "_transport", None)
+        return transport is not None and bool(transport.is_closing())
