@@ -43,10 +43,13 @@ class Pages(Hooks):
     def page_loaded(self, table: str, rows: int, seconds: float) -> None:
         self.loaded += 1
 
-    async def more(self, count: int = 3) -> None:
-        """Return once so many more pages were loaded."""
+    async def more(self, read: asyncio.Task[object], count: int = 3) -> None:
+        """Return once so many more pages were loaded for a read, or it has failed.
+
+        Of one loss a stream may be told twice: by its own statement, and by one that it shares with others.
+        """
         wanted = self.loaded + count
-        await eventually(lambda: self.loaded >= wanted, f"{count} more pages are loaded")
+        await eventually(lambda: read.done() or self.loaded >= wanted, f"{count} more pages are loaded")
 
     async def gap_between(self, holding: "Writing", writing: "Writing") -> None:
         """Leave a gap open, and return once it is met: ``holding`` has its id."""
@@ -160,7 +163,7 @@ async def test_a_connection_killed_while_a_stream_is_idle_is_a_lost_connection_a
         ids = await read_to(stream, await writing.insert())
         for _ in range(3):
             read = asyncio.create_task(stream.read_page())
-            await pages.more()
+            await pages.more(read)
             assert await backend.kill_others(writer)
             with pytest.raises(ConnectionLost, match="events: the database can't be reached"):
                 await read
@@ -349,7 +352,7 @@ async def test_connections_that_are_cut_are_lost_connections_and_the_stream_goes
             if gap:
                 await pages.gap_between(holding, writing)
             else:
-                await pages.more()
+                await pages.more(read)
             await proxy.drop_connections()
             with pytest.raises(ConnectionLost):
                 await read
@@ -393,7 +396,7 @@ async def test_a_silent_server_is_a_lost_connection_after_the_query_timeout(
         if gap:
             await pages.gap_between(holding, writing)
         else:
-            await pages.more()
+            await pages.more(read)
         proxy.stall()
         with pytest.raises(ConnectionLost, match=r"has not answered within 0\.3 s"):
             await read
@@ -413,7 +416,7 @@ async def test_a_stream_on_a_silent_server_closes_at_once(
         async with events.stream(through_proxy) as stream:
             await read_to(stream, await writing.insert())
             read = asyncio.create_task(stream.read_page())
-            await pages.more()
+            await pages.more(read)
             proxy.stall()
         with pytest.raises(ReflexError):
             await read
