@@ -13,7 +13,7 @@ __all__ = ["AtomicCursorStore", "CursorStore", "is_behind", "is_number"]
 class CursorStore(Protocol):
     """Keeps, for each consumer, the cursor of the last event that it consumed.
 
-    A store that is also an asynchronous context manager is entered by :func:`~reflex_aio.spec.run`; several
+    A store that is also an asynchronous context manager is entered by :func:`~reflex_aio.running.run`; several
     runs may share one store, and so enter it several times.
     """
 

@@ -13,7 +13,8 @@ from reflex_aio.group import Group
 from reflex_aio.holding import NotRenewed, keep, release
 from reflex_aio.lease import Lease, LeaseStore
 from reflex_aio.rerunning import Rerunning
-from reflex_aio.spec import Run, Spec
+from reflex_aio.running import Run
+from reflex_aio.spec import Spec
 
 __all__ = ["Host"]
 

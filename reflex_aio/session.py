@@ -1,4 +1,4 @@
-"""Consumers that move their cursor themselves: the seam between them and :func:`~reflex_aio.spec.run`."""
+"""Consumers that move their cursor themselves: the seam between them and :func:`~reflex_aio.running.run`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
