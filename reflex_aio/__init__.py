@@ -36,9 +36,9 @@ from reflex_aio.errors import (
 )
 from reflex_aio.event import Event
 from reflex_aio.hooks import Hooks
+from reflex_aio.hosting.runner import Runner
 from reflex_aio.lease import Lease, LeaseState, LeaseStore
 from reflex_aio.memory import MemoryAttemptStore, MemoryCursorStore, MemoryEvents, MemoryLeaseStore
-from reflex_aio.runner import Runner
 from reflex_aio.running import run, run_forever
 from reflex_aio.spec import Spec
 from reflex_aio.stream import EventStream, Source, StreamOptions

@@ -50,7 +50,7 @@ class ConsumerStatus:
 
 
 class HealthSource(Protocol):
-    """What health checks ask: a :class:`~reflex_aio.runner.Runner` is one."""
+    """What health checks ask: a :class:`~reflex_aio.hosting.runner.Runner` is one."""
 
     @property
     def live(self) -> bool:

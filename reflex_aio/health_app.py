@@ -24,7 +24,7 @@ class HealthApp:
     loop turns. ``/readyz`` has status 200, or 503 unless every consumer runs or stands by; its text says which doesn't.
     ``/statusz`` tells as JSON what each consumer is doing: with error messages, so it is for operators alone.
 
-    :param source: whose health it is, such as a :class:`~reflex_aio.runner.Runner`
+    :param source: whose health it is, such as a :class:`~reflex_aio.hosting.runner.Runner`
     """
 
     def __init__(self, source: HealthSource) -> None:

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from reflex_aio.sql.hub import close_hubs
+from reflex_aio.sql.wakeups.hub import close_hubs
 from tests.fix_servers import PostgresServer
 from tests.waiting import eventually
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from reflex_aio.sql.hub import close_hubs
+from reflex_aio.sql.wakeups.hub import close_hubs
 
 # Seconds for tasks that are already ending, like those of a closed gRPC channel.
 _GRACE = 1.0

@@ -23,7 +23,7 @@ import pytest_asyncio
 from reflex_aio.ext.embedded_mariadb import EmbeddedMariaDB, EmbeddedMariaDBError
 from reflex_aio.ext.embedded_server import Setting
 from reflex_aio.sql.drivers.mysql_dsn import arguments_of
-from reflex_aio.sql.hub import close_hubs
+from reflex_aio.sql.wakeups.hub import close_hubs
 from tests.fix_servers import CI, Servers, memory
 from tests.waiting import eventually
 

@@ -14,7 +14,7 @@ from reflex_aio.cli.loading import load
 from reflex_aio.cli.output import note
 from reflex_aio.cli.running import command
 from reflex_aio.health_app import HealthApp
-from reflex_aio.runner import Runner
+from reflex_aio.hosting.runner import Runner
 
 __all__ = ["run"]
 

@@ -59,7 +59,7 @@ class RunnerHealth:
     stands by for its lease. One server has one health service: not that of a
     :class:`~reflex_aio.rpc.StreamServer` too.
 
-    :param source: whose health it is, such as a :class:`~reflex_aio.runner.Runner`
+    :param source: whose health it is, such as a :class:`~reflex_aio.hosting.runner.Runner`
     :param every: how often to look, in seconds
     :raises ValueError: if ``every`` isn't above 0
     """

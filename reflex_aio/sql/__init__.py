@@ -11,16 +11,16 @@ from reflex_aio.sql.cursors import CursorsTable, CursorState
 from reflex_aio.sql.dead_letters import ConsumerError, ErrorsTable, ErrorStatus
 from reflex_aio.sql.drivers.dsn import open_pool
 from reflex_aio.sql.events import EventsTable
-from reflex_aio.sql.exchange import Periods
-from reflex_aio.sql.hub import Hub, close_hubs
 from reflex_aio.sql.leases import LeasesTable
 from reflex_aio.sql.new_events import NewEvent
-from reflex_aio.sql.notifier import LocalNotifier, Notifier
 from reflex_aio.sql.partitions import Dropped, Partitions
 from reflex_aio.sql.retention import Pruned, PruneLimit, Retention
 from reflex_aio.sql.schema import AttemptColumns, CursorColumns, ErrorColumns, EventColumns, LeaseColumns
 from reflex_aio.sql.settings import Inserter, PageLoader, Wakeups
-from reflex_aio.sql.transactions import transaction
+from reflex_aio.sql.wakeups.exchange import Periods
+from reflex_aio.sql.wakeups.hub import Hub, close_hubs
+from reflex_aio.sql.wakeups.notifier import LocalNotifier, Notifier
+from reflex_aio.sql.wakeups.transactions import transaction
 
 __all__ = [
     "AtomicBatchConsumer",

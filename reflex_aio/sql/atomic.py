@@ -16,9 +16,9 @@ from reflex_aio.patterns.arguments import check_count, check_seconds
 from reflex_aio.patterns.batch import BatchSession
 from reflex_aio.session import Session, SessionConsumer, Turn
 from reflex_aio.spec import Spec
-from reflex_aio.sql.cursor_store import TableCursorStore
 from reflex_aio.sql.cursors import CursorsTable
 from reflex_aio.sql.drivers import driver_of_connection
+from reflex_aio.sql.stores.cursor_store import TableCursorStore
 from reflex_aio.stream import Source
 from reflex_aio.tasks import times_asked_to_cancel
 

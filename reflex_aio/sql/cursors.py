@@ -8,13 +8,13 @@ from typing import Any, TypedDict, Unpack
 from reflex_aio.cursor import is_behind
 from reflex_aio.errors import CursorConflict, DatabaseError, SchemaError
 from reflex_aio.hooks import Hooks, installed
-from reflex_aio.sql.cursor_store import TableCursorStore
-from reflex_aio.sql.cursor_values import check_consumer, check_cursor
 from reflex_aio.sql.dialects.cursors import cursor_dialect
 from reflex_aio.sql.dialects.schema import schema_dialect
 from reflex_aio.sql.drivers import driver_of_connection
 from reflex_aio.sql.schema import CursorColumns, CursorsSchema, CursorType, Name
-from reflex_aio.sql.write_behind import WriteBehindCursorStore
+from reflex_aio.sql.stores.cursor_store import TableCursorStore
+from reflex_aio.sql.stores.cursor_values import check_consumer, check_cursor
+from reflex_aio.sql.stores.write_behind import WriteBehindCursorStore
 
 __all__ = ["CursorState", "CursorsTable"]
 
@@ -266,7 +266,7 @@ class CursorsTable:
 
         :param flush_every: instead of storing each cursor at once, keep the latest in memory and store them
             so often, in seconds. A crash then repeats the events of that long. See
-            :class:`~reflex_aio.sql.write_behind.WriteBehindCursorStore`
+            :class:`~reflex_aio.sql.stores.write_behind.WriteBehindCursorStore`
         :param flush_timeout: with ``flush_every``: how long storing them may take, in seconds
         :raises TypeError: if it isn't a pool, or a duration no number
         :raises ValueError: if a duration is out of its range

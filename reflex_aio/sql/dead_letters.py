@@ -11,14 +11,14 @@ from reflex_aio.consumer import Handler
 from reflex_aio.errors import DatabaseError, ErrorNotFound, EventNotFound, InvalidCursor, SchemaError
 from reflex_aio.event import Event, check_type
 from reflex_aio.hooks import Hooks, installed
-from reflex_aio.sql.cursor_values import check_consumer, check_cursor
 from reflex_aio.sql.dialects.dead_letters import ErrorsDialect, errors_dialect
 from reflex_aio.sql.dialects.schema import schema_dialect
 from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.events import EventsTable
 from reflex_aio.sql.schema import ErrorColumns, ErrorsSchema, Name
-from reflex_aio.sql.transactions import within
+from reflex_aio.sql.stores.cursor_values import check_consumer, check_cursor
+from reflex_aio.sql.wakeups.transactions import within
 from reflex_aio.stream import Source
 
 __all__ = ["ConsumerError", "ErrorStatus", "ErrorsTable", "TableErrorRecorder"]

@@ -7,21 +7,21 @@ from typing import Any, Self
 
 from reflex_aio.errors import DatabaseError, SchemaError
 from reflex_aio.hooks import Hooks, installed
-from reflex_aio.sql.announcer import Announcer
 from reflex_aio.sql.backlog import Backlog, Extent
-from reflex_aio.sql.cursor_values import check_cursor
 from reflex_aio.sql.dialects.backlog import backlog_dialect
 from reflex_aio.sql.dialects.events import EventsDialect, EventsWriter, events_dialect
 from reflex_aio.sql.dialects.schema import schema_dialect
 from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
 from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.new_events import NewEvent, Values, check_new_event, check_new_events
-from reflex_aio.sql.notifier import Notifier
 from reflex_aio.sql.partitions import Partitions
 from reflex_aio.sql.retention import Pruned, Retention, prune
 from reflex_aio.sql.schema import EventColumns, EventsSchema, ForeignIdType, Name
 from reflex_aio.sql.settings import EventsSettings, Inserter, PageLoader, Wakeups
-from reflex_aio.sql.source import TableSource
+from reflex_aio.sql.stores.cursor_values import check_cursor
+from reflex_aio.sql.streaming.source import TableSource
+from reflex_aio.sql.wakeups.announcer import Announcer
+from reflex_aio.sql.wakeups.notifier import Notifier
 from reflex_aio.stream import EventStream
 
 __all__ = ["EventsTable"]

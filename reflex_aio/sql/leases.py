@@ -5,8 +5,8 @@ from typing import Any, TypedDict, Unpack
 from reflex_aio.errors import SchemaError
 from reflex_aio.sql.dialects.schema import schema_dialect
 from reflex_aio.sql.drivers import driver_of_connection
-from reflex_aio.sql.lease_store import TableLeaseStore
 from reflex_aio.sql.schema import LeaseColumns, LeasesSchema, Name
+from reflex_aio.sql.stores.lease_store import TableLeaseStore
 
 __all__ = ["LeasesTable"]
 

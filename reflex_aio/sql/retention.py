@@ -10,11 +10,11 @@ from typing import Any, Literal, TypeAlias
 
 from reflex_aio.cursor import CursorStore
 from reflex_aio.errors import DatabaseError
-from reflex_aio.sql.cursor_values import check_cursor
 from reflex_aio.sql.dialects.retention import Batch, Batches, Found, retention_dialect
 from reflex_aio.sql.drivers import driver_of_pool
 from reflex_aio.sql.settings import EventsSettings
 from reflex_aio.sql.slowest import slowest
+from reflex_aio.sql.stores.cursor_values import check_cursor
 
 __all__ = ["PruneLimit", "Pruned", "Retention", "prune"]
 

@@ -7,8 +7,8 @@ from typing import Any, Literal, TypeAlias
 
 from reflex_aio.event import Event
 from reflex_aio.hooks import Hooks
-from reflex_aio.sql.notifier import Notifier
 from reflex_aio.sql.schema import EventColumns, EventsSchema
+from reflex_aio.sql.wakeups.notifier import Notifier
 
 __all__ = ["EventsSettings", "Inserter", "PageLoader", "Wakeups"]
 

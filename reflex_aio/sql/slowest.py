@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 from reflex_aio.cursor import CursorStore
 from reflex_aio.errors import InvalidCursor
-from reflex_aio.sql.cursor_values import check_cursor
+from reflex_aio.sql.stores.cursor_values import check_cursor
 
 __all__ = ["Slowest", "slowest"]
 

@@ -6,7 +6,7 @@ import os
 import asyncpg
 
 from reflex_aio.sql.drivers.asyncpg import AsyncpgDriver
-from reflex_aio.sql.hub import Hub, hub_of
+from reflex_aio.sql.wakeups.hub import Hub, hub_of
 
 driver = AsyncpgDriver()
 

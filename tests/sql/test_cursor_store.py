@@ -17,7 +17,7 @@ from reflex_aio.ext.embedded import EmbeddedPostgres
 from reflex_aio.memory import MemoryEvents
 from reflex_aio.running import run
 from reflex_aio.spec import Spec
-from reflex_aio.sql.cursor_store import TableCursorStore
+from reflex_aio.sql.stores.cursor_store import TableCursorStore
 from tests.fix_databases import Connect, Database
 from tests.sql.cursor_rows import cursors, held, made, stored, write_behind
 

@@ -19,8 +19,8 @@ from reflex_aio.backoff import Backoff
 from reflex_aio.ext.embedded import EmbeddedPostgres
 from reflex_aio.hooks import Hooks
 from reflex_aio.sql.drivers.asyncpg import AsyncpgDriver
-from reflex_aio.sql.exchange import Periods
-from reflex_aio.sql.hub import Hub, close_hubs, hub_of
+from reflex_aio.sql.wakeups.exchange import Periods
+from reflex_aio.sql.wakeups.hub import Hub, close_hubs, hub_of
 from tests.fix_databases import Connect, Database
 from tests.fix_processes import Spawn
 from tests.fix_proxy import Proxy

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from reflex_aio.sql.notifier import LocalNotifier, payload_of
+from reflex_aio.sql.wakeups.notifier import LocalNotifier, payload_of
 
 
 def test_subscribers_of_the_table_are_woken_and_no_others() -> None:

@@ -9,7 +9,6 @@ import pytest
 from reflex_aio.errors import TableNotFound
 from reflex_aio.sql.dialects.schema import schema_dialect
 from reflex_aio.sql.drivers import driver_of_connection
-from reflex_aio.sql.notifier import CHANNEL, payload_of
 from reflex_aio.sql.schema import (
     CursorColumns,
     CursorsSchema,
@@ -20,6 +19,7 @@ from reflex_aio.sql.schema import (
     Name,
     TableSchema,
 )
+from reflex_aio.sql.wakeups.notifier import CHANNEL, payload_of
 from tests.fix_databases import Connect
 from tests.waiting import eventually
 

@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from reflex_aio import Event, StreamClosed
 from reflex_aio.sql.events import EventsTable
-from reflex_aio.sql.notifier import LocalNotifier
+from reflex_aio.sql.wakeups.notifier import LocalNotifier
 from tests.core.cancelling import cancelled_by_task
 from tests.fix_databases import Connect, Database
 from tests.fix_processes import Spawn

@@ -7,9 +7,9 @@ from importlib import import_module
 from typing import Any, ClassVar
 
 from reflex_aio.sql.drivers.base import Driver, Row
-from reflex_aio.sql.loader import Loader
 from reflex_aio.sql.new_events import Values
 from reflex_aio.sql.settings import EventsSettings, Wakeups
+from reflex_aio.sql.streaming.loader import Loader
 
 __all__ = ["EventsDialect", "EventsWriter", "events_dialect"]
 

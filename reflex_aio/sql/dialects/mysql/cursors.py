@@ -5,10 +5,10 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import astuple
 from typing import Any
 
-from reflex_aio.sql.cursor_values import check_cursor
 from reflex_aio.sql.dialects.cursors import CursorDialect
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.schema import CursorsSchema
+from reflex_aio.sql.stores.cursor_values import check_cursor
 
 __all__ = ["MysqlCursors"]
 

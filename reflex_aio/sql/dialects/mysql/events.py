@@ -7,8 +7,8 @@ from reflex_aio.sql.dialects.mysql.loader import MysqlLoader
 from reflex_aio.sql.dialects.mysql.queries import head_sql
 from reflex_aio.sql.dialects.mysql.writer import MysqlWriter
 from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.loader import Loader
 from reflex_aio.sql.settings import EventsSettings, Wakeups
+from reflex_aio.sql.streaming.loader import Loader
 
 __all__ = ["MysqlEvents"]
 

@@ -14,7 +14,6 @@ from enum import Enum, auto
 from typing import Any, NoReturn
 
 from reflex_aio.errors import CursorAhead, TableRefused, TableReplaced
-from reflex_aio.sql.borrow import Borrowed
 from reflex_aio.sql.dialects.mysql.aged_head import AgedHead
 from reflex_aio.sql.dialects.mysql.gap_queries import GapQueries
 from reflex_aio.sql.dialects.mysql.missing import missing_ids
@@ -23,7 +22,8 @@ from reflex_aio.sql.dialects.mysql.peek import peek
 from reflex_aio.sql.dialects.mysql.table import FoundEvents, is_fit, next_id, replicates_from, unless_denied
 from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.settings import EventsSettings
-from reflex_aio.sql.waking import wakes_within
+from reflex_aio.sql.streaming.borrow import Borrowed
+from reflex_aio.sql.wakeups.waking import wakes_within
 
 __all__ = ["Gaps"]
 

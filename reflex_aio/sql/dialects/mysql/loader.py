@@ -8,13 +8,13 @@ from typing import Any
 
 from reflex_aio.errors import TableRefused
 from reflex_aio.event import Event
-from reflex_aio.sql.borrow import Borrowed
 from reflex_aio.sql.dialects.mysql.gaps import Gaps
 from reflex_aio.sql.dialects.mysql.queries import Queries, events_of
 from reflex_aio.sql.dialects.mysql.table import FoundEvents, replicates_from
 from reflex_aio.sql.drivers.base import Driver, Row
-from reflex_aio.sql.loader import Loader, Page, Position, check_loaded, safe_prefix
 from reflex_aio.sql.settings import EventsSettings
+from reflex_aio.sql.streaming.borrow import Borrowed
+from reflex_aio.sql.streaming.loader import Loader, Page, Position, check_loaded, safe_prefix
 from reflex_aio.tasks import shielded
 
 __all__ = ["MysqlLoader"]

@@ -9,9 +9,9 @@ from operator import itemgetter
 
 from reflex_aio.errors import SchemaError
 from reflex_aio.event import Event
-from reflex_aio.sql.columns import columns_to_events
 from reflex_aio.sql.drivers.base import Row
 from reflex_aio.sql.settings import EventsSettings
+from reflex_aio.sql.streaming.columns import columns_to_events
 
 __all__ = ["Queries", "events_of", "head_sql", "insert_sql", "microseconds_sql", "now_sql"]
 

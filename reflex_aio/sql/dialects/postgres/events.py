@@ -8,9 +8,9 @@ from reflex_aio.sql.dialects.events import EventsDialect, EventsWriter
 from reflex_aio.sql.dialects.postgres.loader import PostgresLoader
 from reflex_aio.sql.dialects.postgres.queries import head_sql, insert_many_sql, insert_sql
 from reflex_aio.sql.drivers.base import Driver, Row
-from reflex_aio.sql.loader import Loader
 from reflex_aio.sql.new_events import Values, present
 from reflex_aio.sql.settings import EventsSettings, Wakeups
+from reflex_aio.sql.streaming.loader import Loader
 
 __all__ = ["PostgresEvents"]
 

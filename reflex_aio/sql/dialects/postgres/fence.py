@@ -7,10 +7,10 @@ from itertools import islice
 from typing import Any
 
 from reflex_aio.errors import DatabaseError, TableRefused
-from reflex_aio.sql.borrow import Borrowed
 from reflex_aio.sql.dialects.postgres.queries import Queries, insert_noops_sql
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.settings import EventsSettings
+from reflex_aio.sql.streaming.borrow import Borrowed
 
 __all__ = ["Fence"]
 

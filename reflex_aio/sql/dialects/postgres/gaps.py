@@ -6,10 +6,10 @@ import time
 from dataclasses import dataclass
 
 from reflex_aio.errors import ConnectionLost, DatabaseError, TableRefused, TableReplaced
-from reflex_aio.sql.borrow import Borrowed
 from reflex_aio.sql.dialects.postgres.bounds import Bounds
 from reflex_aio.sql.dialects.postgres.catalog import Scan, describe_sql, scan_sql
-from reflex_aio.sql.waking import wakes_within
+from reflex_aio.sql.streaming.borrow import Borrowed
+from reflex_aio.sql.wakeups.waking import wakes_within
 from reflex_aio.tasks import Tasks
 
 __all__ = ["Gaps", "Settled"]

@@ -15,15 +15,15 @@ from reflex_aio.errors import (
     TableRefused,
 )
 from reflex_aio.event import Event
-from reflex_aio.sql.borrow import Borrowed
 from reflex_aio.sql.dialects.postgres.catalog import FIND
 from reflex_aio.sql.dialects.postgres.fence import Fence
 from reflex_aio.sql.dialects.postgres.gaps import Gaps, Settled
 from reflex_aio.sql.dialects.postgres.pages import Columns
 from reflex_aio.sql.dialects.postgres.queries import TIMESTAMP_TYPES, Queries
 from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.loader import Loader, Page, Position, check_loaded, safe_prefix
 from reflex_aio.sql.settings import EventsSettings
+from reflex_aio.sql.streaming.borrow import Borrowed
+from reflex_aio.sql.streaming.loader import Loader, Page, Position, check_loaded, safe_prefix
 from reflex_aio.tasks import shielded
 
 __all__ = ["PostgresLoader"]

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from reflex_aio.event import Event
-from reflex_aio.sql.columns import columns_to_events
 from reflex_aio.sql.drivers.base import Row
 from reflex_aio.sql.settings import EventsSettings
+from reflex_aio.sql.streaming.columns import columns_to_events
 
 __all__ = ["Columns"]
 

@@ -57,7 +57,7 @@ _CURSOR_TYPES = {"int": "bigint", "str": "text"}
 # The trigger and its function share this name; one function serves all tables of a schema.
 _WAKE = "reflex_aio_wake"
 
-# The payload is the one of reflex_aio.sql.hub, byte for byte.
+# The payload is the one of reflex_aio.sql.wakeups.hub, byte for byte.
 _WAKE_BODY = """
 DECLARE
     payload text := TG_TABLE_SCHEMA || '.' || TG_TABLE_NAME;

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 import anyio
 
 from reflex_aio.consumer_status import ConsumerState
-from reflex_aio.dealing import deal
-from reflex_aio.holding import acquire, release
-from reflex_aio.hosting import Host
+from reflex_aio.hosting.dealing import deal
+from reflex_aio.hosting.holding import acquire, release
+from reflex_aio.hosting.hosted import Host
+from reflex_aio.hosting.membership import Membership
 from reflex_aio.lease import Lease, LeaseState, LeaseStore
-from reflex_aio.membership import Membership
 
 __all__ = ["Share"]
 

@@ -10,7 +10,7 @@ from reflex_aio.backoff import Backoff
 from reflex_aio.consumer_status import ConsumerState, ConsumerStatus
 from reflex_aio.errors import LeaseLost
 from reflex_aio.group import Group
-from reflex_aio.holding import NotRenewed, keep, release
+from reflex_aio.hosting.holding import NotRenewed, keep, release
 from reflex_aio.lease import Lease, LeaseStore
 from reflex_aio.rerunning import Rerunning
 from reflex_aio.running import Run

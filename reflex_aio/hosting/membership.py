@@ -5,7 +5,7 @@ from hashlib import sha256
 from itertools import count
 
 from reflex_aio.errors import LeaseLost
-from reflex_aio.holding import acquire, answered, release
+from reflex_aio.hosting.holding import acquire, answered, release
 from reflex_aio.lease import Lease, LeaseState, LeaseStore
 
 __all__ = ["Membership"]

@@ -15,10 +15,10 @@ import anyio
 from reflex_aio.backoff import Backoff
 from reflex_aio.consumer_status import ConsumerState, ConsumerStatus
 from reflex_aio.group import Group
-from reflex_aio.hosting import Host
+from reflex_aio.hosting.hosted import Host
+from reflex_aio.hosting.share import Share
 from reflex_aio.lease import Lease, LeaseStore, check_ttl
 from reflex_aio.running import check_endless
-from reflex_aio.share import Share
 from reflex_aio.spec import Spec
 from reflex_aio.tasks import Tasks, on_asyncio
 

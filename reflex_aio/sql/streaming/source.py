@@ -7,14 +7,14 @@ from typing import Any
 
 from reflex_aio.errors import InvalidCursor, StreamClosed
 from reflex_aio.event import Event
-from reflex_aio.sql.borrow import Borrowed
 from reflex_aio.sql.dialects.events import events_dialect
 from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.loader import Page, Position
-from reflex_aio.sql.read_ahead import ReadAhead
-from reflex_aio.sql.readers import Reader, shared_reader
 from reflex_aio.sql.settings import EventsSettings
-from reflex_aio.sql.tail import Feed
+from reflex_aio.sql.streaming.borrow import Borrowed
+from reflex_aio.sql.streaming.loader import Page, Position
+from reflex_aio.sql.streaming.read_ahead import ReadAhead
+from reflex_aio.sql.streaming.readers import Reader, shared_reader
+from reflex_aio.sql.streaming.tail import Feed
 from reflex_aio.stream import EventStream, StreamOptions
 
 __all__ = ["TableSource"]

@@ -6,15 +6,15 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from reflex_aio.sql.borrow import Borrowed
 from reflex_aio.sql.dialects.events import events_dialect
 from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.hub import hub_of
-from reflex_aio.sql.loader import Position
-from reflex_aio.sql.notifier import Notifier
-from reflex_aio.sql.polling import Polling
 from reflex_aio.sql.settings import EventsSettings
-from reflex_aio.sql.tail import Feed, Tail
+from reflex_aio.sql.streaming.borrow import Borrowed
+from reflex_aio.sql.streaming.loader import Position
+from reflex_aio.sql.streaming.polling import Polling
+from reflex_aio.sql.streaming.tail import Feed, Tail
+from reflex_aio.sql.wakeups.hub import hub_of
+from reflex_aio.sql.wakeups.notifier import Notifier
 
 __all__ = ["Reader", "shared_reader"]
 

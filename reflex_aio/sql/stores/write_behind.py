@@ -12,10 +12,10 @@ from reflex_aio.cursor import is_behind
 from reflex_aio.errors import CursorConflict, DatabaseError, InvalidCursor, LeaseLost
 from reflex_aio.lease import Lease
 from reflex_aio.marking import CursorMark
-from reflex_aio.sql.cursor_store import TableCursorStore
-from reflex_aio.sql.cursor_values import check_consumer, check_cursor
-from reflex_aio.sql.flusher import Flusher
-from reflex_aio.sql.lease_store import check_fence, lost_leases
+from reflex_aio.sql.stores.cursor_store import TableCursorStore
+from reflex_aio.sql.stores.cursor_values import check_consumer, check_cursor
+from reflex_aio.sql.stores.flusher import Flusher
+from reflex_aio.sql.stores.lease_store import check_fence, lost_leases
 from reflex_aio.tasks import shielded
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from typing import Any
 
 from reflex_aio.sql.dialects.events import events_dialect
 from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.hub import hub_of
-from reflex_aio.sql.notifier import CHANNEL, Notifier, payload_of
 from reflex_aio.sql.settings import EventsSettings
-from reflex_aio.sql.transactions import call_after_ours
+from reflex_aio.sql.wakeups.hub import hub_of
+from reflex_aio.sql.wakeups.notifier import CHANNEL, Notifier, payload_of
+from reflex_aio.sql.wakeups.transactions import call_after_ours
 
 __all__ = ["Announcer"]
 

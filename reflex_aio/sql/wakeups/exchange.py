@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from reflex_aio.errors import ConnectionLost
 from reflex_aio.hooks import Hooks
 from reflex_aio.sql.drivers.base import Link
-from reflex_aio.sql.notifier import CHANNEL, LocalNotifier
+from reflex_aio.sql.wakeups.notifier import CHANNEL, LocalNotifier
 
 __all__ = ["Exchange", "Periods", "Traffic"]
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from reflex_aio.sql.loader import Page, Position
+from reflex_aio.sql.streaming.loader import Page, Position
 from reflex_aio.tasks import Tasks
 
 __all__ = ["ReadAhead"]

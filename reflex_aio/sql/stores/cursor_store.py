@@ -12,7 +12,7 @@ from reflex_aio.errors import ConnectionLost, CursorConflict, DatabaseError, Lea
 from reflex_aio.lease import Lease
 from reflex_aio.sql.dialects.transactions import transaction_dialect
 from reflex_aio.sql.drivers import driver_of_pool
-from reflex_aio.sql.lease_store import check_fence, hold_lease
+from reflex_aio.sql.stores.lease_store import check_fence, hold_lease
 
 if TYPE_CHECKING:
     from reflex_aio.sql.cursors import CursorsTable

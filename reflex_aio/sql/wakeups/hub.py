@@ -17,8 +17,8 @@ from reflex_aio.backoff import Backoff
 from reflex_aio.hooks import Hooks, installed
 from reflex_aio.sql.drivers import driver_of_connection
 from reflex_aio.sql.drivers.base import CannotNotify, Driver, Link
-from reflex_aio.sql.exchange import Exchange, Periods, Traffic
-from reflex_aio.sql.notifier import CHANNEL, LocalNotifier, Notifier, payload_of
+from reflex_aio.sql.wakeups.exchange import Exchange, Periods, Traffic
+from reflex_aio.sql.wakeups.notifier import CHANNEL, LocalNotifier, Notifier, payload_of
 from reflex_aio.tasks import Tasks
 
 __all__ = ["Hub", "close_hubs", "hub_of"]

@@ -15,9 +15,9 @@ from copy import copy
 from typing import TypeAlias
 
 from reflex_aio.errors import StreamClosed
-from reflex_aio.sql.borrow import Borrowed
-from reflex_aio.sql.loader import Loader, Page, Position
-from reflex_aio.sql.polling import Polling
+from reflex_aio.sql.streaming.borrow import Borrowed
+from reflex_aio.sql.streaming.loader import Loader, Page, Position
+from reflex_aio.sql.streaming.polling import Polling
 from reflex_aio.tasks import Tasks
 
 __all__ = ["Feed", "Subscribe", "Tail"]

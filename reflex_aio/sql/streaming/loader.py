@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from reflex_aio.event import Event
-from reflex_aio.sql.borrow import Borrowed
+from reflex_aio.sql.streaming.borrow import Borrowed
 
 __all__ = ["Loader", "Page", "Position", "check_loaded", "safe_prefix"]
 

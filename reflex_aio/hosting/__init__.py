@@ -1,0 +1,1 @@
+"""Many specs in one process: run again, watched, shared with other processes, and drained."""

@@ -1,0 +1,1 @@
+"""Cursors and leases in tables, as the stores that runs and runners use."""

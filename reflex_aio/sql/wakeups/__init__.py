@@ -1,0 +1,1 @@
+"""How streams hear of new events, in this process and others."""
