@@ -4,8 +4,7 @@ import asyncio
 import reprlib
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 from reflex_aio.event import Event
 from reflex_aio.sql.streaming.borrow import Borrowed
@@ -16,16 +15,41 @@ Position = int
 """The id up to which a reader has everything; 0 is before the first."""
 
 
-class Page(NamedTuple):
-    """The events that follow a position, without a gap between them that isn't settled."""
+class Page:
+    """The events that follow a position, without a gap between them that isn't settled.
 
-    events: Sequence[Event]
-    position: Position
-    """Everything up to here has been read, ``events`` included."""
-    more: bool
-    """Whether the page was cut short by its size: the next one may be loaded at once."""
-    gap: bool
-    """Whether there are further rows, behind a gap that isn't settled."""
+    :param events: the events, or what makes them. It is called when they are first asked for: the next page can be
+        requested before
+    :param position: everything up to here has been read, ``events`` included
+    :param more: whether the page was cut short by its size: the next one may be loaded at once
+    :param gap: whether there are further rows, behind a gap that isn't settled
+    """
+
+    __slots__ = ("_events", "_make", "gap", "more", "position")
+
+    def __init__(
+        self,
+        events: Sequence[Event] | Callable[[], Sequence[Event]],
+        position: Position,
+        more: bool,
+        gap: bool,
+    ) -> None:
+        self._make: Callable[[], Sequence[Event]] | None = None
+        self._events: Sequence[Event] = ()
+        if callable(events):
+            self._make = events
+        else:
+            self._events = events
+        self.position = position
+        self.more = more
+        self.gap = gap
+
+    @property
+    def events(self) -> Sequence[Event]:
+        """The events. Of what can't be made, each time it is asked for it is told why."""
+        if self._make is not None:
+            self._events, self._make = self._make(), None
+        return self._events
 
 
 class Loader(ABC):

@@ -24,6 +24,7 @@ class ReadAhead:
         self._name = name
         self._tasks = Tasks()
         self._next: asyncio.Task[Page] | None = None
+        self._next_after: Position = 0
         self._following: asyncio.Task[Page] | None = None
         self._awaited = False
 
@@ -32,14 +33,17 @@ class ReadAhead:
 
         A page that was being loaded when this was cancelled is left to the next call; after an error it is loaded anew.
         """
-        if self._next is None:
-            self._next = self._start(position)
+        if self._next is None or self._next_after != position:
+            # What was loaded after another position must not be taken for what comes after this one.
+            self._next, self._next_after, self._following = self._start(position), position, None
         self._awaited = True
         try:
             page = await asyncio.shield(self._next)
         finally:
             self._awaited = False
-        self._next, self._following = self._following, None
+        # Made here, with the request for the next page under way, and while this one is still to be had again.
+        _ = page.events
+        self._next, self._next_after, self._following = self._following, page.position, None
         if page.more and self._next is None:
             self._next = self._start(page.position)
         return page
@@ -55,7 +59,9 @@ class ReadAhead:
 
     async def _go_on(self, position: Position) -> Page:
         page = await self._load(position)
-        if page.more and self._awaited:
+        # Only of the page that is waited for: the one that follows it may be there before the reader goes on, and what
+        # follows that would take its place.
+        if page.more and self._awaited and asyncio.current_task() is self._next:
             # Started before the reader goes on, as tasks take turns.
             self._following = self._start(page.position)
         return page

@@ -166,10 +166,10 @@ class _TableStream(EventStream):
         page = await loader.load(position, self._statements)
         # Now, as the next page may be asked for before this one is handed out.
         self._gap = page.gap
-        self._caught_up = not (page.events or page.gap or page.more or self._may_be_fed)
+        self._caught_up = not (page.gap or page.more or self._may_be_fed or page.events)
         if self._head is not None and page.position >= self._head:
             # There is no need of what comes then.
-            return page._replace(more=False)
+            page.more = False
         return page
 
     async def _grown(self) -> Sequence[Event]:

@@ -241,9 +241,11 @@ class Tail:
         page = await self._loader.load(start, self._statements)
         self._at_gap = page.gap
         if page.position > start:
+            # First, as the page's events are made here, and nothing may be passed over that can't be.
+            section = _Section(start, page)
             self.position = page.position
             self._polling.happened(asyncio.get_running_loop().time())
-            self._hand_out(_Section(start, page))
+            self._hand_out(section)
         if page.gap:
             for feed in [feed for feed in self._feeds if feed._position > self.position]:
                 self._cut_off(feed)

@@ -140,7 +140,7 @@ class MysqlLoader(Loader):
             if gaps is not None:
                 gaps.forget()
             raise
-        if gaps is not None and not page.events and gaps.unchecked_for > _CHECK_PERIOD:
+        if gaps is not None and page.position == position and gaps.unchecked_for > _CHECK_PERIOD:
             # Of a table that began anew, nothing would come until its ids have passed this position.
             await self.check(page.position, anew=True)
         if self._gap_since and page.position > position:
@@ -157,12 +157,20 @@ class MysqlLoader(Loader):
         if gap and end not in self._gap_since:
             self._gap_since[end] = time.monotonic()
             settings.hooks.gap_detected(settings.name, end, ids[count])
-        began = time.perf_counter()
-        events: Sequence[Event] = events_of(rows[:count] if gap else rows, settings)
-        settings.hooks.page_decoded(settings.name, len(events), time.perf_counter() - began)
-        if settings.loader is not None and events:
+        more = len(rows) == settings.page_size and not gap
+        safe = rows[:count] if gap else rows
+        if settings.loader is None:
+            return Page(lambda: self._events(safe), end, more, gap)
+        events = self._events(safe)
+        if events:
             events = check_loaded(await settings.loader(connection, events), events)
-        return Page(events, end, len(rows) == settings.page_size and not gap, gap)
+        return Page(events, end, more, gap)
+
+    def _events(self, rows: Sequence[Row]) -> Sequence[Event]:
+        settings, began = self._settings, time.perf_counter()
+        events = events_of(rows, settings)
+        settings.hooks.page_decoded(settings.name, len(events), time.perf_counter() - began)
+        return events
 
     def _tell_settled(self, position: Position, end: Position) -> None:
         settings, now = self._settings, time.monotonic()

@@ -200,7 +200,7 @@ class PostgresLoader(Loader):
             if self._gaps is not None:
                 self._gaps.forget()
             raise
-        if self._gaps is not None and not page.events and self._gaps.age > _CHECK_PERIOD:
+        if self._gaps is not None and page.position == position and self._gaps.age > _CHECK_PERIOD:
             # Of a table that began anew, nothing would come until its ids have passed this position.
             await self.check(page.position, anew=True)
         self._gappy = page.gap or (self._gappy and checked)
@@ -274,12 +274,19 @@ class PostgresLoader(Loader):
             self._settings.hooks.gap_detected(self._settings.name, end, ids[count])
         if not columns.complete:
             await self._refuse_untimed(connection, position)
-        began = time.perf_counter()
-        events: Sequence[Event] = columns.events(count)
-        self._settings.hooks.page_decoded(self._settings.name, len(events), time.perf_counter() - began)
-        if self._settings.loader is not None and events:
+        more = columns.full and not gap
+        if self._settings.loader is None:
+            return Page(lambda: self._events(columns, count), end, more, gap)
+        events = self._events(columns, count)
+        if events:
             events = check_loaded(await self._settings.loader(connection, events), events)
-        return Page(events, end, columns.full and not gap, gap)
+        return Page(events, end, more, gap)
+
+    def _events(self, columns: Columns, count: int) -> Sequence[Event]:
+        began = time.perf_counter()
+        events = columns.events(count)
+        self._settings.hooks.page_decoded(self._settings.name, len(events), time.perf_counter() - began)
+        return events
 
     async def _refuse_untimed(self, connection: Any, position: Position) -> NoReturn:
         found = await self._driver.fetch(connection, self._queries.untimed, position)
