@@ -55,7 +55,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
             raise TypeError(f"timestamp {timestamp!r} is a {_name(timestamp)}: accepted is an aware datetime")
         if timestamp.utcoffset() is None:
             raise ValueError(f"timestamp has no time zone: {timestamp!r}; accepted is an aware datetime")
-        _check_bytes(metadata=metadata, trace=trace)
+        _check_bytes(metadata, trace)
         return cls(
             _text("event id", "what its source calls it", id),
             check_type(type),
@@ -125,12 +125,12 @@ def check_event(
         raise ValueError(
             "foreign id 0 with type 0 marks a noop, which streams leave out: use another type or id"
         )
-    _check_bytes(metadata=metadata, trace=trace)
+    _check_bytes(metadata, trace)
     return stored
 
 
-def _check_bytes(**values: object) -> None:
-    for what, value in values.items():
+def _check_bytes(metadata: object, trace: object) -> None:
+    for what, value in (("metadata", metadata), ("trace", trace)):
         if value is not None and not isinstance(value, bytes):
             raise TypeError(f"{what} is a {_name(value)}: accepted is bytes or None")
 

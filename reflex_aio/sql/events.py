@@ -1,7 +1,7 @@
 """The events table: inserting events in the caller's transaction, and streaming them."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ from reflex_aio.sql.dialects.backlog import backlog_dialect
 from reflex_aio.sql.dialects.events import EventsDialect, EventsWriter, events_dialect
 from reflex_aio.sql.dialects.schema import schema_dialect
 from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
-from reflex_aio.sql.drivers.base import Driver, Row
+from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.new_events import NewEvent, Values, check_new_event, check_new_events
 from reflex_aio.sql.partitions import Partitions
 from reflex_aio.sql.retention import Pruned, Retention, prune
@@ -98,6 +98,7 @@ class EventsTable:
             hooks=installed() if hooks is None else hooks,
             clock=clock,
         )
+        self._name = self._settings.name
         self._announcer = Announcer(self._settings)
         self._writers: dict[EventsDialect, EventsWriter] = {}
 
@@ -107,7 +108,7 @@ class EventsTable:
     @property
     def name(self) -> str:
         """The table's name, as given."""
-        return self._settings.name
+        return self._name
 
     @property
     def has_metadata(self) -> bool:
@@ -224,71 +225,69 @@ class EventsTable:
         :raises DatabaseError: if a trigger or a rule has kept the event out of the table
         """
         settings = self._settings
-        values = self._traced([check_new_event(settings.schema, foreign_id, type, metadata, trace)])[0]
+        if trace is None and settings.schema.trace:
+            trace = settings.hooks.current_trace()
+        values = check_new_event(settings.schema, foreign_id, type, metadata, trace)
         driver = driver_of_connection(connection)
         dialect = self._dialect(driver.dialect)
-        with driver.errors(self.name, schema_only=True):
+        with driver.errors(self._name, schema_only=True):
             if settings.inserter is not None:
-                return (await self._insert_by(settings.inserter, driver, connection, [values]))[0]
-            row = await self._writer(dialect).insert(driver, connection, values)
-            return (await self._inserted(driver, connection, () if row is None else (row,), 1))[0]
+                event_id = await self._insert_by(settings.inserter, connection, values)
+                table = None
+            else:
+                row = await self._writer(dialect).insert(driver, connection, values)
+                if row is None:
+                    raise self._kept_out(0, 1)
+                event_id, table = str(row[0]), row[1]
+            await self._announcer.announce(driver, connection, table)
+        return event_id
 
     async def insert_many(self, connection: Any, events: Iterable[NewEvent]) -> list[str]:
         """Insert events in the order given, all or none, and return their ids. See :meth:`insert`.
 
         They go by one statement; on MySQL and MariaDB by several, in a transaction or a savepoint, if one would be
-        longer than the server's ``max_allowed_packet``.
+        longer than the server's ``max_allowed_packet``. PostgreSQL refuses it where the table has a rule that does
+        something more, or instead: a trigger may do that.
 
         :param events: for each event its foreign id, type, and if need be metadata and trace
         """
         settings = self._settings
-        values = self._traced(check_new_events(settings.schema, events))
+        given = check_new_events(settings.schema, events)
+        if settings.schema.trace and (current := settings.hooks.current_trace()) is not None:
+            given = given.traced(current)
         driver = driver_of_connection(connection)
         dialect = self._dialect(driver.dialect)
-        if not values:
+        if not len(given):
             return []
-        with driver.errors(self.name, schema_only=True):
+        with driver.errors(self._name, schema_only=True):
             if settings.inserter is not None:
-                return await self._insert_by(settings.inserter, driver, connection, values)
-            rows = await self._writer(dialect).insert_many(driver, connection, values)
-            return await self._inserted(driver, connection, rows, len(values))
-
-    def _traced(self, events: list[Values]) -> list[Values]:
-        """Give those events the current trace that have none."""
-        current = self._settings.hooks.current_trace() if self._settings.schema.trace else None
-        if current is None:
-            return events
-        return [
-            (foreign_id, kind, metadata, current if trace is None else trace)
-            for foreign_id, kind, metadata, trace in events
-        ]
+                ids = [await self._insert_by(settings.inserter, connection, row) for row in given.rows()]
+                table = None
+            else:
+                ids, table = await self._writer(dialect).insert_many(driver, connection, given)
+                if len(ids) != len(given):
+                    raise self._kept_out(len(ids), len(given))
+            await self._announcer.announce(driver, connection, table)
+        return ids
 
     def _writer(self, dialect: EventsDialect) -> EventsWriter:
         if dialect not in self._writers:
             self._writers[dialect] = dialect.writer(self._settings)
         return self._writers[dialect]
 
-    async def _inserted(self, driver: Driver, connection: Any, rows: Sequence[Row], count: int) -> list[str]:
-        """Return the ids in what an INSERT has returned, and see to it that streams are woken."""
-        if len(rows) != count:
-            raise DatabaseError(
-                f"{self.name}: the database has inserted {len(rows)} of {count} events, without an error: does a"
-                " trigger or a rule keep rows out of the table?"
-            )
-        await self._announcer.announce(driver, connection, rows[0][1])
-        return [str(row[0]) for row in rows]
+    def _kept_out(self, inserted: int, given: int) -> DatabaseError:
+        return DatabaseError(
+            f"{self.name}: the database has inserted {inserted} of {given} events, without an error: does a"
+            " trigger or a rule keep rows out of the table?"
+        )
 
-    async def _insert_by(
-        self, inserter: Inserter, driver: Driver, connection: Any, events: Iterable[Values]
-    ) -> list[str]:
-        ids = [await inserter(connection, *values) for values in events]
-        for event_id in ids:
-            if isinstance(event_id, bool) or not isinstance(event_id, (int, str)):
-                raise TypeError(
-                    f"the inserter has returned {event_id!r}: accepted is the event's id, an int or str"
-                )
-        await self._announcer.announce(driver, connection, None)
-        return [str(event_id) for event_id in ids]
+    async def _insert_by(self, inserter: Inserter, connection: Any, values: Values) -> str:
+        event_id = await inserter(connection, *values)
+        if isinstance(event_id, bool) or not isinstance(event_id, (int, str)):
+            raise TypeError(
+                f"the inserter has returned {event_id!r}: accepted is the event's id, an int or str"
+            )
+        return str(event_id)
 
     async def wake(self, connection: Any) -> None:
         """Wake the streams of the table at once; those of other processes too, where the database carries that.

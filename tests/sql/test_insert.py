@@ -217,6 +217,18 @@ async def test_many_events_are_inserted_in_the_order_given(backend: Backend, con
     ]
 
 
+async def test_many_events_of_one_type_are_inserted_in_the_order_given(
+    backend: Backend, connection: Any
+) -> None:
+    events = [(f"row-{i * 7919 % 2000}", 7, None if i % 3 else b"%d" % i) for i in range(2000)]
+    ids = await full.insert_many(connection, events)
+    assert ids == [str(i) for i in range(1, 2001)]
+    assert await stored(backend, connection, "full_events") == [
+        (event_id, 7, row) for event_id, (row, _, _) in zip(ids, events, strict=True)
+    ]
+    assert await stored_bytes(backend, connection) == [(metadata, None) for _, _, metadata in events]
+
+
 async def test_many_events_are_tuples_of_two_to_four_values(backend: Backend, connection: Any) -> None:
     await full.insert_many(connection, [(1, 1), ("2", 2, b"m"), (3, 3, None, b"t"), [4, 4, b"", None]])  # type: ignore[list-item]
     assert await stored(backend, connection, "full_events") == [(str(i), i, str(i)) for i in (1, 2, 3, 4)]

@@ -78,7 +78,8 @@ async def test_an_insert_sends_one_statement_and_neither_begins_nor_ends_anythin
     await quiet.insert(connection, 42, 1)
     await quiet.insert_many(connection, [(i, 1) for i in range(500)])
     assert await quiet.insert_many(connection, []) == []
-    assert [statement.text.split()[0] for statement in statements.taken()] == ["INSERT", "INSERT"]
+    await quiet.insert_many(connection, [(i, i % 2 + 1) for i in range(500)])
+    assert [statement.text.split()[0] for statement in statements.taken()] == ["INSERT", "WITH", "WITH"]
 
 
 # What is stored.
@@ -281,6 +282,30 @@ async def test_an_event_that_a_trigger_keeps_out_is_an_error(connection: asyncpg
     async with connection.transaction():
         with pytest.raises(DatabaseError, match="user_events: the database has inserted 2 of 3 events"):
             await users.insert_many(connection, [(1, 2), (2, 1), (3, 4)])
+
+
+async def test_many_events_get_their_own_ids_also_where_a_trigger_gives_them_out_backwards(
+    connection: asyncpg.Connection,
+) -> None:
+    await connection.execute(
+        "CREATE FUNCTION turn() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.id := 100 - NEW.id; RETURN NEW; END';"
+        "CREATE TRIGGER turn BEFORE INSERT ON user_events FOR EACH ROW EXECUTE FUNCTION turn()"
+    )
+    assert await users.insert_many(connection, [(1, 5), (2, 5), (3, 5)]) == ["99", "98", "97"]
+    assert await stored(connection) == [("97", 5, "3"), ("98", 5, "2"), ("99", 5, "1")]
+
+
+async def test_where_a_rule_does_something_more_events_are_inserted_one_by_one_or_refused_together(
+    connection: asyncpg.Connection,
+) -> None:
+    await connection.execute(
+        "CREATE TABLE copies (type int);"
+        "CREATE RULE copy AS ON INSERT TO user_events DO ALSO INSERT INTO copies VALUES (NEW.type)"
+    )
+    with pytest.raises(asyncpg.FeatureNotSupportedError, match="rules are not supported"):
+        await users.insert_many(connection, [(1, 5), (2, 5)])
+    assert await users.insert(connection, 1, 5) == "1"
+    assert await connection.fetchval("SELECT array_agg(type) FROM copies") == [5]
 
 
 async def test_a_table_that_a_trigger_misses_is_not_taken_for_the_events_table(

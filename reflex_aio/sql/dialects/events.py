@@ -1,13 +1,13 @@
 """What a dialect has to do to write and read events."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable
 from functools import cache
 from importlib import import_module
 from typing import Any, ClassVar
 
 from reflex_aio.sql.drivers.base import Driver, Row
-from reflex_aio.sql.new_events import Values
+from reflex_aio.sql.new_events import NewEvents, Values
 from reflex_aio.sql.settings import EventsSettings, Wakeups
 from reflex_aio.sql.streaming.loader import Loader
 
@@ -54,17 +54,22 @@ class EventsDialect(ABC):
 class EventsWriter(ABC):
     """Inserts the events of one table, in one dialect.
 
-    What it returns of an event is the id, and what tells in which table it is, as the search path may lead a name
-    without a schema to any of several; no row for an event that the database has kept out.
+    It returns ids, and what tells in which table the events are, as the search path may lead a name without a schema to
+    any of several.
     """
 
     @abstractmethod
     async def insert(self, driver: Driver, connection: Any, values: Values) -> Row | None:
-        """Insert an event."""
+        """Insert an event; return its id and table, or ``None`` if the database has kept it out."""
 
     @abstractmethod
-    async def insert_many(self, driver: Driver, connection: Any, events: Sequence[Values]) -> Sequence[Row]:
-        """Insert events, one at least, in the order given, all or none; return their rows in that order."""
+    async def insert_many(
+        self, driver: Driver, connection: Any, events: NewEvents
+    ) -> tuple[list[str], Hashable]:
+        """Insert events, one at least, in the order given, all or none.
+
+        Returns the ids, in that order, of those that the database hasn't kept out, and the table.
+        """
 
 
 @cache

@@ -1,19 +1,15 @@
 """asyncpg: its connections, its pools and its errors."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Sequence
-from contextlib import (
-    AbstractAsyncContextManager,
-    AbstractContextManager,
-    asynccontextmanager,
-    contextmanager,
-)
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
+from types import TracebackType
 from typing import Any, ClassVar
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from reflex_aio.errors import ConnectionLost, DatabaseError, SchemaError, TableNotFound
+from reflex_aio.errors import ConnectionLost, DatabaseError, ReflexError, SchemaError, TableNotFound
 from reflex_aio.sql.drivers.asyncpg_link import AsyncpgLink, address_of
 from reflex_aio.sql.drivers.asyncpg_transactions import after_transaction
 from reflex_aio.sql.drivers.base import Driver, Link, Row, already_in_transaction
@@ -75,7 +71,7 @@ class AsyncpgDriver(Driver):
         return self.transaction(connection)
 
     def errors(self, table: str, *, schema_only: bool = False) -> AbstractContextManager[None]:
-        return _errors(table, schema_only)
+        return _Errors(table, schema_only)
 
     async def open_pool(self, dsn: str, *, size: int) -> Any:
         try:
@@ -127,30 +123,45 @@ def _underlying(connection: Any) -> Any:
     return connection
 
 
-@contextmanager
-def _errors(table: str, schema_only: bool) -> Iterator[None]:
-    try:
-        yield
-    except (asyncpg.UndefinedColumnError, asyncpg.DatatypeMismatchError) as exc:
-        raise SchemaError(
+class _Errors:
+    """See :meth:`Driver.errors`. A class, as a generator takes four times as long, around each statement."""
+
+    __slots__ = ("_schema_only", "_table")
+
+    def __init__(self, table: str, schema_only: bool) -> None:
+        self._table, self._schema_only = table, schema_only
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(exc, Exception) and (ours := _translated(exc, self._table, self._schema_only)):
+            raise ours from exc
+
+
+def _translated(exc: Exception, table: str, schema_only: bool) -> ReflexError | None:
+    """Return the error of ours to raise instead of ``exc``, if there is one."""
+    if isinstance(exc, (asyncpg.UndefinedColumnError, asyncpg.DatatypeMismatchError)):
+        return SchemaError(
             table=table, differences=[f"{exc.args[0]} (validate() compares the whole table)"]
-        ) from exc
-    except Exception as exc:
-        # Not of a table that a trigger is after, say.
-        if isinstance(exc, asyncpg.UndefinedTableError) and table in str(exc):
-            raise TableNotFound(table=table) from exc
-        if schema_only:
-            raise
-        if isinstance(exc, _LOST) or _is_closed(exc):
-            reason = str(exc) or type(exc).__name__
-            raise ConnectionLost(f"{table}: the database can't be reached: {reason}") from exc
-        if isinstance(exc, (asyncpg.PostgresError, asyncpg.InterfaceError)):
-            raise DatabaseError(
-                f"{table}: {exc}",
-                sqlstate=getattr(exc, "sqlstate", None),
-                lock_conflict=isinstance(exc, _LOCK_CONFLICTS),
-            ) from exc
-        raise
+        )
+    # Not of a table that a trigger is after, say.
+    if isinstance(exc, asyncpg.UndefinedTableError) and table in str(exc):
+        return TableNotFound(table=table)
+    if schema_only:
+        return None
+    if isinstance(exc, _LOST) or _is_closed(exc):
+        reason = str(exc) or type(exc).__name__
+        return ConnectionLost(f"{table}: the database can't be reached: {reason}")
+    if isinstance(exc, (asyncpg.PostgresError, asyncpg.InterfaceError)):
+        return DatabaseError(
+            f"{table}: {exc}",
+            sqlstate=getattr(exc, "sqlstate", None),
+            lock_conflict=isinstance(exc, _LOCK_CONFLICTS),
+        )
+    return None
 
 
 def _is_closed(exc: Exception) -> bool:

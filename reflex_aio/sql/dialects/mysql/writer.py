@@ -8,7 +8,7 @@ from reflex_aio.sql.dialects.events import EventsWriter
 from reflex_aio.sql.dialects.mysql.queries import insert_sql, now_sql
 from reflex_aio.sql.dialects.mysql.schema import timestamp_type
 from reflex_aio.sql.drivers.base import Driver, Row
-from reflex_aio.sql.new_events import Values, present
+from reflex_aio.sql.new_events import NewEvents, Values, present
 from reflex_aio.sql.settings import EventsSettings
 
 __all__ = ["MysqlWriter"]
@@ -48,25 +48,28 @@ class MysqlWriter(EventsWriter):
         first_id = await self._insert(driver, connection, self._one[now], [values])
         return first_id, self._table
 
-    async def insert_many(self, driver: Driver, connection: Any, events: Sequence[Values]) -> Sequence[Row]:
+    async def insert_many(
+        self, driver: Driver, connection: Any, events: NewEvents
+    ) -> tuple[list[str], Hashable]:
+        rows = list(events.rows())
         now = await self._current_time(driver, connection)
         step, largest = await self._limits(driver, connection)
-        sizes = [_size(event) for event in events]
-        self._check_size(events[sizes.index(max(sizes))], max(sizes), largest)
-        chunks = list(_chunks(events, sizes, largest - _STATEMENT_OVERHEAD))
+        sizes = [_size(row) for row in rows]
+        self._check_size(rows[sizes.index(max(sizes))], max(sizes), largest)
+        chunks = list(_chunks(rows, sizes, largest - _STATEMENT_OVERHEAD))
 
-        async def insert_chunks() -> list[Row]:
-            rows: list[Row] = []
+        async def insert_chunks() -> list[str]:
+            ids: list[str] = []
             for chunk in chunks:
                 statement = insert_sql(self._settings, self._table, now, len(chunk))
                 first_id = await self._insert(driver, connection, statement, chunk)
-                rows += [(first_id + index * step, self._table) for index in range(len(chunk))]
-            return rows
+                ids += map(str, range(first_id, first_id + len(chunk) * step, step))
+            return ids
 
         if len(chunks) == 1:
-            return await insert_chunks()
+            return await insert_chunks(), self._table
         async with driver.transaction(connection):
-            return await insert_chunks()
+            return await insert_chunks(), self._table
 
     async def _insert(self, driver: Driver, connection: Any, statement: str, events: Sequence[Values]) -> int:
         """Insert events, and return the first one's id."""

@@ -1,14 +1,14 @@
 """PostgreSQL: what it takes to write and read events."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar
 
 from reflex_aio.sql.dialects.events import EventsDialect, EventsWriter
 from reflex_aio.sql.dialects.postgres.loader import PostgresLoader
 from reflex_aio.sql.dialects.postgres.queries import head_sql, insert_many_sql, insert_sql
 from reflex_aio.sql.drivers.base import Driver, Row
-from reflex_aio.sql.new_events import Values, present
+from reflex_aio.sql.new_events import NewEvents, Values, present
 from reflex_aio.sql.settings import EventsSettings, Wakeups
 from reflex_aio.sql.streaming.loader import Loader
 
@@ -46,25 +46,29 @@ class _Writer(EventsWriter):
     def __init__(self, settings: EventsSettings, table: str) -> None:
         self._schema = settings.schema
         self._insert = insert_sql(settings, table)
-        self._insert_many = insert_many_sql(settings, table)
+        self._insert_many = insert_many_sql(settings, table, one_type=False)
+        self._insert_many_of_one_type = insert_many_sql(settings, table, one_type=True)
 
     async def insert(self, driver: Driver, connection: Any, values: Values) -> Row | None:
         rows = await driver.fetch(connection, self._insert, *present(self._schema, values))
         return rows[0] if rows else None
 
-    async def insert_many(self, driver: Driver, connection: Any, events: Sequence[Values]) -> Sequence[Row]:
-        foreign_ids, types, *more = present(
-            self._schema, [list(column) for column in zip(*events, strict=True)]
-        )
-        separator = _separator(foreign_ids)
-        return await driver.fetch(
-            connection,
-            self._insert_many,
-            *(separator.join(foreign_ids), separator, ",".join(map(str, types)), *more),
-        )
+    async def insert_many(
+        self, driver: Driver, connection: Any, events: NewEvents
+    ) -> tuple[list[str], Hashable]:
+        separator, foreign_ids = _joined(events.foreign_ids)
+        schema, types = self._schema, events.types
+        more = [events.metadata] * schema.metadata + [events.traces] * schema.trace
+        if len(set(types)) == 1:
+            sql, given = self._insert_many_of_one_type, types[0]
+        else:
+            sql, given = self._insert_many, ",".join(map(str, types))
+        [(ids, table)] = await driver.fetch(connection, sql, foreign_ids, separator, given, *more)
+        return ids.split(",") if ids else [], table
 
 
-def _separator(texts: Sequence[str]) -> str:
-    """Return a character that is in none of the texts, which hold no NUL."""
+def _joined(texts: Sequence[str]) -> tuple[str, str]:
+    """Return a character that is in none of the texts, which hold no NUL, and the texts with it in between."""
     together = "".join(texts)
-    return next(character for character in map(chr, range(1, sys.maxunicode)) if character not in together)
+    separator = next(character for character in map(chr, range(1, sys.maxunicode)) if character not in together)
+    return separator, separator.join(texts)

@@ -28,21 +28,25 @@ def insert_sql(settings: EventsSettings, table: str) -> str:
     return f"INSERT INTO {table} ({_columns(settings)}) VALUES ({values}) {_returning(settings, table)}"
 
 
-def insert_many_sql(settings: EventsSettings, table: str) -> str:
-    """Return the INSERT of many events.
+def insert_many_sql(settings: EventsSettings, table: str, *, one_type: bool) -> str:
+    """Return the INSERT of many events, which returns one row: their ids in one text, separated by commas, and the table.
 
-    Its arguments: the foreign ids as one text, what separates them, the types as one text, separated by commas, and
-    arrays of metadata and trace if the table has them. An array of texts takes both ends several times as long as
-    a text of the same length.
+    Its arguments: the foreign ids as one text, what separates them, the types, and arrays of metadata and trace if the
+    table has them, which may be NULL. The types are one text, separated by commas, or an integer if there is
+    ``one_type``. An array of texts takes both ends several times as long as a text of the same length, and a row for
+    each id longer than all of them in one.
+
+    Functions that return sets go forward together where they stand in the list of what is selected, and the row is
+    inserted before they do: postgresql.org/docs/current/xfunc-sql.html#XFUNC-SQL-FUNCTIONS-RETURNING-SET
     """
     types = _types(settings)
-    given = ["string_to_array($1::text, $2::text)", "string_to_array($3::text, ',')::integer[]"]
-    given += [f"${i}::{kind}[]" for i, kind in enumerate(types[2:], 4)]
-    names = [f"c{i}" for i in range(1, len(types) + 1)]
-    chosen = ", ".join([f"c1{_cast(settings)}", *names[1:]])
+    values = [f"string_to_table($1::text, $2::text){_cast(settings)}"]
+    values += ["$3::integer" if one_type else "unnest(string_to_array($3::text, ',')::integer[])"]
+    values += [f"unnest(${i}::{kind}[])" for i, kind in enumerate(types[2:], 4)]
     return (
-        f"INSERT INTO {table} ({_columns(settings)})"
-        f" SELECT {chosen} FROM unnest({', '.join(given)}) AS given({', '.join(names)}) {_returning(settings, table)}"
+        f"WITH inserted AS (INSERT INTO {table} ({_columns(settings)})"
+        f" SELECT {', '.join(values)} RETURNING {_id(settings)} AS id)"
+        f" SELECT string_agg(id::text, ','), {_oid(table)} FROM inserted"
     )
 
 
@@ -127,8 +131,12 @@ def _columns(settings: EventsSettings) -> str:
 
 
 def _returning(settings: EventsSettings, table: str) -> str:
+    return f"RETURNING {_id(settings)}, {_oid(table)}"
+
+
+def _oid(table: str) -> str:
     # A constant of the statement, made anew whenever the search path changes. tableoid would be a partition's.
-    return f"RETURNING {_id(settings)}, '{table}'::regclass::oid"
+    return f"'{table}'::regclass::oid"
 
 
 def _id(settings: EventsSettings) -> str:
