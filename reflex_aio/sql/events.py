@@ -12,7 +12,6 @@ from reflex_aio.sql.dialects.backlog import backlog_dialect
 from reflex_aio.sql.dialects.events import EventsDialect, EventsWriter, events_dialect
 from reflex_aio.sql.dialects.schema import schema_dialect
 from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
-from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.new_events import NewEvent, Values, check_new_event, check_new_events
 from reflex_aio.sql.partitions import Partitions
 from reflex_aio.sql.retention import Pruned, Retention, prune

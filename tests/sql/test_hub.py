@@ -18,6 +18,7 @@ import pytest
 from reflex_aio.backoff import Backoff
 from reflex_aio.ext.embedded import EmbeddedPostgres
 from reflex_aio.hooks import Hooks
+from reflex_aio.sql import EventsTable
 from reflex_aio.sql.drivers.asyncpg import AsyncpgDriver
 from reflex_aio.sql.wakeups.exchange import Periods
 from reflex_aio.sql.wakeups.hub import Hub, close_hubs, hub_of
@@ -198,6 +199,32 @@ async def test_a_thousand_commits_in_a_burst_take_few_notify_statements(
     sent = [statement for statement in statements.taken() if "pg_notify" in statement.text]
     # One at once, one in each 5 ms, one at the end.
     assert 1 <= len(sent) <= took / 0.005 + 2
+
+
+@pytest.mark.suite_server
+async def test_while_commits_are_many_notifications_are_sent_less_often_and_later_again_at_once(
+    database: Database, statements: Statements
+) -> None:
+    def sent() -> int:
+        return sum("pg_notify" in statement.text for statement in statements.taken())
+
+    async with listening(database.dsn, periods=Periods(ping=60.0)) as (_, woken, _):
+        hub = hub_to(database.dsn, periods=Periods(coalesce=0.005, coalesce_busy=0.5))
+        sent()
+        began = time.monotonic()
+        while time.monotonic() < began + 2.0:
+            for _ in range(10):
+                hub.notify("public.t")
+            await asyncio.sleep(0.001)
+        # One at once, then after rests of 10, 20, 40, ... ms, up to half a second.
+        assert 2 <= sent() <= (time.monotonic() - began) / 0.5 + 8
+        # Each of these is told on its own: the rests get shorter again.
+        for _ in range(8):
+            before = woken.count
+            hub.notify("public.t")
+            await woken.more_than(before)
+        assert sent() >= 8
+        await hub.aclose()
 
 
 @pytest.mark.suite_server
@@ -485,6 +512,26 @@ async def test_an_entered_hub_serves_the_connections_that_go_where_its_own_go(
     assert await hub_of(driver, connection) is not hub
 
 
+async def test_inserts_on_one_connection_wake_by_the_hub_that_serves_it_at_the_time(
+    database: Database, connect: Connect
+) -> None:
+    events, connection, woken = EventsTable("hub_events"), await connect(), Woken()
+    await events.create(connection)
+    await events.insert(connection, 1, 1)
+    hub = hub_to(database.dsn)
+    hub.subscribe("public.hub_events", woken)
+    for entered in (True, False):
+        if entered:
+            await hub.__aenter__()
+        before = woken.count
+        # Outside a transaction streams are woken before insert returns.
+        await events.insert(connection, 1, 1)
+        assert woken.count == before + entered
+        if entered:
+            await hub.__aexit__(None, None, None)
+    assert await hub_of(driver, connection) is not hub
+
+
 async def test_to_enter_a_hub_that_cannot_connect_raises(database: Database) -> None:
     hub = hub_to(f"{database.dsn.replace(database.name, 'no_such_database')}")
     with pytest.raises(asyncpg.InvalidCatalogNameError):
@@ -666,7 +713,7 @@ async def _run_child(function: str, *arguments: str) -> str:
     return said.decode()
 
 
-@pytest.mark.parametrize("name", ["idle", "ping", "answer", "coalesce", "silent"])
+@pytest.mark.parametrize("name", ["idle", "ping", "answer", "coalesce", "coalesce_busy", "silent"])
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("inf"), float("nan")])
 async def test_periods_are_seconds_greater_than_zero(name: str, seconds: float) -> None:
     with pytest.raises(ValueError, match=re.escape(f"{name} {seconds} is not")):

@@ -102,6 +102,9 @@ class AsyncpgDriver(Driver):
         after_transaction(_underlying(connection), key, call)
         return True
 
+    def fixed(self, connection: Any) -> Any:
+        return _underlying(connection)
+
     async def server(self, connection: Any) -> Hashable:
         return (await address_of(_underlying(connection))).server
 
@@ -144,9 +147,7 @@ class _Errors:
 def _translated(exc: Exception, table: str, schema_only: bool) -> ReflexError | None:
     """Return the error of ours to raise instead of ``exc``, if there is one."""
     if isinstance(exc, (asyncpg.UndefinedColumnError, asyncpg.DatatypeMismatchError)):
-        return SchemaError(
-            table=table, differences=[f"{exc.args[0]} (validate() compares the whole table)"]
-        )
+        return SchemaError(table=table, differences=[f"{exc.args[0]} (validate() compares the whole table)"])
     # Not of a table that a trigger is after, say.
     if isinstance(exc, asyncpg.UndefinedTableError) and table in str(exc):
         return TableNotFound(table=table)

@@ -150,6 +150,13 @@ class Driver(ABC):
         :return: whether the client library can tell at all; if not, nothing will be called
         """
 
+    def fixed(self, connection: Any) -> Any:
+        """Return what stays the same for as long as ``connection``, or what it stands for, is connected.
+
+        ``None`` where another server, database or user may answer on it meanwhile. May be referred to weakly.
+        """
+        return None
+
     @abstractmethod
     async def server(self, connection: Any) -> Hashable:
         """Return what names the server, database and user that ``connection`` is connected to and as.

@@ -2,15 +2,33 @@
 
 from collections.abc import Hashable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from reflex_aio.sql.dialects.events import events_dialect
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.settings import EventsSettings
-from reflex_aio.sql.wakeups.hub import hub_of
+from reflex_aio.sql.wakeups.hub import generation, hub_of
 from reflex_aio.sql.wakeups.notifier import CHANNEL, Notifier, payload_of
 from reflex_aio.sql.wakeups.transactions import call_after_ours
 
 __all__ = ["Announcer"]
+
+
+class _Wake:
+    """Wakes the streams of one table by one notifier.
+
+    :param table: which table of its name that is
+    """
+
+    __slots__ = ("generation", "key", "notifier", "table", "topic")
+
+    def __init__(self, notifier: Notifier, topic: str, table: Hashable) -> None:
+        self.notifier, self.topic, self.table = notifier, topic, table
+        self.key: Hashable = (id(notifier), topic)
+        self.generation = generation()
+
+    def __call__(self) -> None:
+        self.notifier.notify(self.topic)
 
 
 class Announcer:
@@ -21,6 +39,8 @@ class Announcer:
         # What wake-ups call the table: it need be asked for once. The search path decides which table a name without a
         # schema stands for, so there may be several.
         self._topics: dict[Hashable, str] = {}
+        # By connection: what its last transaction woke, as the next one will most likely, too.
+        self._last: WeakKeyDictionary[Any, _Wake] = WeakKeyDictionary()
 
     async def announce(self, driver: Driver, connection: Any, table: Hashable) -> None:
         """Have streams woken once the events just inserted on ``connection`` are visible, if anything can tell when.
@@ -33,15 +53,15 @@ class Announcer:
             notify = events_dialect(driver.dialect).notify()
             await driver.fetch(connection, notify, CHANNEL, payload_of(topic))
         elif settings.wakeups == "commit":
-            topic = await self._topic(driver, connection, table)
-            notifier = await self._notifier(driver, connection)
-            key = id(notifier), topic
-
-            def wake() -> None:
-                notifier.notify(topic)
-
-            if not driver.after_transaction(connection, key, wake):
-                call_after_ours(connection, key, wake)
+            fixed = driver.fixed(connection)
+            wake = None if fixed is None else self._last.get(fixed)
+            if wake is None or wake.table != table or wake.generation != generation():
+                topic = await self._topic(driver, connection, table)
+                wake = _Wake(await self._notifier(driver, connection), topic, table)
+                if fixed is not None and table is not None:
+                    self._last[fixed] = wake
+            if not driver.after_transaction(connection, wake.key, wake):
+                call_after_ours(connection, wake.key, wake)
 
     async def wake(self, driver: Driver, connection: Any) -> None:
         """Wake the streams now."""

@@ -16,6 +16,9 @@ __all__ = ["Exchange", "Periods", "Traffic"]
 
 logger = logging.getLogger(__name__)
 
+# There is much to tell when more commits than this fall within the time that notifications are coalesced in.
+_MANY = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Periods:
@@ -25,6 +28,8 @@ class Periods:
     :param ping: a link on which nothing is heard for so long is tested
     :param answer: a statement, or a ping on its way back, may take so long
     :param coalesce: notifications that follow within this time are sent together
+    :param coalesce_busy: the same while there are many, more than two within ``coalesce``: each one that is sent costs
+        the server more than a small commit does, and wakes every process that listens
     :param silent: a link that hears nothing is tried anew after this time
     :raises ValueError: if one isn't greater than 0
     """
@@ -33,6 +38,7 @@ class Periods:
     ping: float = 10.0
     answer: float = 5.0
     coalesce: float = 0.005
+    coalesce_busy: float = 0.02
     silent: float = 60.0
 
     def __post_init__(self) -> None:
@@ -47,6 +53,7 @@ class Traffic:
 
     local: LocalNotifier = field(default_factory=LocalNotifier)
     unsent: set[str] = field(default_factory=set)
+    told: int = 0
     told_at: float = -math.inf
     left_at: float = -math.inf
     warned: bool = False
@@ -59,6 +66,7 @@ class Traffic:
 
     def tell(self, payload: str, now: float) -> None:
         self.told_at = now
+        self.told += 1
         if payload not in self.unsent:
             # Otherwise it is to be sent in a moment anyway: waking the sender would cost each commit of a busy writer.
             self.unsent.add(payload)
@@ -95,6 +103,7 @@ class Exchange:
         self._asked_at: float | None = None
         self._silent_since: float | None = None
         self._sent_at = -math.inf
+        self._rest = periods.coalesce
         self._lost = False
         self.worked = False
         """Whether the link has proved to be of use."""
@@ -115,7 +124,8 @@ class Exchange:
                 raise ConnectionLost("the server ended the connection")
             if self._traffic.local.subscribed and not self._listening:
                 await self._listen()
-            if self._traffic.unsent and now() >= self._sent_at + self._periods.coalesce:
+            if self._traffic.unsent and now() >= self._sent_at + self._rest:
+                self._rest = self._rest_after(now() - self._sent_at)
                 await self._send()
                 self._sent_at = now()
             if self._listening:
@@ -133,7 +143,7 @@ class Exchange:
         """Return when there is something to do next, as far as is known; None if the link is done with."""
         times = []
         if self._traffic.unsent:
-            times.append(self._sent_at + self._periods.coalesce)
+            times.append(self._sent_at + self._rest)
         else:
             done_at = self._traffic.needed_until(self._periods.idle, listening=self._listening)
             if self._silent_since is not None:
@@ -147,9 +157,16 @@ class Exchange:
             times.append(self._heard_at + self._periods.ping)
         return min(times)
 
+    def _rest_after(self, seconds: float) -> float:
+        """Return how long to rest after what is sent now, so many seconds after the last time."""
+        least = self._periods.coalesce
+        many = self._traffic.told * least > _MANY * seconds
+        return max(least, min(self._rest * 2, self._periods.coalesce_busy) if many else self._rest / 2)
+
     async def _send(self) -> None:
         sending = set(self._traffic.unsent)
         self._traffic.unsent.clear()
+        self._traffic.told = 0
         try:
             async with asyncio.timeout(self._periods.answer):
                 await self._link.notify(CHANNEL, sorted(sending))

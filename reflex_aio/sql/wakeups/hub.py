@@ -21,7 +21,7 @@ from reflex_aio.sql.wakeups.exchange import Exchange, Periods, Traffic
 from reflex_aio.sql.wakeups.notifier import CHANNEL, LocalNotifier, Notifier, payload_of
 from reflex_aio.tasks import Tasks
 
-__all__ = ["Hub", "close_hubs", "hub_of"]
+__all__ = ["Hub", "close_hubs", "generation", "hub_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -87,10 +87,12 @@ class Hub:
             self._key = await _key_of(driver, link.connection)
         self._closed = False
         _hubs_here().setdefault(self._key, []).append(self)
+        _changed()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         _hubs_here()[self._key].remove(self)
+        _changed()
         self._key = None
         await self.aclose()
 
@@ -262,6 +264,7 @@ async def close_hubs() -> None:
         for hub in tuple(hubs):
             if hub._key is None:
                 hubs.remove(hub)
+                _changed()
                 await hub.aclose()
 
 
@@ -282,9 +285,20 @@ def _hubs_here() -> dict[Hashable, list[Hub]]:
     return hubs
 
 
+def generation() -> int:
+    """Return a number that changes when :func:`hub_of` may return something else for a connection than before."""
+    return _generation
+
+
+def _changed() -> None:
+    global _generation  # noqa: PLW0603
+    _generation += 1
+
+
 def _forked() -> None:
     _left_behind.append(dict(_hubs))
     _hubs.clear()
+    _changed()
     for hub in tuple(_everywhere):
         hub._forget()
 
@@ -293,6 +307,7 @@ _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, list[Hub]]] =
 _local: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, LocalNotifier]] = WeakKeyDictionary()
 _everywhere: WeakSet[Hub] = WeakSet()
 _left_behind: list[object] = []
+_generation = 0
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)

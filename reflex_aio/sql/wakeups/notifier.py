@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 __all__ = ["CHANNEL", "LocalNotifier", "Notifier", "payload_of"]
@@ -81,6 +82,7 @@ class LocalNotifier:
         return unsubscribe
 
 
+@lru_cache(maxsize=256)
 def payload_of(table: str) -> str:
     """Return what is sent on :data:`CHANNEL` for ``schema.table``: the name itself, or its hash if long."""
     encoded = table.encode()

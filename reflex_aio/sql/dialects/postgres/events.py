@@ -59,16 +59,22 @@ class _Writer(EventsWriter):
         separator, foreign_ids = _joined(events.foreign_ids)
         schema, types = self._schema, events.types
         more = [events.metadata] * schema.metadata + [events.traces] * schema.trace
-        if len(set(types)) == 1:
-            sql, given = self._insert_many_of_one_type, types[0]
-        else:
-            sql, given = self._insert_many, ",".join(map(str, types))
-        [(ids, table)] = await driver.fetch(connection, sql, foreign_ids, separator, given, *more)
+        one_type = len(set(types)) == 1
+        [(ids, table)] = await driver.fetch(
+            connection,
+            self._insert_many_of_one_type if one_type else self._insert_many,
+            foreign_ids,
+            separator,
+            types[0] if one_type else ",".join(map(str, types)),
+            *more,
+        )
         return ids.split(",") if ids else [], table
 
 
 def _joined(texts: Sequence[str]) -> tuple[str, str]:
     """Return a character that is in none of the texts, which hold no NUL, and the texts with it in between."""
     together = "".join(texts)
-    separator = next(character for character in map(chr, range(1, sys.maxunicode)) if character not in together)
+    separator = next(
+        character for character in map(chr, range(1, sys.maxunicode)) if character not in together
+    )
     return separator, separator.join(texts)

@@ -29,7 +29,7 @@ def insert_sql(settings: EventsSettings, table: str) -> str:
 
 
 def insert_many_sql(settings: EventsSettings, table: str, *, one_type: bool) -> str:
-    """Return the INSERT of many events, which returns one row: their ids in one text, separated by commas, and the table.
+    """Return the INSERT of many events. It returns one row: their ids as one text, separated by commas, and the table.
 
     Its arguments: the foreign ids as one text, what separates them, the types, and arrays of metadata and trace if the
     table has them, which may be NULL. The types are one text, separated by commas, or an integer if there is
