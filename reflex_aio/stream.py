@@ -58,6 +58,22 @@ class Cancellable(Protocol):
         """End it, if it waits."""
 
 
+class Feed(Cancellable, Protocol):
+    """What hands events to a stream, which takes them when it likes.
+
+    To be cancelled is to raise StreamClosed from then on, and to wake who waits for an arrival.
+    """
+
+    def take(self) -> Sequence[Event] | None:
+        """Return the next events; none if there are none yet, and ``None`` if there will be none any more.
+
+        :raises ReflexError: whatever has ended it
+        """
+
+    def arrival(self) -> Awaitable[None]:
+        """Return what to await before the next call of :meth:`take`, after one that returned no events."""
+
+
 class EventStream(ABC):
     """Events in order: an asynchronous iterator and an asynchronous context manager.
 
@@ -74,7 +90,7 @@ class EventStream(ABC):
     that was handed out. With ``to_head`` the iteration ends after the head; no other stream ends by itself.
 
     Those who implement a source override :meth:`_open`, :meth:`_read` and :meth:`_close`. A stream that others feed
-    may set ``_fed_by``, and then override :meth:`_read_fed` too.
+    may set ``_fed_by``, and then override :meth:`_take_fed` too.
     """
 
     # ``__anext__`` is a slot rather than a method: set to a generator's own, ``async for`` gets there without a frame
@@ -93,7 +109,7 @@ class EventStream(ABC):
         self._opened = False
         self._ended = False
         self._closed: anyio.Event | None = None
-        self._fed_by: Cancellable | None = None
+        self._fed_by: Feed | None = None
         self._busy: Cancellable | None = None
         self._idle: anyio.Event | None = None
         self._events: AsyncGenerator[Event, None] | None = None
@@ -107,18 +123,19 @@ class EventStream(ABC):
         """
 
     @abstractmethod
-    async def _read(self) -> Sequence[Event]:
+    async def _read(self) -> Sequence[Event] | None:
         """Return the next events, at least one, or an empty sequence after the head of a ``to_head`` stream.
 
+        ``None`` says that the next ones come from the feed that the stream has now.
         Called once more after it was cancelled or has raised: it must go on after the last page that it
         returned. Called after the end too.
         """
 
-    async def _read_fed(self) -> Sequence[Event] | None:
-        """Return the next events, at least one, or None if they have to be read by :meth:`_read` again.
+    def _take_fed(self) -> Sequence[Event] | None:
+        """Return what the feed has, and forget a feed that has ended: :meth:`_read` is called again then.
 
-        Called instead of :meth:`_read` while there is a ``_fed_by``, whose ``cancel`` ends this by StreamClosed. A
-        cancel scope for each read costs as much as all else, where a hundred streams wait for one event.
+        Called instead of :meth:`_read` while there is a ``_fed_by``. Where a hundred streams wait for one event, each
+        coroutine on the way to it counts, and a cancel scope for each read would take as much as all else.
         """
         raise NotImplementedError
 
@@ -164,7 +181,7 @@ class EventStream(ABC):
         page = list(self._ready)
         if not page:
             # A copy, as the source may keep the page.
-            page = list(await self._guarded_page())
+            page = list(await self._next_page())
         if page:
             self._last = page[-1]
         return page
@@ -227,33 +244,50 @@ class EventStream(ABC):
                 for event in self._ready:
                     self._last = event
                     yield event
-                page = await self._guarded_page()
-                if not page:
-                    return
+                page: Sequence[Event] | None
+                feed = self._fed_by
+                if feed is None or self._busy is not None or self._ended or self._closed is not None:
+                    if not (page := await self._next_page()):
+                        return
+                # As _next_page does it, without its coroutine: where a hundred streams wait for one event, that would
+                # be a fifth of what it takes to hand it to them.
+                elif not (page := self._take_fed()):
+                    if page is not None:
+                        self._busy = feed
+                        try:
+                            await feed.arrival()
+                        finally:
+                            self._done()
+                    continue
                 self._ready = iter(page)
         finally:
             # A generator that ended, by a cancelled read say, would end the iteration in silence.
             if self._closed is None:
                 self._step_by(self._start)
 
-    async def _guarded_page(self) -> Sequence[Event]:
+    async def _next_page(self) -> Sequence[Event]:
         """Return the next events, or none at the end of the stream."""
-        if not self._ended:
-            try:
-                page = None
-                if self._fed_by is not None:
-                    page = await self._guarded(self._read_fed, self._fed_by)
-                if page is None:
+        page: Sequence[Event] | None = None
+        try:
+            while page is None and not self._ended:
+                feed = self._fed_by
+                if feed is None:
                     page = await self._guarded(self._read_opened)
-            except StreamClosed:
-                if self._closed is not None or not self._ended:
-                    raise
-            else:
-                # A read may have been past cancelling; what it brings is handed out no more.
-                return () if self._ended else page
-        return ()
+                    continue
+                self._begin(feed)
+                try:
+                    while (page := self._take_fed()) is not None and not page:
+                        await feed.arrival()
+                finally:
+                    self._done()
+                self._check_open()
+        except StreamClosed:
+            if self._closed is not None or not self._ended:
+                raise
+        # A read may have been past cancelling; what it brings is handed out no more.
+        return () if page is None or self._ended else page
 
-    async def _read_opened(self) -> Sequence[Event]:
+    async def _read_opened(self) -> Sequence[Event] | None:
         await self._ensure_open()
         return await self._read()
 
@@ -262,32 +296,34 @@ class EventStream(ABC):
             self._after = await self._open()
             self._opened = True
 
-    async def _guarded(self, work: Callable[[], Awaitable[T]], ended_by: Cancellable | None = None) -> T:
-        """Do ``work``, which a close in another task ends with StreamClosed.
-
-        :param ended_by: how, if not by a cancel scope
-        """
-        if self._closed is not None:
-            raise StreamClosed
-        if self._busy is not None:
-            raise RuntimeError("the stream is being read by another task: one task reads a stream at a time")
+    async def _guarded(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do ``work``, which a close in another task ends with StreamClosed."""
+        scope = anyio.CancelScope()
+        self._begin(scope)
         try:
-            if ended_by is not None:
-                self._busy = ended_by
-                return self._unless_closed(await work())
-            with anyio.CancelScope() as self._busy:
-                return self._unless_closed(await work())
+            with scope:
+                done = await work()
+                # It may have been past cancelling; what it brings is handed out no more.
+                self._check_open()
+                return done
         finally:
-            self._busy = None
-            if self._idle is not None:
-                self._idle.set()
+            self._done()
         raise StreamClosed
 
-    def _unless_closed(self, done: T) -> T:
+    def _begin(self, ended_by: Cancellable) -> None:
+        self._check_open()
+        if self._busy is not None:
+            raise RuntimeError("the stream is being read by another task: one task reads a stream at a time")
+        self._busy = ended_by
+
+    def _done(self) -> None:
+        self._busy = None
+        if self._idle is not None:
+            self._idle.set()
+
+    def _check_open(self) -> None:
         if self._closed is not None:
-            # The read was past cancelling; what it brings is handed out no more.
             raise StreamClosed
-        return done
 
     async def _finish(self, closed: anyio.Event) -> None:
         try:

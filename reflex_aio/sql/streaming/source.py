@@ -72,7 +72,9 @@ class _TableStream(EventStream):
         self._source = source
         self._options = options
         self._position = position
-        name = f"reflex_aio: page of {source._settings.name}"
+        self._table = source._settings.name
+        self._hooks = source._settings.hooks
+        name = f"reflex_aio: page of {self._table}"
         self._ahead = ReadAhead(self._load, name=name)
         self._reader: Reader | None = None
         self._head: Position | None = None
@@ -104,26 +106,25 @@ class _TableStream(EventStream):
         # The age of events, and the end of the stream, are its own affair.
         return self._head is None and not self._options.lag
 
-    async def _read(self) -> Sequence[Event]:
-        while True:
+    async def _read(self) -> Sequence[Event] | None:
+        while self._fed_by is None:
             if self._young:
                 return await self._grown()
-            if self._fed_by is not None and (events := await self._read_fed()) is not None:
-                return events
             if self._head is not None and self._position >= self._head:
                 return ()
-            events = (await self._next_page()).events
+            events = (await self._load_next()).events
             if self._head is not None and events and int(events[-1].id) > self._head:
                 events = [event for event in events if int(event.id) <= self._head]
             if events and self._options.lag:
                 self._young.extend(events)
             elif events:
                 return events
+        return None
 
-    async def _next_page(self) -> Page:
+    async def _load_next(self) -> Page:
         assert self._reader is not None
         page = await self._ahead.page(self._position)
-        self._tell_read(shared=False)
+        self._hooks.page_read(self._table, shared=False)
         self._position = page.position
         if self._may_be_fed and not page.more and not page.gap:
             self._fed_by = self._reader.attach(self._position)
@@ -131,27 +132,26 @@ class _TableStream(EventStream):
                 self._statements.release_soon()
         return page
 
-    def _tell_read(self, *, shared: bool) -> None:
-        settings = self._source._settings
-        settings.hooks.page_read(settings.name, shared=shared)
-
-    async def _read_fed(self) -> Sequence[Event] | None:
-        assert self._fed_by is not None
+    def _take_fed(self) -> Sequence[Event] | None:
+        feed = self._fed_by
+        assert feed is not None
         try:
-            while (page := await self._fed_by.read()) is not None:
-                self._position = page.position
-                self._tell_read(shared=True)
-                if page.events:
-                    return page.events
+            events = feed.take()
         except StreamClosed:
             # Still to be detached.
             raise
         except Exception:
             # The next read begins with a page of its own, and a tail that may be a new one.
-            self._fed_by = None
+            self._leave(feed)
             raise
-        self._fed_by = None
-        return None
+        if events:
+            self._hooks.page_read(self._table, shared=True)
+        elif events is None:
+            self._leave(feed)
+        return events
+
+    def _leave(self, feed: Feed) -> None:
+        self._position, self._fed_by = feed.position, None
 
     async def _load(self, position: Position) -> Page:
         assert self._reader is not None

@@ -10,11 +10,12 @@ import logging
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
 from typing import TypeAlias
 
 from reflex_aio.errors import StreamClosed
+from reflex_aio.event import Event
 from reflex_aio.sql.streaming.borrow import Borrowed
 from reflex_aio.sql.streaming.loader import Loader, Page, Position
 from reflex_aio.sql.streaming.polling import Polling
@@ -45,65 +46,52 @@ class _Section:
         self.weight = 1 + len(self.events)
 
 
-class _Sections:
-    """Sections in a row, and what they weigh together."""
-
-    def __init__(self) -> None:
-        self._sections: deque[_Section] = deque()
-        self.weight = 0
-
-    def __len__(self) -> int:
-        return len(self._sections)
-
-    def __iter__(self) -> Iterator[_Section]:
-        return iter(self._sections)
-
-    def append(self, section: _Section) -> None:
-        self._sections.append(section)
-        self.weight += section.weight
-
-    def popleft(self) -> _Section:
-        section = self._sections.popleft()
-        self.weight -= section.weight
-        return section
-
-
 class Feed:
     """What a tail hands to one stream. Read by one task."""
 
+    __slots__ = ("_cancelled", "_cut", "_error", "_filled", "_loop", "_sections", "_tail", "_weight", "position")
+
     def __init__(self, tail: "Tail", position: Position) -> None:
         self._tail = tail
-        self._position = position
-        self._sections = _Sections()
+        self.position = position
+        """Everything up to here has been taken."""
+        self._loop = asyncio.get_running_loop()
+        self._sections: deque[_Section] = deque()
+        self._weight = 0
         self._filled: asyncio.Future[None] | None = None
         self._cut = self._cancelled = False
         self._error: Exception | None = None
 
-    async def read(self) -> Page | None:
-        """Wait for the next page; ``None`` if the feed was cut off, and the stream has to read for itself.
-
-        A read that is cancelled loses nothing.
+    def take(self) -> Sequence[Event] | None:
+        """Return the next events, none if there are none yet; ``None`` if the stream has to read for itself again.
 
         :raises StreamClosed: if the feed was cancelled
         :raises ReflexError: whatever ended the tail
         """
-        while not self._sections:
+        while self._sections:
+            section = self._sections.popleft()
+            self._weight -= section.weight
+            events = section.events
+            if section.start < self.position:
+                # The stream came from further on than where the tail was.
+                events = [event for event in events if int(event.id) > self.position]
+            self.position = section.end
+            if events:
+                return events
+        if self._cut:
             if self._error is not None:
                 # A copy for each stream: a traceback grows with every raise.
                 raise copy(self._error) from self._error
-            if self._cut:
-                return None
-            if self._cancelled:
-                raise StreamClosed
-            self._filled = asyncio.get_running_loop().create_future()
-            await self._filled
-        section = self._sections.popleft()
-        events = section.events
-        if section.start < self._position:
-            # The stream came from further on than where the tail was.
-            events = [event for event in events if int(event.id) > self._position]
-        self._position = section.end
-        return Page(events, section.end, False, False)
+            return None
+        if self._cancelled:
+            raise StreamClosed
+        return ()
+
+    def arrival(self) -> Awaitable[None]:
+        """Return what is done when there may be more to :meth:`take`. To be cancelled then loses nothing."""
+        # An asyncio.Event would do the same, at twice the price.
+        self._filled = filled = self._loop.create_future()
+        return filled
 
     def cancel(self) -> None:
         """End a read that waits, and those to come, by StreamClosed."""
@@ -114,18 +102,22 @@ class Feed:
         """Take no more."""
         self._tail._detach(self)
 
-    def _put(self, section: _Section) -> None:
-        if section.end <= self._position:
-            return
-        self._sections.append(section)
-        self._wake()
+    def _put(self, section: _Section) -> bool:
+        """Hand on a section; tell if there was room for it, as there was unless nobody takes what is here."""
+        if self._weight >= _KEPT:
+            return False
+        if section.end > self.position:
+            self._sections.append(section)
+            self._weight += section.weight
+            if (filled := self._filled) is not None and not filled.done():
+                filled.set_result(None)
+        return True
 
     def _end(self, error: Exception | None) -> None:
         self._cut, self._error = True, error
         self._wake()
 
     def _wake(self) -> None:
-        # An asyncio.Event would do the same, at twice the price.
         if self._filled is not None and not self._filled.done():
             self._filled.set_result(None)
 
@@ -161,7 +153,8 @@ class Tail:
         self._feeds: set[Feed] = set()
         self.position: Position = 0
         self._at_gap = False
-        self._recent = _Sections()
+        self._recent: deque[_Section] = deque()
+        self._recent_weight = 0
         self._woken = asyncio.Event()
         self._look_again = math.inf
 
@@ -174,14 +167,15 @@ class Tail:
         feed = Feed(self, position)
         if self._reader is None:
             self.position, self._at_gap = position, False
-            self._recent = _Sections()
+            self._recent.clear()
+            self._recent_weight = 0
             self._reader = self._tasks.start(self._read(), name=f"reflex_aio: tail of {self._table}")
         elif position < self.position:
             missed = [section for section in self._recent if section.end > position]
             if not missed or missed[0].start > position:
                 return None
-            for section in missed:
-                feed._put(section)
+            if not all(map(feed._put, missed)):
+                return None
         self._feeds.add(feed)
         return feed
 
@@ -247,7 +241,7 @@ class Tail:
             self._polling.happened(asyncio.get_running_loop().time())
             self._hand_out(section)
         if page.gap:
-            for feed in [feed for feed in self._feeds if feed._position > self.position]:
+            for feed in [feed for feed in self._feeds if feed.position > self.position]:
                 self._cut_off(feed)
         else:
             self._advanced(self)
@@ -264,13 +258,12 @@ class Tail:
 
     def _hand_out(self, section: _Section) -> None:
         self._recent.append(section)
-        while self._recent.weight > _KEPT and len(self._recent) > 1:
-            self._recent.popleft()
+        self._recent_weight += section.weight
+        while self._recent_weight > _KEPT and len(self._recent) > 1:
+            self._recent_weight -= self._recent.popleft().weight
         for feed in tuple(self._feeds):
-            if feed._sections.weight >= _KEPT:
+            if not feed._put(section):
                 self._cut_off(feed)
-            else:
-                feed._put(section)
 
     async def _wait(self) -> None:
         loop = asyncio.get_running_loop()
