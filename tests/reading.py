@@ -11,7 +11,7 @@ from reflex_aio import Event, EventStream
 from tests.waiting import eventually
 
 # How the statements begin, or what they contain, that a stream runs while it waits.
-PAGE = "LIMIT $2"
+PAGE = ") AS page"
 SCAN = "WITH RECURSIVE family"
 IN_RECOVERY = "SELECT pg_is_in_recovery()"
 REPLAYED = "pg_last_wal_replay_lsn"

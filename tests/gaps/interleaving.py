@@ -13,7 +13,7 @@ import asyncpg
 
 from reflex_aio import EventStream, ReflexError, is_expected
 from tests.fix_databases import Connect
-from tests.reading import Reading
+from tests.reading import PAGE, Reading
 from tests.waiting import eventually
 
 INSERT = "INSERT INTO events (foreign_id, type) VALUES ($1, 1) RETURNING id"
@@ -147,7 +147,7 @@ def _kind(sql: str) -> str:
         return "scan" if "pg_locks" in sql else "description"
     if "hashtextextended" in sql:
         return "checked page"
-    if "LIMIT $2" in sql:
+    if PAGE in sql:
         return "page"
     return "head" if "max(" in sql else "other"
 

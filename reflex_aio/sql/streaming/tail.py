@@ -49,7 +49,17 @@ class _Section:
 class Feed:
     """What a tail hands to one stream. Read by one task."""
 
-    __slots__ = ("_cancelled", "_cut", "_error", "_filled", "_loop", "_sections", "_tail", "_weight", "position")
+    __slots__ = (
+        "_cancelled",
+        "_cut",
+        "_error",
+        "_filled",
+        "_loop",
+        "_sections",
+        "_tail",
+        "_weight",
+        "position",
+    )
 
     def __init__(self, tail: "Tail", position: Position) -> None:
         self._tail = tail

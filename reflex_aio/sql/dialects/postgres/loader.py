@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from reflex_aio.errors import (
@@ -108,9 +108,11 @@ class PostgresLoader(Loader):
             difference = f"is {timestamp_type or 'missing'}: accepted is {TIMESTAMP_TYPES[0]}"
             raise SchemaError(table=settings.name, differences=[f'column "{columns.timestamp}" {difference}'])
         self.lags = standby
-        self._queries = Queries(settings, self._name, timestamp_type, one_server=not standby)
+        self._queries = Queries(
+            settings, self._name, timestamp_type, one_server=not standby, partitioned=kind == "p"
+        )
         # No row of it: that a column is missing is better told now than by the first read.
-        await self._statements.fetch(self._queries.page, 0, 0)
+        await self._statements.fetch(self._queries.page(0), 0)
         if standby and self._settle_on is None:
             if self._fence_wanted:
                 raise TableRefused(
@@ -247,14 +249,16 @@ class PostgresLoader(Loader):
         self._promoted = True
         raise StreamStopped(f"{self._settings.name}: the standby was promoted to a primary")
 
-    async def _fetch(self, connection: Any, sql: str, position: Position, *args: Any) -> Columns:
+    async def _fetch(
+        self, connection: Any, sql: Callable[[int], str], position: Position, *args: Any
+    ) -> Columns:
         settings = self._settings
         began = time.perf_counter()
         while True:
             size = self._page_size
             try:
                 with self._driver.errors(settings.name):
-                    [row] = await self._driver.fetch(connection, sql, position, size, *args)
+                    [row] = await self._driver.fetch(connection, sql(size), position, *args)
                 break
             except DatabaseError as exc:
                 if exc.sqlstate not in _TOO_LARGE or size == 1:

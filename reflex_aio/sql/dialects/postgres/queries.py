@@ -71,10 +71,17 @@ class Queries:
     :param table: its name with the schema, quoted
     :param timestamp_type: what PostgreSQL calls the type of its timestamp column, one of ``TIMESTAMP_TYPES``
     :param one_server: whether the rows must come from the server, and its run, that the locks come from
+    :param partitioned: whether the table has partitions
     """
 
     def __init__(
-        self, settings: EventsSettings, table: str, timestamp_type: str, *, one_server: bool
+        self,
+        settings: EventsSettings,
+        table: str,
+        timestamp_type: str,
+        *,
+        one_server: bool,
+        partitioned: bool,
     ) -> None:
         columns, event_id = settings.columns, _id(settings)
         timestamp, kind, foreign_id = (
@@ -82,10 +89,14 @@ class Queries:
         )
         rest = [f'"{columns.metadata}"'] * settings.schema.metadata
         rest += [f'"{columns.trace}"'] * settings.schema.trace
+        # To a planner that knows the position, or doesn't know the limit, a plan for this very page looks cheaper than
+        # one for any page, and so it would plan each anew, which takes longer than to read one at the head. It doesn't
+        # look into a subquery. Of a table with partitions it had better plan: it opens no more of them than it needs.
+        position = "$1::int8" if partitioned else "(SELECT $1::int8)"
         # Aggregates meet the rows of a subquery in its order: postgresql.org/docs/current/functions-aggregate.html
-        rows = (
-            f"(SELECT {', '.join([event_id, timestamp, kind, foreign_id, *rest])}"
-            f" FROM {table} WHERE {event_id} > $1 ORDER BY {event_id} LIMIT $2) AS page"
+        self._rows = (
+            f"SELECT {', '.join([event_id, timestamp, kind, foreign_id, *rest])}"
+            f" FROM {table} WHERE {event_id} > {position} ORDER BY {event_id}"
         )
         aggregates = [
             f"array_agg({event_id}::text)",
@@ -94,11 +105,8 @@ class Queries:
             f"array_agg({foreign_id}::text)",
             *(f"array_agg({name})" for name in rest),
         ]
-        self.page = f"SELECT {', '.join(aggregates)} FROM {rows}"
-        """The events after $1, at most $2, as one row of their columns: ids, timestamps, types, foreign ids, ..."""
-        identity = identity_sql("$3::text", "$4::int8::oid", server=one_server)
-        self.checked_page = f"SELECT {', '.join(aggregates)}, {identity} FROM {rows}"
-        """The same with the table's identity as the last column."""
+        self._columns = ", ".join(aggregates)
+        self._identity = identity_sql("$2::text", "$3::int8::oid", server=one_server)
         self.untimed = (
             f"SELECT {event_id} FROM {table} WHERE {event_id} > $1 AND {timestamp} IS NULL"
             f" ORDER BY {event_id} LIMIT 1"
@@ -117,6 +125,17 @@ class Queries:
             f" WHERE event IS DISTINCT FROM ({NOOP_TYPE}, '{NOOP_FOREIGN_ID}'::text) ORDER BY id LIMIT 1) FROM {table}"
         )
         """The least id, and the least of one that is no noop, if it is among the first $1."""
+
+    def page(self, size: int) -> str:
+        """Return the query for the first ``size`` events after $1.
+
+        They come as one row of their columns: ids, timestamps, types, foreign ids, and metadata and traces if any.
+        """
+        return f"SELECT {self._columns} FROM ({self._rows} LIMIT {size}) AS page"
+
+    def checked_page(self, size: int) -> str:
+        """Return the same with the identity of the table ($2) and its sequence ($3) as the last column."""
+        return f"SELECT {self._columns}, {self._identity} FROM ({self._rows} LIMIT {size}) AS page"
 
 
 def _types(settings: EventsSettings) -> list[str]:
