@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from reflex_aio.event import Event
@@ -44,6 +44,8 @@ class EventsSettings:
     inserter: Inserter | None
     hooks: Hooks
     clock: Callable[[], float]
+    name: str = field(init=False)
+    """The table's name, for messages."""
 
     def __post_init__(self) -> None:
         if self.wakeups not in _WAKEUPS:
@@ -66,11 +68,7 @@ class EventsSettings:
             _check(what, function, function is None or callable(function), "an async function or None")
         _check("hooks", self.hooks, isinstance(self.hooks, Hooks), "a Hooks or None")
         _check("clock", self.clock, callable(self.clock), "a function that returns seconds")
-
-    @property
-    def name(self) -> str:
-        """The table's name, for messages."""
-        return str(self.schema.table)
+        object.__setattr__(self, "name", str(self.schema.table))
 
     @property
     def columns(self) -> EventColumns:

@@ -45,13 +45,14 @@ class _TransactionEnd:
         connection = self._connection()
         if connection is None:
             return
-        if not connection.is_closed():
-            if connection.is_in_transaction() and not _is_end(statement):
-                return
-            connection.remove_query_logger(self._statement_ended)
+        if not connection.is_closed() and connection.is_in_transaction() and not _is_end(statement):
+            return
         calls, self._calls = self._calls, {}
+        # First of all, as streams wait for it.
         for call in calls.values():
             call()
+        if not self._calls:
+            connection.remove_query_logger(self._statement_ended)
 
 
 def _is_end(statement: Any) -> bool:

@@ -42,6 +42,7 @@ class Borrowed:
         self._using = asyncio.Lock()
         self._keeper = Tasks()
         self._watching = False
+        self._spare = False
         self._used = 0.0
 
     async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
@@ -66,6 +67,8 @@ class Borrowed:
                             lending = self._driver.acquire(self._pool)
                             self._connection = await lending.__aenter__()
                             self._lent = lending
+                        # While the server is at work: who waits for the result doesn't wait for this too.
+                        asyncio.get_running_loop().call_soon(self._ask)
                         result = await work(self._connection)
             except BaseException as exc:
                 lent = self._lent is not None
@@ -74,12 +77,15 @@ class Borrowed:
                     raise self._too_late(lent) from exc
                 raise
             self._used = asyncio.get_running_loop().time()
-            if not self._driver.can_spare(self._pool):
+            if not self._spare:
                 await self._give_back()
             elif not self._watching:
                 self._watching = True
                 self._keeper.start(self._watch(), name=f"reflex_aio: give back a connection ({self._table})")
             return result
+
+    def _ask(self) -> None:
+        self._spare = self._driver.can_spare(self._pool)
 
     def release_soon(self) -> None:
         """Don't keep the connection, if there is one: nothing is to be run for a while."""

@@ -1,6 +1,5 @@
 """Loading a table's events page by page: what is common to all databases."""
 
-import asyncio
 import reprlib
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
@@ -8,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from reflex_aio.event import Event
 from reflex_aio.sql.streaming.borrow import Borrowed
+from reflex_aio.sql.wakeups.waking import TimedEvent
 
 __all__ = ["Loader", "Page", "Position", "check_loaded", "safe_prefix"]
 
@@ -92,7 +92,7 @@ class Loader(ABC):
         """Load the page after ``position``. Waits for nothing: at a gap the page ends, and may so be empty."""
 
     @abstractmethod
-    async def settle(self, position: Position, woken: asyncio.Event | None = None) -> None:
+    async def settle(self, position: Position, woken: TimedEvent | None = None) -> None:
         """Wait until the gap after ``position`` is settled, or may be; ``woken`` tells of new events meanwhile."""
 
     @abstractmethod

@@ -19,6 +19,7 @@ from reflex_aio.event import Event
 from reflex_aio.sql.streaming.borrow import Borrowed
 from reflex_aio.sql.streaming.loader import Loader, Page, Position
 from reflex_aio.sql.streaming.polling import Polling
+from reflex_aio.sql.wakeups.waking import TimedEvent
 from reflex_aio.tasks import Tasks
 
 __all__ = ["Feed", "Subscribe", "Tail"]
@@ -165,7 +166,7 @@ class Tail:
         self._at_gap = False
         self._recent: deque[_Section] = deque()
         self._recent_weight = 0
-        self._woken = asyncio.Event()
+        self._woken = TimedEvent()
         self._look_again = math.inf
 
     def serves(self, position: Position) -> bool:
@@ -287,9 +288,6 @@ class Tail:
             left = look_at - loop.time()
             if left <= 0:
                 return
-            try:
-                async with asyncio.timeout(left if upkeep is None else min(left, upkeep)):
-                    await self._woken.wait()
-            except TimeoutError:
-                if upkeep is not None and upkeep <= left:
-                    await self._loader.upkeep()
+            until = look_at if upkeep is None else min(look_at, loop.time() + upkeep)
+            if not await self._woken.wait(until) and upkeep is not None and upkeep <= left:
+                await self._loader.upkeep()

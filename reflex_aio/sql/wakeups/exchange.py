@@ -11,6 +11,7 @@ from reflex_aio.errors import ConnectionLost
 from reflex_aio.hooks import Hooks
 from reflex_aio.sql.drivers.base import Link
 from reflex_aio.sql.wakeups.notifier import CHANNEL, LocalNotifier
+from reflex_aio.sql.wakeups.waking import TimedEvent
 
 __all__ = ["Exchange", "Periods", "Traffic"]
 
@@ -57,7 +58,7 @@ class Traffic:
     told_at: float = -math.inf
     left_at: float = -math.inf
     warned: bool = False
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    changed: TimedEvent = field(default_factory=TimedEvent)
 
     @property
     def pending(self) -> bool:
@@ -133,11 +134,7 @@ class Exchange:
             until = self._due()
             if until is None:
                 return
-            try:
-                async with asyncio.timeout_at(until):
-                    await self._traffic.changed.wait()
-            except TimeoutError:
-                pass
+            await self._traffic.changed.wait(until)
 
     def _due(self) -> float | None:
         """Return when there is something to do next, as far as is known; None if the link is done with."""

@@ -19,6 +19,7 @@ from reflex_aio.sql.drivers import driver_of_connection
 from reflex_aio.sql.drivers.base import CannotNotify, Driver, Link
 from reflex_aio.sql.wakeups.exchange import Exchange, Periods, Traffic
 from reflex_aio.sql.wakeups.notifier import CHANNEL, LocalNotifier, Notifier, payload_of
+from reflex_aio.sql.wakeups.waking import TimedEvent
 from reflex_aio.tasks import Tasks
 
 __all__ = ["Hub", "close_hubs", "generation", "hub_of"]
@@ -148,7 +149,7 @@ class Hub:
 
     def _start(self) -> None:
         if self._keeper is None and self._restart is None and not self._closed:
-            self._traffic.changed = asyncio.Event()
+            self._traffic.changed = TimedEvent()
             # In an empty context: the hub outlives the request that happens to start it.
             self._keeper = contextvars.Context().run(self._tasks.start, self._keep(), name="reflex_aio hub")
 

@@ -23,7 +23,7 @@ from reflex_aio.sql.dialects.mysql.table import FoundEvents, is_fit, next_id, re
 from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.settings import EventsSettings
 from reflex_aio.sql.streaming.borrow import Borrowed
-from reflex_aio.sql.wakeups.waking import wakes_within
+from reflex_aio.sql.wakeups.waking import TimedEvent, wakes_within
 
 __all__ = ["Gaps"]
 
@@ -157,7 +157,7 @@ class Gaps:
             )
         self._fit_at = time.monotonic()
 
-    async def settle(self, position: int, woken: asyncio.Event | None) -> None:
+    async def settle(self, position: int, woken: TimedEvent | None) -> None:
         """Return once the ids after ``position`` have rows, or some of them."""
         began = told = time.monotonic()
         wait = _LOOK_AFTER

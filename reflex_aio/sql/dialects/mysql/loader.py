@@ -15,6 +15,7 @@ from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.settings import EventsSettings
 from reflex_aio.sql.streaming.borrow import Borrowed
 from reflex_aio.sql.streaming.loader import Loader, Page, Position, check_loaded, safe_prefix
+from reflex_aio.sql.wakeups.waking import TimedEvent
 from reflex_aio.tasks import shielded
 
 __all__ = ["MysqlLoader"]
@@ -177,7 +178,7 @@ class MysqlLoader(Loader):
         for after in [after for after in self._gap_since if position <= after < end]:
             settings.hooks.gap_settled(settings.name, after, now - self._gap_since.pop(after))
 
-    async def settle(self, position: Position, woken: asyncio.Event | None = None) -> None:
+    async def settle(self, position: Position, woken: TimedEvent | None = None) -> None:
         if self._gaps is not None:
             await self._gaps.settle(position, woken)
             return

@@ -9,7 +9,7 @@ from reflex_aio.errors import ConnectionLost, DatabaseError, TableRefused, Table
 from reflex_aio.sql.dialects.postgres.bounds import Bounds
 from reflex_aio.sql.dialects.postgres.catalog import Scan, describe_sql, scan_sql
 from reflex_aio.sql.streaming.borrow import Borrowed
-from reflex_aio.sql.wakeups.waking import wakes_within
+from reflex_aio.sql.wakeups.waking import TimedEvent, wakes_within
 from reflex_aio.tasks import Tasks
 
 __all__ = ["Gaps", "Settled"]
@@ -201,7 +201,7 @@ class Gaps:
         await self._tasks.aclose()
         await self._statements.aclose()
 
-    async def settle(self, position: int, woken: asyncio.Event | None) -> None:
+    async def settle(self, position: int, woken: TimedEvent | None) -> None:
         """Scan until the ids after ``position`` are settled, or some of them."""
         if self.settled.position > position:
             return
