@@ -8,6 +8,7 @@ The tables are in :mod:`reflex_aio.sql`, remote streams in :mod:`reflex_aio.rpc`
 
 from reflex_aio.attempts import Attempts, AttemptStore
 from reflex_aio.backoff import Backoff
+from reflex_aio.batch import EventBatch
 from reflex_aio.consumer import Consumer
 from reflex_aio.consumer_status import ConsumerState, ConsumerStatus, HealthSource
 from reflex_aio.cursor import CursorStore
@@ -57,6 +58,7 @@ __all__ = [
     "DatabaseError",
     "ErrorNotFound",
     "Event",
+    "EventBatch",
     "EventNotFound",
     "EventStream",
     "FilterError",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar, runtime_checkable
 
 import anyio
 
+from reflex_aio.batch import EventBatch
 from reflex_aio.errors import StreamClosed
 from reflex_aio.event import Event
 from reflex_aio.tasks import shielded
@@ -109,6 +110,7 @@ class EventStream(ABC):
         self._opened = False
         self._ended = False
         self._closed: anyio.Event | None = None
+        self._in_batches = False
         self._fed_by: Feed | None = None
         self._busy: Cancellable | None = None
         self._idle: anyio.Event | None = None
@@ -185,6 +187,20 @@ class EventStream(ABC):
         if page:
             self._last = page[-1]
         return page
+
+    async def read_batch(self) -> EventBatch:
+        """Return what :meth:`read_page` does, as columns.
+
+        For those who pass events on: of a table, no events are made on the way.
+
+        :raises StreamClosed: if the stream was closed
+        """
+        # Whoever reads so once goes on so.
+        self._in_batches = True
+        batch = EventBatch.of(list(self._ready) or await self._next_page())
+        if batch:
+            self._after, self._last = batch.ids[-1], None
+        return batch
 
     def end(self) -> None:
         """End the iteration: no further event is handed out, and a read that waits ends.

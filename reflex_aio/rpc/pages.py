@@ -11,6 +11,7 @@ import msgspec
 from google.protobuf.message import DecodeError
 
 from reflex_aio import pb
+from reflex_aio.batch import EventBatch
 from reflex_aio.event import INT32_MAX, INT32_MIN, Event
 from reflex_aio.rpc.convert import MalformedMessage
 
@@ -33,34 +34,35 @@ class _Columns(msgspec.Struct, array_like=True, gc=False):
 
 def events_to_pages(events: Sequence[Event], *, max_events: int, max_bytes: int) -> Iterator[bytes]:
     """Return ``events`` as serialized pages of at most so many events, and so many bytes if of several."""
-    for start in range(0, len(events), max_events):
-        yield from _cut(events[start : start + max_events], max_bytes)
+    batch = EventBatch.of(events)
+    for start in range(0, len(batch), max_events):
+        yield from _cut(batch[start : start + max_events], max_bytes)
 
 
-def _cut(events: Sequence[Event], max_bytes: int) -> Iterator[bytes]:
-    page = _page(events)
-    if len(page) <= max_bytes or len(events) == 1:
+def _cut(batch: EventBatch, max_bytes: int) -> Iterator[bytes]:
+    page = _page(batch)
+    if len(page) <= max_bytes or len(batch) == 1:
         yield page
     else:
-        half = len(events) // 2
-        yield from _cut(events[:half], max_bytes)
-        yield from _cut(events[half:], max_bytes)
+        half = len(batch) // 2
+        yield from _cut(batch[:half], max_bytes)
+        yield from _cut(batch[half:], max_bytes)
 
 
-def _page(events: Sequence[Event]) -> bytes:
-    columns = _Columns(
-        [event.id for event in events],
-        [event.type for event in events],
-        [event.foreign_id for event in events],
-        [event.timestamp_us for event in events],
-        _values([event.metadata for event in events]),
-        _values([event.trace for event in events]),
+def _page(batch: EventBatch) -> bytes:
+    columns = (
+        batch.ids,
+        batch.types,
+        batch.foreign_ids,
+        batch.timestamps_us,
+        _values(batch.metadata),
+        _values(batch.traces),
     )
     return pb.Page(columns=_encode(columns)).SerializeToString()
 
 
-def _values(column: list[bytes | None]) -> list[bytes | None] | None:
-    return None if column.count(None) == len(column) else column
+def _values(column: Sequence[bytes | None] | None) -> Sequence[bytes | None] | None:
+    return None if column is None or column.count(None) == len(column) else column
 
 
 def _plain(value: object) -> object:

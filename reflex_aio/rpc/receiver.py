@@ -66,7 +66,10 @@ class Receiver:
             messages, self._messages, self._size = self._messages, [], 0
             self._taken.set()
             # No await from here to the return: a read that is cancelled must not have taken anything.
-            if events := [event for message in messages for event in self._decode(message)]:
+            events: list[Event] = []
+            for message in messages:
+                events += self._decode(message)
+            if events:
                 return events
             if self._end is not None and not messages:
                 raise self._end

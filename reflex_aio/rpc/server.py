@@ -174,8 +174,8 @@ class StreamServer:
     ) -> None:
         max_events = min(request.max_events or self._page_events, self._page_events)
         async with self._opened(request.request, context) as stream, Sender(context) as sender:
-            while events := await stream.read_page():
-                for page in events_to_pages(events, max_events=max_events, max_bytes=self._page_bytes):
+            while batch := await stream.read_batch():
+                for page in events_to_pages(batch, max_events=max_events, max_bytes=self._page_bytes):
                     await sender.send(page)
 
     async def _head(

@@ -13,6 +13,7 @@ from reflex_aio.sql.streaming.borrow import Borrowed
 from reflex_aio.sql.streaming.loader import Loader, Page, Position
 from reflex_aio.sql.streaming.polling import Polling
 from reflex_aio.sql.streaming.tail import Subscribe, Tail
+from reflex_aio.sql.wakeups.waking import TimedEvent
 
 FLOOR, CEILING = 0.05, 1.0
 
@@ -114,7 +115,7 @@ class EventsAt(Loader):
         events = [Event(str(number), 1, "1", 0) for number in range(position + 1, there + 1)]
         return Page(events, there, False, False)
 
-    async def settle(self, position: Position, woken: asyncio.Event | None = None) -> None: ...
+    async def settle(self, position: Position, woken: TimedEvent | None = None) -> None: ...
 
     def upkeep_due(self) -> float | None:
         return None

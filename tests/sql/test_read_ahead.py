@@ -27,7 +27,7 @@ class Loading:
         for _ in range(self.turns):
             await asyncio.sleep(0)
 
-        def make() -> Sequence[Event]:
+        def make(batch: bool) -> Sequence[Event]:
             if self.broken:
                 raise ValueError("no event")
             self.happened.append(f"{position} made")

@@ -18,8 +18,8 @@ Position = int
 class Page:
     """The events that follow a position, without a gap between them that isn't settled.
 
-    :param events: the events, or what makes them. It is called when they are first asked for: the next page can be
-        requested before
+    :param events: the events, or what makes them, as a list or as a batch. It is called when they are first asked for:
+        the next page can be requested before
     :param position: everything up to here has been read, ``events`` included
     :param more: whether the page was cut short by its size: the next one may be loaded at once
     :param gap: whether there are further rows, behind a gap that isn't settled
@@ -29,12 +29,12 @@ class Page:
 
     def __init__(
         self,
-        events: Sequence[Event] | Callable[[], Sequence[Event]],
+        events: Sequence[Event] | Callable[[bool], Sequence[Event]],
         position: Position,
         more: bool,
         gap: bool,
     ) -> None:
-        self._make: Callable[[], Sequence[Event]] | None = None
+        self._make: Callable[[bool], Sequence[Event]] | None = None
         self._events: Sequence[Event] = ()
         if callable(events):
             self._make = events
@@ -47,8 +47,12 @@ class Page:
     @property
     def events(self) -> Sequence[Event]:
         """The events. Of what can't be made, each time it is asked for it is told why."""
+        return self.made()
+
+    def made(self, *, batch: bool = False) -> Sequence[Event]:
+        """Return the events; as a batch, if asked for one the first time, and if they have columns."""
         if self._make is not None:
-            self._events, self._make = self._make(), None
+            self._events, self._make = self._make(batch), None
         return self._events
 
 

@@ -28,8 +28,8 @@ class ReadAhead:
         self._following: asyncio.Task[Page] | None = None
         self._awaited = False
 
-    async def page(self, position: Position) -> Page:
-        """Return the page after ``position``, where the last one has ended.
+    async def page(self, position: Position, *, batch: bool = False) -> Page:
+        """Return the page after ``position``, where the last one has ended; see :meth:`Page.made` for ``batch``.
 
         A page that was being loaded when this was cancelled is left to the next call; after an error it is loaded anew.
         """
@@ -42,7 +42,7 @@ class ReadAhead:
         finally:
             self._awaited = False
         # Made here, with the request for the next page under way, and while this one is still to be had again.
-        _ = page.events
+        page.made(batch=batch)
         self._next, self._next_after, self._following = self._following, page.position, None
         if page.more and self._next is None:
             self._next = self._start(page.position)

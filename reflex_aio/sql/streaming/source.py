@@ -123,7 +123,7 @@ class _TableStream(EventStream):
 
     async def _load_next(self) -> Page:
         assert self._reader is not None
-        page = await self._ahead.page(self._position)
+        page = await self._ahead.page(self._position, batch=self._in_batches)
         self._hooks.page_read(self._table, shared=False)
         self._position = page.position
         if self._may_be_fed and not page.more and not page.gap:

@@ -8,7 +8,7 @@ import pytest
 
 from reflex_aio import DatabaseError, Event, SchemaError
 from reflex_aio.sql import EventColumns, EventsTable
-from reflex_aio.sql.dialects.mysql.queries import Queries, events_of
+from reflex_aio.sql.dialects.mysql.queries import Queries, batch_of
 from tests.fix_backends import MYSQL, MysqlBackend
 from tests.fix_mariadb import MysqlDatabase, make_mariadb
 
@@ -33,7 +33,7 @@ async def read(
     settings = table._settings
     queries = Queries(settings, settings.schema.table.quoted("`"), timestamp_type)
     connection = await mysql.connect(**arguments)
-    return events_of(await mysql.driver.fetch(connection, queries.page, 0, 1_000_000), settings)
+    return list(batch_of(await mysql.driver.fetch(connection, queries.page, 0, 1_000_000), settings))
 
 
 async def clock(mysql: MysqlBackend) -> int:

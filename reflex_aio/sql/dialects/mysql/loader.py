@@ -9,7 +9,7 @@ from typing import Any
 from reflex_aio.errors import TableRefused
 from reflex_aio.event import Event
 from reflex_aio.sql.dialects.mysql.gaps import Gaps
-from reflex_aio.sql.dialects.mysql.queries import Queries, events_of
+from reflex_aio.sql.dialects.mysql.queries import Queries, batch_of
 from reflex_aio.sql.dialects.mysql.table import FoundEvents, replicates_from
 from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.settings import EventsSettings
@@ -161,15 +161,16 @@ class MysqlLoader(Loader):
         more = len(rows) == settings.page_size and not gap
         safe = rows[:count] if gap else rows
         if settings.loader is None:
-            return Page(lambda: self._events(safe), end, more, gap)
+            return Page(lambda batch: self._events(safe, batch=batch), end, more, gap)
         events = self._events(safe)
         if events:
             events = check_loaded(await settings.loader(connection, events), events)
         return Page(events, end, more, gap)
 
-    def _events(self, rows: Sequence[Row]) -> Sequence[Event]:
+    def _events(self, rows: Sequence[Row], *, batch: bool = False) -> Sequence[Event]:
         settings, began = self._settings, time.perf_counter()
-        events = events_of(rows, settings)
+        made = batch_of(rows, settings)
+        events = made if batch else list(made)
         settings.hooks.page_decoded(settings.name, len(events), time.perf_counter() - began)
         return events
 

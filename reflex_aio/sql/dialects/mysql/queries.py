@@ -7,13 +7,12 @@ quoted before they get here; values are always arguments.
 from collections.abc import Sequence
 from operator import itemgetter
 
+from reflex_aio.batch import EventBatch
 from reflex_aio.errors import SchemaError
-from reflex_aio.event import Event
 from reflex_aio.sql.drivers.base import Row
 from reflex_aio.sql.settings import EventsSettings
-from reflex_aio.sql.streaming.columns import columns_to_events
 
-__all__ = ["Queries", "events_of", "head_sql", "insert_sql", "microseconds_sql", "now_sql"]
+__all__ = ["Queries", "batch_of", "head_sql", "insert_sql", "microseconds_sql", "now_sql"]
 
 # Microseconds since 1970, as an integer: a datetime would be most of what a stream costs the client. A timestamp is
 # kept in UTC, and would be turned into the session's time zone first; a datetime is what it says, taken as UTC.
@@ -83,13 +82,13 @@ class Queries:
         """The greatest id of an event from before a time, in microseconds."""
 
 
-def events_of(rows: Sequence[Row], settings: EventsSettings) -> list[Event]:
+def batch_of(rows: Sequence[Row], settings: EventsSettings) -> EventBatch:
     """Turn the rows of a page into events, noops left out unless the table includes them.
 
     :raises SchemaError: if one has no timestamp
     """
     if not rows:
-        return []
+        return EventBatch((), (), (), ())
     schema = settings.schema
     # Not zip(*rows), which makes an iterator of each row: a page of them keeps the garbage collector busy.
     ids, types, foreign_ids, timestamps, *rest = (list(map(itemgetter(i), rows)) for i in range(len(rows[0])))
@@ -97,15 +96,15 @@ def events_of(rows: Sequence[Row], settings: EventsSettings) -> list[Event]:
         without = ids[timestamps.index(None)]
         problem = f'column "{schema.columns.timestamp}" of event {without} is NULL or zero'
         raise SchemaError(table=settings.name, differences=[problem])
-    return columns_to_events(
-        map(str, ids),
+    batch = EventBatch(
+        list(map(str, ids)),
         types,
-        map(bytes.decode, foreign_ids),
+        list(map(bytes.decode, foreign_ids)),
         timestamps,
         rest[0] if schema.metadata else None,
         rest[1] if schema.trace else None,
-        include_noops=settings.include_noops,
     )
+    return batch if settings.include_noops else batch.without_noops()
 
 
 def _id(settings: EventsSettings) -> str:

@@ -281,15 +281,16 @@ class PostgresLoader(Loader):
             await self._refuse_untimed(connection, position)
         more = columns.full and not gap
         if self._settings.loader is None:
-            return Page(lambda: self._events(columns, count), end, more, gap)
+            return Page(lambda batch: self._events(columns, count, batch=batch), end, more, gap)
         events = self._events(columns, count)
         if events:
             events = check_loaded(await self._settings.loader(connection, events), events)
         return Page(events, end, more, gap)
 
-    def _events(self, columns: Columns, count: int) -> Sequence[Event]:
+    def _events(self, columns: Columns, count: int, *, batch: bool = False) -> Sequence[Event]:
         began = time.perf_counter()
-        events = columns.events(count)
+        made = columns.batch(count)
+        events = made if batch else list(made)
         self._settings.hooks.page_decoded(self._settings.name, len(events), time.perf_counter() - began)
         return events
 

@@ -4,10 +4,9 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-from reflex_aio.event import Event
+from reflex_aio.batch import EventBatch
 from reflex_aio.sql.drivers.base import Row
 from reflex_aio.sql.settings import EventsSettings
-from reflex_aio.sql.streaming.columns import columns_to_events
 
 __all__ = ["Columns"]
 
@@ -42,21 +41,23 @@ class Columns:
         """Whether every event has a timestamp: an aggregate of bytes passes over NULL."""
         return len(self._timestamps) == _TIMESTAMP_SIZE * len(self._ids)
 
-    def events(self, count: int) -> list[Event]:
+    def batch(self, count: int) -> EventBatch:
         """Return the first ``count`` events, noops left out unless the table includes them."""
         if not count:
-            return []
+            return EventBatch((), (), (), ())
         schema, row = self._settings.schema, self._row
         timestamps = struct.unpack(f"!{len(self._ids)}q", self._timestamps)
-        return columns_to_events(
-            self._ids if count == len(self._ids) else self._ids[:count],
+        batch = EventBatch(
+            self._ids,
             row[2],
             row[3],
-            map(_EPOCH_2000_US.__add__, timestamps),
+            list(map(_EPOCH_2000_US.__add__, timestamps)),
             row[4] if schema.metadata else None,
             row[4 + schema.metadata] if schema.trace else None,
-            include_noops=self._settings.include_noops,
         )
+        if count < len(batch):
+            batch = batch[:count]
+        return batch if self._settings.include_noops else batch.without_noops()
 
 
 def _numbers(ids: list[str], position: int) -> Sequence[int]:
