@@ -11,6 +11,7 @@ import asyncpg
 
 from benchmarks.measure import Baseline, Measured, Result, compare
 from benchmarks.processes import Child, child, standard_input
+from benchmarks.tables import settled_in
 from reflex_aio import EventStream
 from reflex_aio.sql import EventsTable
 
@@ -31,6 +32,7 @@ async def bench_latency(dsn: str, *, events: int, repeat: int) -> list[Result]:
     async with asyncpg.create_pool(dsn, min_size=2, max_size=8) as pool:
         async with pool.acquire() as connection:
             await EVENTS.create(connection)
+            await settled_in(connection, EVENTS)
         async with child("benchmarks.bench_latency:write", dsn) as writer:
             bare = Baseline("bare NOTIFY", _notified(dsn, writer, events))
             return [

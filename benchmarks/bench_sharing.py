@@ -13,6 +13,7 @@ import psutil
 
 from benchmarks.measure import Baseline, Measured, Result, compare
 from benchmarks.processes import child, standard_input
+from benchmarks.tables import settled_in
 from reflex_aio.ext.embedded import EmbeddedPostgres
 from reflex_aio.sql import EventsTable
 
@@ -37,6 +38,7 @@ async def bench_sharing(
     dsn = server.dsn_for(database)
     async with _connected(dsn) as connection:
         await EVENTS.create(connection)
+        await settled_in(connection, EVENTS)
     async with asyncpg.create_pool(dsn, min_size=4, max_size=12) as pool:
         shared = _sharing(pool, dsn, inserts, STREAMS)
         alone = _alone(pool, dsn, inserts, STREAMS)

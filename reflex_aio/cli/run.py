@@ -12,7 +12,7 @@ from reflex_aio.cli.exits import CommandError, Exit
 from reflex_aio.cli.health_port import serving
 from reflex_aio.cli.loading import load
 from reflex_aio.cli.output import note
-from reflex_aio.cli.running import command
+from reflex_aio.cli.running import service
 from reflex_aio.health_app import HealthApp
 from reflex_aio.hosting.runner import Runner
 
@@ -21,7 +21,7 @@ __all__ = ["run"]
 _ACCEPTED = "a Runner, or a function without arguments that returns one or an async context manager of one"
 
 
-@command
+@service
 async def run(
     target: Annotated[
         str,

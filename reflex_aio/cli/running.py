@@ -14,8 +14,9 @@ import typer
 
 from reflex_aio.cli.exits import Exit, status_of
 from reflex_aio.cli.groups import expanded, gathered
+from reflex_aio.cli.loops import fastest_loop
 
-__all__ = ["command", "interruptible"]
+__all__ = ["command", "interruptible", "service"]
 
 _TERMINATING = (signal.SIGTERM, signal.SIGHUP)
 
@@ -27,7 +28,16 @@ class _Terminated(Exception):
     """Raised when SIGTERM or SIGHUP has ended the command."""
 
 
-def command(work: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+def service(work: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Make a command that runs for long, on the fastest event loop there is. See :func:`command`."""
+    return command(work, loop_factory=fastest_loop())
+
+
+def command(
+    work: Callable[..., Coroutine[Any, Any, None]],
+    *,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> Callable[..., None]:
     """Make a command of an async function, whose parameters are its options and arguments.
 
     A parameter that is a dataclass stands for its fields: see :mod:`reflex_aio.cli.groups`.
@@ -36,7 +46,8 @@ def command(work: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
     @functools.wraps(work)
     def run(**values: Any) -> None:
         try:
-            asyncio.run(_until_terminated(work(**gathered(work, values))))
+            with asyncio.Runner(loop_factory=loop_factory) as runner:
+                runner.run(_until_terminated(work(**gathered(work, values))))
             sys.stdout.flush()
         except typer.Exit:
             raise

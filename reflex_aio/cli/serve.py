@@ -14,7 +14,7 @@ from reflex_aio.cli.database import database
 from reflex_aio.cli.exits import CommandError, Exit
 from reflex_aio.cli.options import AsJson, DatabaseOptions, EventsOptions
 from reflex_aio.cli.output import print_json, print_line
-from reflex_aio.cli.running import command
+from reflex_aio.cli.running import service
 from reflex_aio.sql import EventsTable
 
 __all__ = ["serve"]
@@ -24,7 +24,7 @@ _PANEL = "gRPC"
 PemFile = Path | None
 
 
-@command
+@service
 async def serve(
     at: DatabaseOptions,
     events: EventsOptions,
