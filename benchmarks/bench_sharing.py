@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ PAGE = f"SELECT id, type, foreign_id, timestamp FROM {EVENTS.name} WHERE id > $1
 # Between two inserts, in seconds: longer than a page takes, so that no two are read by one query.
 PAUSE = 0.005
 STREAMS = 100
+# What the connections of the process that reads are called, the hub's too.
+READERS = "bench_readers"
 # Seconds after which events count as lost.
 LONGEST = 120.0
 
@@ -39,9 +41,20 @@ async def bench_sharing(
     async with _connected(dsn) as connection:
         await EVENTS.create(connection)
         await settled_in(connection, EVENTS)
-    async with asyncpg.create_pool(dsn, min_size=4, max_size=12) as pool:
+    settings = {"application_name": READERS}
+    async with (
+        asyncpg.create_pool(dsn, min_size=12, max_size=12, server_settings=settings) as pool,
+        _connected(dsn) as watcher,
+    ):
         shared = _sharing(pool, dsn, inserts, STREAMS)
         alone = _alone(pool, dsn, inserts, STREAMS)
+
+        async def client_cpu() -> float:
+            return time.process_time()
+
+        async def server_cpu() -> float:
+            return await _readers_cpu(watcher)
+
         results = [
             await compare(
                 f"cpu_{side}_{STREAMS}",
@@ -54,8 +67,8 @@ async def bench_sharing(
                 repeat=repeat,
             )
             for side, clock, goal in (
-                ("client", time.process_time, 1 / 4),
-                ("server", lambda: _server_cpu(server), 1 / 8),
+                ("client", client_cpu, 1 / 4),
+                ("server", server_cpu, 1 / 8),
             )
         ]
         one = Baseline("one insert", _constantly(1.0))
@@ -75,36 +88,40 @@ async def bench_sharing(
 
 
 @asynccontextmanager
-async def _connected(dsn: str) -> AsyncIterator[Any]:
-    connection = await asyncpg.connect(dsn)
+async def _connected(dsn: str, application: str = "") -> AsyncIterator[Any]:
+    connection = await asyncpg.connect(dsn, server_settings={"application_name": application})
     try:
         yield connection
     finally:
         await connection.close()
 
 
-Reading = Callable[[Callable[[], None]], Any]
-"""Reads all the inserts; calls back once every stream is at the head, just before the first of them."""
+Reading = Callable[[Callable[[], Awaitable[None]], Callable[[], Awaitable[float]]], Awaitable[float]]
+"""Reads all the inserts. Calls back once every stream is at the head, just before the first of them, and once more when
+all are read, with everything still connected; returns what that returns."""
 
 
 def _sharing(pool: Any, dsn: str, inserts: int, streams: int) -> Reading:
-    async def read(begin: Callable[[], None]) -> None:
-        ready = asyncio.Barrier(streams + 1)
+    async def read(begin: Callable[[], Awaitable[None]], end: Callable[[], Awaitable[float]]) -> float:
+        everybody = asyncio.Barrier(streams + 1)
 
         async def consume() -> None:
             async with EVENTS.stream(pool, from_head=True) as stream:
-                await ready.wait()
+                await everybody.wait()
                 for _ in range(inserts):
                     await anext(stream)
+                await everybody.wait()
 
         async with child("benchmarks.bench_sharing:write", dsn, str(inserts)) as writer:
             await writer.read()
             async with asyncio.timeout(LONGEST), asyncio.TaskGroup() as group:
                 for _ in range(streams):
                     group.create_task(consume())
-                await ready.wait()
-                begin()
+                await everybody.wait()
+                await begin()
                 await writer.write("go")
+                await everybody.wait()
+                return await end()
 
     return read
 
@@ -112,7 +129,7 @@ def _sharing(pool: Any, dsn: str, inserts: int, streams: int) -> Reading:
 def _alone(pool: Any, dsn: str, inserts: int, streams: int) -> Reading:
     """One notification wakes them all, and each looks for itself after its own last event."""
 
-    async def read(begin: Callable[[], None]) -> None:
+    async def read(begin: Callable[[], Awaitable[None]], end: Callable[[], Awaitable[float]]) -> float:
         woken = [asyncio.Event() for _ in range(streams)]
 
         async def consume(wake: asyncio.Event, last: int) -> None:
@@ -131,7 +148,7 @@ def _alone(pool: Any, dsn: str, inserts: int, streams: int) -> Reading:
 
         async with (
             child("benchmarks.bench_sharing:write", dsn, str(inserts)) as writer,
-            _connected(dsn) as listener,
+            _connected(dsn, READERS) as listener,
         ):
             await writer.read()
             await listener.add_listener("reflex_aio", heard)
@@ -139,35 +156,36 @@ def _alone(pool: Any, dsn: str, inserts: int, streams: int) -> Reading:
             async with asyncio.timeout(LONGEST), asyncio.TaskGroup() as group:
                 for wake in woken:
                     group.create_task(consume(wake, head))
-                begin()
+                await begin()
                 await writer.write("go")
+            return await end()
 
     return read
 
 
-def _cpu(clock: Callable[[], float], read: Reading, inserts: int) -> Measured:
+def _cpu(clock: Callable[[], Awaitable[float]], read: Reading, inserts: int) -> Measured:
     async def measure() -> float:
         began = 0.0
 
-        def begin() -> None:
+        async def begin() -> None:
             nonlocal began
-            began = clock()
+            began = await clock()
 
-        await read(begin)
-        return (clock() - began) / inserts
+        async def end() -> float:
+            return await clock() - began
+
+        return await read(begin, end) / inserts
 
     return measure
 
 
-def _server_cpu(server: EmbeddedPostgres) -> float:
-    """Seconds that the server's processes have used, those that have ended included."""
-    postmaster = psutil.Process(int((server.directory / "postmaster.pid").read_text().split()[0]))
-    total = 0.0
-    for process in (postmaster, *postmaster.children()):
-        times = process.cpu_times()
-        total += times.user + times.system
-    waited = postmaster.cpu_times()
-    return total + waited.children_user + waited.children_system
+async def _readers_cpu(watcher: Any) -> float:
+    """Seconds that the server's processes have used that serve the readers; what the writer takes is not theirs."""
+    pids = await watcher.fetch(
+        "SELECT pid FROM pg_stat_activity WHERE starts_with(application_name, $1)", READERS
+    )
+    times = [psutil.Process(pid).cpu_times() for (pid,) in pids]
+    return sum(used.user + used.system for used in times)
 
 
 def _constantly(value: float) -> Measured:
@@ -183,15 +201,17 @@ def _queries(server: EmbeddedPostgres, dsn: str, inserts: int, streams: int) -> 
     async def measure() -> float:
         start = 0
 
-        def begin() -> None:
+        async def begin() -> None:
             nonlocal start
             start = server.log.stat().st_size
+
+        async def end() -> float:
+            return _reading_statements(server.log, start) / inserts
 
         # On connections that log what they execute.
         settings = {"log_statement": "all"}
         async with asyncpg.create_pool(dsn, min_size=4, max_size=12, server_settings=settings) as pool:
-            await _sharing(pool, dsn, inserts, streams)(begin)
-        return _reading_statements(server.log, start) / inserts
+            return await _sharing(pool, dsn, inserts, streams)(begin, end)
 
     return measure
 
