@@ -29,12 +29,12 @@ class EventBatch(Sequence[Event]):
         metadata: Sequence[bytes | None] | None = None,
         traces: Sequence[bytes | None] | None = None,
     ) -> None:
-        self.ids = ids
-        self.types = types
-        self.foreign_ids = foreign_ids
-        self.timestamps_us = timestamps_us
-        self.metadata = metadata
-        self.traces = traces
+        self.ids: Sequence[str] = ids
+        self.types: Sequence[int] = types
+        self.foreign_ids: Sequence[str] = foreign_ids
+        self.timestamps_us: Sequence[int] = timestamps_us
+        self.metadata: Sequence[bytes | None] | None = metadata
+        self.traces: Sequence[bytes | None] | None = traces
 
     @classmethod
     def of(cls, events: Sequence[Event]) -> Self:
