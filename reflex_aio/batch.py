@@ -1,8 +1,9 @@
 """Events that come together, as columns."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import compress, repeat
-from typing import Self, overload
+from operator import itemgetter
+from typing import Any, Self, overload
 
 from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE, Event
 
@@ -12,10 +13,10 @@ __all__ = ["EventBatch"]
 class EventBatch(Sequence[Event]):
     """A sequence of events that holds their columns, and makes an event when one is looked at.
 
-    Half of what it takes to make events out of a page of a table, and to take them apart again for a message, is spared
-    to those who only pass them on. The columns are all of one length, and not to be changed.
+    Those who only pass events on needn't make them and take them apart again. The columns are all of one length, and not
+    to be changed.
 
-    :param metadata: ``None`` if no event has any; ``traces`` likewise
+    :param metadata: may be ``None`` if no event has any; ``traces`` likewise
     """
 
     __slots__ = ("foreign_ids", "ids", "metadata", "timestamps_us", "traces", "types")
@@ -46,8 +47,8 @@ class EventBatch(Sequence[Event]):
             [event.type for event in events],
             [event.foreign_id for event in events],
             [event.timestamp_us for event in events],
-            _values([event.metadata for event in events]),
-            _values([event.trace for event in events]),
+            [event.metadata for event in events],
+            [event.trace for event in events],
         )
 
     def __repr__(self) -> str:
@@ -71,14 +72,7 @@ class EventBatch(Sequence[Event]):
     def __getitem__(self, index: slice) -> Self: ...
     def __getitem__(self, index: int | slice) -> Event | Self:
         if isinstance(index, slice):
-            return type(self)(
-                self.ids[index],
-                self.types[index],
-                self.foreign_ids[index],
-                self.timestamps_us[index],
-                None if self.metadata is None else self.metadata[index],
-                None if self.traces is None else self.traces[index],
-            )
+            return self._each(itemgetter(index))
         return Event(
             self.ids[index],
             self.types[index],
@@ -96,15 +90,15 @@ class EventBatch(Sequence[Event]):
             kind != NOOP_TYPE or foreign_id != NOOP_FOREIGN_ID
             for kind, foreign_id in zip(self.types, self.foreign_ids, strict=True)
         ]
+        return self._each(lambda column: list(compress(column, kept)))
+
+    def _each(self, part: Callable[[Sequence[Any]], Sequence[Any]]) -> Self:
+        """Return a batch of the same part of each column."""
         return type(self)(
-            list(compress(self.ids, kept)),
-            list(compress(self.types, kept)),
-            list(compress(self.foreign_ids, kept)),
-            list(compress(self.timestamps_us, kept)),
-            None if self.metadata is None else list(compress(self.metadata, kept)),
-            None if self.traces is None else list(compress(self.traces, kept)),
+            part(self.ids),
+            part(self.types),
+            part(self.foreign_ids),
+            part(self.timestamps_us),
+            None if self.metadata is None else part(self.metadata),
+            None if self.traces is None else part(self.traces),
         )
-
-
-def _values(column: list[bytes | None]) -> list[bytes | None] | None:
-    return None if column.count(None) == len(column) else column

@@ -1,15 +1,14 @@
 """The event loop of commands that run for long."""
 
 import asyncio
-from collections.abc import Callable
 
 __all__ = ["fastest_loop"]
 
 
-def fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return what makes an event loop of uvloop where that is installed, and otherwise ``None``, for asyncio's own."""
+def fastest_loop() -> asyncio.AbstractEventLoop:
+    """Make an event loop of uvloop where that is installed, and otherwise of asyncio's own."""
     try:
         import uvloop
     except ImportError:
-        return None
-    return uvloop.new_event_loop
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()

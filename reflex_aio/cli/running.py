@@ -30,7 +30,7 @@ class _Terminated(Exception):
 
 def service(work: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
     """Make a command that runs for long, on the fastest event loop there is. See :func:`command`."""
-    return command(work, loop_factory=fastest_loop())
+    return command(work, loop_factory=fastest_loop)
 
 
 def command(

@@ -127,7 +127,7 @@ def _underlying(connection: Any) -> Any:
 
 
 class _Errors:
-    """See :meth:`Driver.errors`. A class, as a generator takes four times as long, around each statement."""
+    """See :meth:`Driver.errors`. A class, as it is around each statement, and a generator takes longer."""
 
     __slots__ = ("_schema_only", "_table")
 

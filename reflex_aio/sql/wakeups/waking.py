@@ -11,8 +11,8 @@ _AT_LEAST = 0.003
 class TimedEvent:
     """An event that is waited for until a certain time, by one task.
 
-    What :class:`asyncio.Event` and :func:`asyncio.timeout_at` do together, in a third of the time: on the way from a
-    commit to its consumers they would be a tenth of it.
+    What :class:`asyncio.Event` and :func:`asyncio.timeout_at` do together, in fewer steps, as it is on the way from
+    each commit to its consumers.
     """
 
     __slots__ = ("_set", "_waiter")

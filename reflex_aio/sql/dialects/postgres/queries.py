@@ -36,8 +36,8 @@ def insert_many_sql(settings: EventsSettings, table: str, *, one_type: bool) -> 
     ``one_type``. An array of texts takes both ends several times as long as a text of the same length, and a row for
     each id longer than all of them in one.
 
-    Functions that return sets go forward together where they stand in the list of what is selected, and the row is
-    inserted before they do: postgresql.org/docs/current/xfunc-sql.html#XFUNC-SQL-FUNCTIONS-RETURNING-SET
+    Functions that return sets go forward together where they stand in the list of what is selected, row by row:
+    postgresql.org/docs/current/xfunc-sql.html#XFUNC-SQL-FUNCTIONS-RETURNING-SET
     """
     types = _types(settings)
     values = [f"string_to_table($1::text, $2::text){_cast(settings)}"]
