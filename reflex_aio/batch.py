@@ -13,8 +13,8 @@ __all__ = ["EventBatch"]
 class EventBatch(Sequence[Event]):
     """A sequence of events that holds their columns, and makes an event when one is looked at.
 
-    Those who only pass events on needn't make them and take them apart again. The columns are all of one length, and not
-    to be changed.
+    Those who only pass events on needn't make them and take them apart again. The columns are all of one length, and
+    not to be changed.
 
     :param metadata: may be ``None`` if no event has any; ``traces`` likewise
     """
