@@ -5,21 +5,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Self
 
-from reflex_aio.errors import DatabaseError, SchemaError
+from reflex_aio.errors import SchemaError
 from reflex_aio.hooks import Hooks, installed
 from reflex_aio.sql.backlog import Backlog, Extent
 from reflex_aio.sql.dialects.backlog import backlog_dialect
-from reflex_aio.sql.dialects.events import EventsDialect, EventsWriter, events_dialect
+from reflex_aio.sql.dialects.events import wakeable_dialect
 from reflex_aio.sql.dialects.schema import schema_dialect
 from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
-from reflex_aio.sql.new_events import NewEvent, Values, check_new_event, check_new_events
+from reflex_aio.sql.inserting import Inserts
+from reflex_aio.sql.new_events import NewEvent
 from reflex_aio.sql.partitions import Partitions
 from reflex_aio.sql.retention import Pruned, Retention, prune
 from reflex_aio.sql.schema import EventColumns, EventsSchema, ForeignIdType, Name
 from reflex_aio.sql.settings import EventsSettings, Inserter, PageLoader, Wakeups
 from reflex_aio.sql.stores.cursor_values import check_cursor
 from reflex_aio.sql.streaming.source import TableSource
-from reflex_aio.sql.wakeups.announcer import Announcer
 from reflex_aio.sql.wakeups.notifier import Notifier
 from reflex_aio.stream import EventStream
 
@@ -97,9 +97,7 @@ class EventsTable:
             hooks=installed() if hooks is None else hooks,
             clock=clock,
         )
-        self._name = self._settings.name
-        self._announcer = Announcer(self._settings)
-        self._writers: dict[EventsDialect, EventsWriter] = {}
+        self._inserts = Inserts(self._settings)
 
     def __repr__(self) -> str:
         return f"EventsTable({self.name!r})"
@@ -107,7 +105,7 @@ class EventsTable:
     @property
     def name(self) -> str:
         """The table's name, as given."""
-        return self._name
+        return self._settings.name
 
     @property
     def has_metadata(self) -> bool:
@@ -118,20 +116,6 @@ class EventsTable:
         """Return a table object that differs in the constructor's arguments given, and in nothing else."""
         return type(self)(**{**self._arguments, **changes})
 
-    def _dialect(self, name: str) -> EventsDialect:
-        """Return the dialect of this name.
-
-        :raises ValueError: if it doesn't have the wake-ups of this table
-        """
-        dialect = events_dialect(name)
-        wakeups = self._settings.wakeups
-        if wakeups not in dialect.wakeups:
-            accepted = " and ".join(map(repr, dialect.wakeups))
-            raise ValueError(
-                f"wakeups={wakeups!r} of {self.name} is not accepted with {name}: {accepted} are"
-            )
-        return dialect
-
     # The table itself.
 
     def ddl(self, dialect: str = "postgres") -> str:
@@ -140,7 +124,7 @@ class EventsTable:
         :raises ValueError: if there is no such dialect, or it doesn't have the wake-ups of this table
         """
         schema = schema_dialect(dialect)
-        self._dialect(dialect)
+        wakeable_dialect(dialect, self._settings)
         return schema.ddl(self._settings.schema)
 
     async def create(self, connection: Any) -> None:
@@ -149,7 +133,7 @@ class EventsTable:
         :raises TypeError: if ``connection`` isn't one
         """
         driver = driver_of_connection(connection)
-        self._dialect(driver.dialect)
+        wakeable_dialect(driver.dialect, self._settings)
         await driver.fetch(connection, schema_dialect(driver.dialect).create(self._settings.schema))
 
     async def drop(self, connection: Any) -> None:
@@ -223,23 +207,7 @@ class EventsTable:
         :raises SchemaError: if a column is missing, or of another type
         :raises DatabaseError: if a trigger or a rule has kept the event out of the table
         """
-        settings = self._settings
-        if trace is None and settings.schema.trace:
-            trace = settings.hooks.current_trace()
-        values = check_new_event(settings.schema, foreign_id, type, metadata, trace)
-        driver = driver_of_connection(connection)
-        dialect = self._dialect(driver.dialect)
-        with driver.errors(self._name, schema_only=True):
-            if settings.inserter is not None:
-                event_id = await self._insert_by(settings.inserter, connection, values)
-                table = None
-            else:
-                row = await self._writer(dialect).insert(driver, connection, values)
-                if row is None:
-                    raise self._kept_out(0, 1)
-                event_id, table = str(row[0]), row[1]
-            await self._announcer.announce(driver, connection, table)
-        return event_id
+        return await self._inserts.insert(connection, foreign_id, type, metadata, trace)
 
     async def insert_many(self, connection: Any, events: Iterable[NewEvent]) -> list[str]:
         """Insert events in the order given, all or none, and return their ids. See :meth:`insert`.
@@ -250,43 +218,7 @@ class EventsTable:
 
         :param events: for each event its foreign id, type, and if need be metadata and trace
         """
-        settings = self._settings
-        given = check_new_events(settings.schema, events)
-        if settings.schema.trace and (current := settings.hooks.current_trace()) is not None:
-            given = given.traced(current)
-        driver = driver_of_connection(connection)
-        dialect = self._dialect(driver.dialect)
-        if not len(given):
-            return []
-        with driver.errors(self._name, schema_only=True):
-            if settings.inserter is not None:
-                ids = [await self._insert_by(settings.inserter, connection, row) for row in given.rows()]
-                table = None
-            else:
-                ids, table = await self._writer(dialect).insert_many(driver, connection, given)
-                if len(ids) != len(given):
-                    raise self._kept_out(len(ids), len(given))
-            await self._announcer.announce(driver, connection, table)
-        return ids
-
-    def _writer(self, dialect: EventsDialect) -> EventsWriter:
-        if dialect not in self._writers:
-            self._writers[dialect] = dialect.writer(self._settings)
-        return self._writers[dialect]
-
-    def _kept_out(self, inserted: int, given: int) -> DatabaseError:
-        return DatabaseError(
-            f"{self.name}: the database has inserted {inserted} of {given} events, without an error: does a"
-            " trigger or a rule keep rows out of the table?"
-        )
-
-    async def _insert_by(self, inserter: Inserter, connection: Any, values: Values) -> str:
-        event_id = await inserter(connection, *values)
-        if isinstance(event_id, bool) or not isinstance(event_id, (int, str)):
-            raise TypeError(
-                f"the inserter has returned {event_id!r}: accepted is the event's id, an int or str"
-            )
-        return str(event_id)
+        return await self._inserts.insert_many(connection, events)
 
     async def wake(self, connection: Any) -> None:
         """Wake the streams of the table at once; those of other processes too, where the database carries that.
@@ -300,10 +232,7 @@ class EventsTable:
             which table the name stands for
         :raises TypeError: if it isn't a connection
         """
-        driver = driver_of_connection(connection)
-        if self._settings.wakeups is not None:
-            with driver.errors(self.name, schema_only=True):
-                await self._announcer.wake(driver, connection)
+        await self._inserts.wake(connection)
 
     # Reading.
 
@@ -322,7 +251,7 @@ class EventsTable:
         :raises ValueError: if both ``settle_on`` and ``fence`` are given
         """
         driver = driver_of_pool(pool)
-        self._dialect(driver.dialect)
+        wakeable_dialect(driver.dialect, self._settings)
         if not isinstance(fence, bool):
             raise TypeError(f"fence {fence!r} is a {type(fence).__name__}: accepted is a bool")
         if settle_on is not None:

@@ -11,7 +11,7 @@ from reflex_aio.sql.new_events import NewEvents, Values
 from reflex_aio.sql.settings import EventsSettings, Wakeups
 from reflex_aio.sql.streaming.loader import Loader
 
-__all__ = ["EventsDialect", "EventsWriter", "events_dialect"]
+__all__ = ["EventsDialect", "EventsWriter", "events_dialect", "wakeable_dialect"]
 
 _DIALECTS = {"mysql": "MysqlEvents", "postgres": "PostgresEvents"}
 
@@ -77,4 +77,18 @@ def events_dialect(name: str) -> EventsDialect:
     """Return the events of the dialect ``name``, which is a driver's ``dialect``."""
     module = import_module(f"reflex_aio.sql.dialects.{name}.events")
     dialect: EventsDialect = getattr(module, _DIALECTS[name])()
+    return dialect
+
+
+def wakeable_dialect(name: str, settings: EventsSettings) -> EventsDialect:
+    """Return the events of the dialect ``name``, which has the wake-ups of a table with these settings.
+
+    :raises ValueError: if it doesn't have them
+    """
+    dialect = events_dialect(name)
+    if settings.wakeups not in dialect.wakeups:
+        accepted = " and ".join(map(repr, dialect.wakeups))
+        raise ValueError(
+            f"wakeups={settings.wakeups!r} of {settings.name} is not accepted with {name}: {accepted} are"
+        )
     return dialect

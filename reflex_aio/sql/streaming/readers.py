@@ -12,7 +12,7 @@ from reflex_aio.sql.settings import EventsSettings
 from reflex_aio.sql.streaming.borrow import Borrowed
 from reflex_aio.sql.streaming.loader import Position
 from reflex_aio.sql.streaming.polling import Polling
-from reflex_aio.sql.streaming.tail import Feed, Tail
+from reflex_aio.sql.streaming.tail import Tail, TailFeed
 from reflex_aio.sql.wakeups.hub import hub_of
 from reflex_aio.sql.wakeups.notifier import Notifier
 
@@ -57,7 +57,7 @@ class Reader:
             await self.loader.open()
             self._opened = True
 
-    def attach(self, position: Position) -> Feed | None:
+    def attach(self, position: Position) -> TailFeed | None:
         """Return a feed of what comes after ``position`` from the table's tail; ``None`` if that is past it already.
 
         There is one tail, but for streams that stand beyond a gap at which it waits: these get another one, until the

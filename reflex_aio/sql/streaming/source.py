@@ -14,7 +14,7 @@ from reflex_aio.sql.streaming.borrow import Borrowed
 from reflex_aio.sql.streaming.loader import Page, Position
 from reflex_aio.sql.streaming.read_ahead import ReadAhead
 from reflex_aio.sql.streaming.readers import Reader, shared_reader
-from reflex_aio.sql.streaming.tail import Feed
+from reflex_aio.sql.streaming.tail import TailFeed
 from reflex_aio.stream import EventStream, StreamOptions
 
 __all__ = ["TableSource"]
@@ -78,7 +78,7 @@ class _TableStream(EventStream):
         self._ahead = ReadAhead(self._load, name=name)
         self._reader: Reader | None = None
         self._head: Position | None = None
-        self._fed_by: Feed | None = None
+        self._fed_by: TailFeed | None = None
         self._gap = self._caught_up = False
         self._young: deque[Event] = deque()
 
@@ -150,7 +150,7 @@ class _TableStream(EventStream):
             self._leave(feed)
         return events
 
-    def _leave(self, feed: Feed) -> None:
+    def _leave(self, feed: TailFeed) -> None:
         self._position, self._fed_by = feed.position, None
 
     async def _load(self, position: Position) -> Page:

@@ -22,7 +22,7 @@ from reflex_aio.sql.streaming.polling import Polling
 from reflex_aio.sql.wakeups.waking import TimedEvent
 from reflex_aio.tasks import Tasks
 
-__all__ = ["Feed", "Subscribe", "Tail"]
+__all__ = ["Subscribe", "Tail", "TailFeed"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class _Section:
         self.weight = 1 + len(self.events)
 
 
-class Feed:
+class TailFeed:
     """What a tail hands to one stream. Read by one task."""
 
     __slots__ = (
@@ -161,7 +161,7 @@ class Tail:
         self._table = table
         self._tasks = Tasks()
         self._reader: asyncio.Task[None] | None = None
-        self._feeds: set[Feed] = set()
+        self._feeds: set[TailFeed] = set()
         self.position: Position = 0
         self._at_gap = False
         self._recent: deque[_Section] = deque()
@@ -173,9 +173,9 @@ class Tail:
         """Tell whether a stream at ``position`` is served here, rather than waiting at a gap that lies behind it."""
         return self._reader is None or not (self._at_gap and position > self.position)
 
-    def attach(self, position: Position) -> Feed | None:
+    def attach(self, position: Position) -> TailFeed | None:
         """Return a feed of all that comes after ``position``; ``None`` if the tail has passed that too long ago."""
-        feed = Feed(self, position)
+        feed = TailFeed(self, position)
         if self._reader is None:
             self.position, self._at_gap = position, False
             self._recent.clear()
@@ -200,12 +200,12 @@ class Tail:
         await self._tasks.aclose()
         await self._statements.aclose()
 
-    def _cut_off(self, feed: Feed) -> None:
+    def _cut_off(self, feed: TailFeed) -> None:
         # It keeps what it has; its stream loads the rest when it comes to it.
         feed._end(None)
         self._detach(feed)
 
-    def _detach(self, feed: Feed) -> None:
+    def _detach(self, feed: TailFeed) -> None:
         self._feeds.discard(feed)
         if not self._feeds and self._reader is not None:
             reader, self._reader = self._reader, None

@@ -1,0 +1,96 @@
+"""Inserting events in the caller's transaction, and having streams woken after it."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from reflex_aio.errors import DatabaseError
+from reflex_aio.sql.dialects.events import EventsDialect, EventsWriter, wakeable_dialect
+from reflex_aio.sql.drivers import driver_of_connection
+from reflex_aio.sql.new_events import NewEvent, Values, check_new_event, check_new_events
+from reflex_aio.sql.settings import EventsSettings, Inserter
+from reflex_aio.sql.wakeups.announcer import Announcer
+
+__all__ = ["Inserts"]
+
+
+class Inserts:
+    """The inserts into one events table, on any connections. :class:`~reflex_aio.sql.EventsTable` tells the rules."""
+
+    def __init__(self, settings: EventsSettings) -> None:
+        self._settings = settings
+        self._name = settings.name
+        self._announcer = Announcer(settings)
+        self._writers: dict[EventsDialect, EventsWriter] = {}
+
+    async def insert(
+        self,
+        connection: Any,
+        foreign_id: str | int,
+        type: int,
+        metadata: bytes | None,
+        trace: bytes | None,
+    ) -> str:
+        """Insert an event and return its id."""
+        settings = self._settings
+        if trace is None and settings.schema.trace:
+            trace = settings.hooks.current_trace()
+        values = check_new_event(settings.schema, foreign_id, type, metadata, trace)
+        driver = driver_of_connection(connection)
+        dialect = wakeable_dialect(driver.dialect, settings)
+        with driver.errors(self._name, schema_only=True):
+            if settings.inserter is not None:
+                event_id = await _insert_by(settings.inserter, connection, values)
+                table = None
+            else:
+                row = await self._writer(dialect).insert(driver, connection, values)
+                if row is None:
+                    raise self._kept_out(0, 1)
+                event_id, table = str(row[0]), row[1]
+            await self._announcer.announce(driver, connection, table)
+        return event_id
+
+    async def insert_many(self, connection: Any, events: Iterable[NewEvent]) -> list[str]:
+        """Insert events in the order given, all or none, and return their ids."""
+        settings = self._settings
+        given = check_new_events(settings.schema, events)
+        if settings.schema.trace and (current := settings.hooks.current_trace()) is not None:
+            given = given.traced(current)
+        driver = driver_of_connection(connection)
+        dialect = wakeable_dialect(driver.dialect, settings)
+        if not len(given):
+            return []
+        with driver.errors(self._name, schema_only=True):
+            if settings.inserter is not None:
+                ids = [await _insert_by(settings.inserter, connection, row) for row in given.rows()]
+                table = None
+            else:
+                ids, table = await self._writer(dialect).insert_many(driver, connection, given)
+                if len(ids) != len(given):
+                    raise self._kept_out(len(ids), len(given))
+            await self._announcer.announce(driver, connection, table)
+        return ids
+
+    async def wake(self, connection: Any) -> None:
+        """Wake the table's streams now, if anything wakes them."""
+        driver = driver_of_connection(connection)
+        if self._settings.wakeups is not None:
+            with driver.errors(self._name, schema_only=True):
+                await self._announcer.wake(driver, connection)
+
+    def _writer(self, dialect: EventsDialect) -> EventsWriter:
+        if dialect not in self._writers:
+            self._writers[dialect] = dialect.writer(self._settings)
+        return self._writers[dialect]
+
+    def _kept_out(self, inserted: int, given: int) -> DatabaseError:
+        return DatabaseError(
+            f"{self._name}: the database has inserted {inserted} of {given} events, without an error: does a"
+            " trigger or a rule keep rows out of the table?"
+        )
+
+
+async def _insert_by(inserter: Inserter, connection: Any, values: Values) -> str:
+    event_id = await inserter(connection, *values)
+    if isinstance(event_id, bool) or not isinstance(event_id, (int, str)):
+        raise TypeError(f"the inserter has returned {event_id!r}: accepted is the event's id, an int or str")
+    return str(event_id)
