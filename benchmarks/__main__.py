@@ -34,16 +34,16 @@ async def _stream(server: EmbeddedPostgres, given: argparse.Namespace) -> Measur
 
 async def _insert(server: EmbeddedPostgres, given: argparse.Namespace) -> Measurements:
     # Short measurements, and so more of them: the noise here is what neighbours do to the disk.
-    return await bench_insert(server.dsn, transactions=400, repeat=_more(given)), []
+    return await bench_insert(server.dsn, transactions=64 if given.quick else 400, repeat=_more(given)), []
 
 
 async def _latency(server: EmbeddedPostgres, given: argparse.Namespace) -> Measurements:
-    return await bench_latency(server.dsn, events=50, repeat=_more(given)), []
+    return await bench_latency(server.dsn, events=5 if given.quick else 50, repeat=_more(given)), []
 
 
 async def _sharing(server: EmbeddedPostgres, given: argparse.Namespace) -> Measurements:
-    many = 200 if given.quick else 1000
-    inserts = 50 if given.quick else 400
+    many = 150 if given.quick else 1000
+    inserts = 10 if given.quick else 400
     return await bench_sharing(server, inserts=inserts, repeat=given.repeat, many=many), []
 
 
@@ -70,15 +70,15 @@ async def _prune(server: EmbeddedPostgres, given: argparse.Namespace) -> Measure
 
 
 async def _peers(server: EmbeddedPostgres, given: argparse.Namespace) -> Measurements:
-    return await bench_peers(server, messages=100 if given.quick else 3000, repeat=given.repeat), []
+    return await bench_peers(server, messages=20 if given.quick else 3000, repeat=given.repeat), []
 
 
 async def _mysql(server: EmbeddedPostgres, given: argparse.Namespace) -> Measurements:
     # On a server of another kind, while the other one rests.
     results = await bench_mysql(
         rows=given.rows,
-        transactions=400,
-        inserts=50 if given.quick else 400,
+        transactions=50 if given.quick else 400,
+        inserts=10 if given.quick else 400,
         repeat=given.repeat,
         more=_more(given),
     )
@@ -141,7 +141,7 @@ def arguments() -> argparse.Namespace:
         if value < least:
             parser.error(f"{option} is at least {least}, not {value}")
     if given.quick:
-        given.rows, given.repeat, given.events_in_memory = 20_000, 1, 2000
+        given.rows, given.repeat, given.events_in_memory = 10_000, 1, 1000
     # The figures of a quick or partial run must not take the place of those of a whole one.
     whole = not (given.quick or given.only or given.uvloop)
     given.output = given.output or RESULTS / ("latest.json" if whole else "other.json")
