@@ -220,8 +220,8 @@ def _reading_statements(log: Path, start: int) -> int:
     with log.open("rb") as file:
         file.seek(start)
         written = file.read().decode(errors="replace")
-    statements = re.findall(r"LOG:  (?:statement|execute [^:]*):\s*(\w+)(.*)", written)
-    return sum(verb.upper() in ("SELECT", "WITH") and "pg_notify" not in rest for verb, rest in statements)
+    statements = re.findall(r"LOG:  (?:statement|execute [^:]*):\s*(\w+)", written)
+    return sum(verb.upper() in ("SELECT", "WITH") for verb in statements)
 
 
 async def write(dsn: str, inserts: str) -> None:

@@ -267,7 +267,7 @@ async def test_streams_go_on_when_the_connection_that_listens_is_ended(
     listeners = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'readers reflex_aio' AND query LIKE $1"
 
     async def listens() -> bool:
-        return bool(await writer.fetchval(listeners, "%pg_notify%") == 1)
+        return bool(await writer.fetchval(listeners, "%NOTIFY%") == 1)
 
     async with reading(seldom.stream(readers, from_head=True)) as stream:
         for _ in range(3):
