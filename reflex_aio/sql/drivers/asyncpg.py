@@ -102,6 +102,9 @@ class AsyncpgDriver(Driver):
         after_transaction(_underlying(connection), key, call)
         return True
 
+    def in_transaction(self, connection: Any) -> bool:
+        return not connection.is_closed() and bool(connection.is_in_transaction())
+
     def fixed(self, connection: Any) -> Any:
         return _underlying(connection)
 

@@ -150,6 +150,10 @@ class Driver(ABC):
         :return: whether the client library can tell at all; if not, nothing will be called
         """
 
+    def in_transaction(self, connection: Any) -> bool:
+        """Tell whether ``connection``, one that :meth:`fixed` has returned, is in a transaction."""
+        return False
+
     def fixed(self, connection: Any) -> Any:
         """Return what stays the same for as long as ``connection``, or what it stands for, is connected.
 

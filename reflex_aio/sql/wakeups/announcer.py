@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 from reflex_aio.sql.dialects.events import events_dialect
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.settings import EventsSettings
-from reflex_aio.sql.wakeups.hub import generation, hub_of
+from reflex_aio.sql.wakeups.hub import Hub, generation, hub_of
 from reflex_aio.sql.wakeups.notifier import CHANNEL, Notifier, payload_of
 from reflex_aio.sql.wakeups.transactions import call_after_ours
 
@@ -20,11 +20,12 @@ class _Wake:
     :param table: which table of its name that is
     """
 
-    __slots__ = ("generation", "key", "notifier", "table", "topic")
+    __slots__ = ("generation", "hub", "key", "notifier", "table", "topic")
 
     def __init__(self, notifier: Notifier, topic: str, table: Hashable) -> None:
         self.notifier, self.topic, self.table = notifier, topic, table
         self.key: Hashable = (id(notifier), topic)
+        self.hub = notifier if isinstance(notifier, Hub) else None
         self.generation = generation()
 
     def __call__(self) -> None:
@@ -60,6 +61,9 @@ class Announcer:
                 wake = _Wake(await self._notifier(driver, connection), topic, table)
                 if fixed is not None and table is not None:
                     self._last[fixed] = wake
+            hub = None if fixed is None else wake.hub
+            if hub is not None and hub.notify_if_committed(wake.topic, driver, fixed, wake):
+                return
             if not driver.after_transaction(connection, wake.key, wake):
                 call_after_ours(connection, wake.key, wake)
 

@@ -6,11 +6,13 @@ import math
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from reflex_aio.errors import ConnectionLost
 from reflex_aio.hooks import Hooks
-from reflex_aio.sql.drivers.base import Link
+from reflex_aio.sql.drivers.base import Driver, Link
 from reflex_aio.sql.wakeups.notifier import CHANNEL, LocalNotifier
+from reflex_aio.sql.wakeups.unwatched import Unwatched
 from reflex_aio.sql.wakeups.waking import TimedEvent
 
 __all__ = ["Exchange", "Periods", "Traffic"]
@@ -54,6 +56,9 @@ class Traffic:
 
     local: LocalNotifier = field(default_factory=LocalNotifier)
     unsent: set[str] = field(default_factory=set)
+    unwatched: Unwatched = field(default_factory=Unwatched)
+    rests_until: float = -math.inf
+    """While there is much to tell: before then, nothing is sent."""
     told: int = 0
     told_at: float = -math.inf
     left_at: float = -math.inf
@@ -63,7 +68,12 @@ class Traffic:
     @property
     def pending(self) -> bool:
         """Whether there is something to tell, or somebody who wants to hear."""
-        return bool(self.unsent) or self.local.subscribed
+        return self.has_unsent or self.local.subscribed
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether there is something to tell, or may soon be."""
+        return bool(self.unsent or self.unwatched)
 
     def tell(self, payload: str, now: float) -> None:
         self.told_at = now
@@ -72,6 +82,31 @@ class Traffic:
             # Otherwise it is to be sent in a moment anyway: waking the sender would cost each commit of a busy writer.
             self.unsent.add(payload)
             self.changed.set()
+
+    def tell_if_committed(
+        self, payload: str, driver: Driver, connection: Any, call: Callable[[], None], now: float
+    ) -> None:
+        """Tell when the rest is over, and once more by ``call`` if the transaction of ``connection`` isn't."""
+        self.told_at = now
+        self.told += 1
+        if self.unwatched.add(payload, driver, connection, call):
+            self.changed.set()
+
+    def take(self) -> set[str]:
+        """Return what there is to tell now."""
+        late = self.unwatched.take()
+        for payload in late:
+            # Somebody in this process may have subscribed since.
+            self.local.notify(payload)
+        taken = self.unsent | late
+        self.unsent.clear()
+        self.told = 0
+        return taken
+
+    def end(self) -> None:
+        """Leave nothing to be told."""
+        self.unsent.clear()
+        self.unwatched.watch()
 
     def needed_until(self, idle: float, *, listening: bool = False) -> float:
         """Return when a link is of no more use. One that only listens is none to those who only tell."""
@@ -118,6 +153,12 @@ class Exchange:
         :raises Exception: what else the client library raises
         """
         self._link.on_lost(self._on_lost)
+        try:
+            await self._go_on()
+        finally:
+            self._traffic.rests_until = -math.inf
+
+    async def _go_on(self) -> None:
         now = asyncio.get_running_loop().time
         while True:
             self._traffic.changed.clear()
@@ -125,10 +166,12 @@ class Exchange:
                 raise ConnectionLost("the server ended the connection")
             if self._traffic.local.subscribed and not self._listening:
                 await self._listen()
-            if self._traffic.unsent and now() >= self._sent_at + self._rest:
+            if self._traffic.has_unsent and now() >= self._sent_at + self._rest:
                 self._rest = self._rest_after(now() - self._sent_at)
                 await self._send()
                 self._sent_at = now()
+                busy = self._rest > self._periods.coalesce
+                self._traffic.rests_until = self._sent_at + self._rest if busy else -math.inf
             if self._listening:
                 await self._test(now())
             until = self._due()
@@ -139,7 +182,7 @@ class Exchange:
     def _due(self) -> float | None:
         """Return when there is something to do next, as far as is known; None if the link is done with."""
         times = []
-        if self._traffic.unsent:
+        if self._traffic.has_unsent:
             times.append(self._sent_at + self._rest)
         else:
             done_at = self._traffic.needed_until(self._periods.idle, listening=self._listening)
@@ -161,9 +204,7 @@ class Exchange:
         return max(least, min(self._rest * 2, self._periods.coalesce_busy) if many else self._rest / 2)
 
     async def _send(self) -> None:
-        sending = set(self._traffic.unsent)
-        self._traffic.unsent.clear()
-        self._traffic.told = 0
+        sending = self._traffic.take()
         try:
             async with asyncio.timeout(self._periods.answer):
                 await self._link.notify(CHANNEL, sorted(sending))

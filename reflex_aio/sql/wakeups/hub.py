@@ -105,6 +105,26 @@ class Hub:
         self._traffic.tell(payload, loop.time())
         self._start()
 
+    def notify_if_committed(
+        self, table: str, driver: Driver, connection: Any, call: Callable[[], None]
+    ) -> bool:
+        """Tell of what was inserted on ``connection`` when the next notification is due, if that is soon enough.
+
+        :param connection: what ``driver.fixed`` returns
+        :param call: called after the transaction, should it last
+        :return: whether it will be told; if not, the transaction has to be watched
+        """
+        traffic, loop = self._traffic, asyncio.get_running_loop()
+        now = loop.time()
+        if now >= traffic.rests_until or loop is not self._loop:
+            return False
+        payload = payload_of(table)
+        if traffic.local.wakes(payload):
+            # Streams of this process are woken at once.
+            return False
+        traffic.tell_if_committed(payload, driver, connection, call, now)
+        return True
+
     def subscribe(self, table: str, wake: Callable[[], None]) -> Callable[[], None]:
         """Call ``wake`` on each notification for ``table`` from now on; return the function that ends this.
 
@@ -184,13 +204,13 @@ class Hub:
                         delays = self._backoff.delays()
                     await self._rest(error, next(delays))
         except asyncio.CancelledError:
-            if self._traffic.unsent and not failing:
+            if self._traffic.has_unsent and not failing:
                 await self._farewell()
             if not self._closed and self._needed(loop.time()):
                 self._restart = loop.call_later(_RESTART_DELAY, self._restarted)
             raise
         finally:
-            self._traffic.unsent.clear()
+            self._traffic.end()
             self._keeper = None
 
     def _restarted(self) -> None:
@@ -198,7 +218,7 @@ class Hub:
         self._start()
 
     async def _rest(self, error: Exception, delay: float) -> None:
-        if self._traffic.unsent:
+        if self._traffic.has_unsent:
             self._hooks.notify_failed(error)
         if self._traffic.local.subscribed:
             self._hooks.listener_lost(error, delay)
@@ -206,7 +226,7 @@ class Hub:
         await asyncio.sleep(delay)
 
     async def _rest_refused(self, error: CannotNotify) -> None:
-        self._traffic.unsent.clear()
+        self._traffic.end()
         if not self._refused:
             self._refused = True
             logger.warning("this server can't wake streams, which poll: %s", error)
@@ -216,7 +236,7 @@ class Hub:
     async def _farewell(self) -> None:
         with suppress(Exception):
             async with asyncio.timeout(_FAREWELL_TIMEOUT), self._linked() as link:
-                await link.notify(CHANNEL, sorted(self._traffic.unsent))
+                await link.notify(CHANNEL, sorted(self._traffic.take()))
 
     async def _tell_elsewhere(self, payload: str) -> None:
         async with asyncio.timeout(self._periods.answer), self._linked() as link:

@@ -54,6 +54,10 @@ class LocalNotifier:
         """Whether there is any subscription."""
         return bool(self._wakes)
 
+    def wakes(self, table: str) -> bool:
+        """Tell whether anybody has subscribed to ``table``."""
+        return table in self._wakes
+
     def notify(self, table: str) -> None:
         """Wake the subscribers of ``table``, before this returns."""
         for wake in tuple(self._wakes.get(table, {}).values()):

@@ -1,0 +1,66 @@
+"""Hubs whose periods are short, and what they wake and tell."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+
+from reflex_aio.backoff import Backoff
+from reflex_aio.hooks import Hooks
+from reflex_aio.sql.wakeups.exchange import Periods
+from reflex_aio.sql.wakeups.hub import Hub
+from tests.waiting import eventually
+
+QUICK = Periods(idle=30.0, ping=0.1, answer=0.5, silent=0.3)
+
+
+class Seen(Hooks):
+    """Counts what a hub tells."""
+
+    def __init__(self) -> None:
+        self.ready = self.lost = self.silent = self.failed = 0
+
+    def listener_ready(self) -> None:
+        self.ready += 1
+
+    def listener_lost(self, error: BaseException, delay: float) -> None:
+        self.lost += 1
+
+    def listener_silent(self) -> None:
+        self.silent += 1
+
+    def notify_failed(self, error: BaseException) -> None:
+        self.failed += 1
+
+
+class Woken:
+    """A wake function that counts, and can be waited for."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> None:
+        self.count += 1
+
+    async def more_than(self, count: int) -> None:
+        await eventually(lambda: self.count > count, f"woken more than {count} times")
+
+
+def hub_to(dsn: str, hooks: Hooks | None = None, periods: Periods = QUICK) -> Hub:
+    return Hub(
+        lambda: asyncpg.connect(dsn, server_settings={"application_name": "hub"}, timeout=1.0),
+        hooks=hooks,
+        periods=periods,
+        backoff=Backoff(0.01, 0.1),
+    )
+
+
+@asynccontextmanager
+async def listening(dsn: str, table: str = "public.t", **more: Any) -> AsyncIterator[tuple[Hub, Woken, Seen]]:
+    """A hub that is known to hear what others tell about ``table``."""
+    seen, woken = Seen(), Woken()
+    async with hub_to(dsn, seen, **more) as hub:
+        hub.subscribe(table, woken)
+        await eventually(lambda: seen.ready == 1, "the hub listens")
+        yield hub, woken, seen

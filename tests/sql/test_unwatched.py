@@ -1,0 +1,157 @@
+"""Busy writers, whose transactions nobody watches: what they commit is told all the same, and soon."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import pytest
+
+from reflex_aio.sql import EventsTable
+from reflex_aio.sql.wakeups.exchange import Periods
+from reflex_aio.sql.wakeups.hub import Hub
+from tests.fix_databases import Connect, Database
+from tests.fix_statements import Statements
+from tests.sql.hubs import Woken, hub_to, listening
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.asyncio
+
+# Rests that are long enough to do something within.
+BUSY = Periods(coalesce=0.005, coalesce_busy=0.1)
+
+
+@asynccontextmanager
+async def busy(database: Database, periods: Periods = BUSY) -> AsyncIterator[Hub]:
+    """A hub that has much to tell, of another table."""
+
+    async def tell() -> None:
+        while True:
+            for _ in range(10):
+                hub.notify("public.other")
+            await asyncio.sleep(0.001)
+
+    hub = hub_to(database.dsn, periods=periods)
+    telling = asyncio.create_task(tell())
+    try:
+        await resting(hub, 0.0)
+        yield hub
+    finally:
+        telling.cancel()
+        await asyncio.wait([telling])
+        await hub.aclose()
+
+
+async def resting(hub: Hub, seconds: float) -> None:
+    """Wait until a rest is to go on for so long."""
+    now = asyncio.get_running_loop().time
+    await eventually(lambda: hub._traffic.rests_until > now() + seconds, f"it rests for {seconds} s")
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[asyncpg.Connection]:
+    """The connections whose statements asyncpg is asked to tell of, once for each time that it is."""
+    connections: list[asyncpg.Connection] = []
+    add = asyncpg.Connection.add_query_logger
+
+    def noted(connection: asyncpg.Connection, logger: Any) -> None:
+        connections.append(connection)
+        add(connection, logger)
+
+    monkeypatch.setattr(asyncpg.Connection, "add_query_logger", noted)
+    return connections
+
+
+async def table(connection: asyncpg.Connection, hub: Hub) -> EventsTable:
+    events = EventsTable("events", notifier=hub)
+    await events.create(connection)
+    # The first insert on a connection asks for its address.
+    await events.insert(connection, "1", 1)
+    return events
+
+
+async def test_each_commit_is_told_though_most_are_not_watched(
+    database: Database, connect: Connect, watched: list[asyncpg.Connection]
+) -> None:
+    connection = await connect()
+    async with listening(database.dsn, "public.events") as (_, woken, _), busy(database) as hub:
+        events = await table(connection, hub)
+        watched.clear()
+        for _ in range(30):
+            before = woken.count
+            for _ in range(10):
+                async with connection.transaction():
+                    await events.insert(connection, "1", 1)
+            # No other is made until this is told.
+            await woken.more_than(before)
+    assert len(watched) < 150
+
+
+async def test_a_transaction_that_lasts_is_watched_and_told_of_at_its_end(
+    database: Database, connect: Connect, watched: list[asyncpg.Connection]
+) -> None:
+    connection = await connect()
+    async with (
+        listening(database.dsn, "public.events") as (_, woken, _),
+        busy(database, Periods(coalesce=0.005, coalesce_busy=0.4)) as hub,
+    ):
+        events = await table(connection, hub)
+        async with connection.transaction():
+            await resting(hub, 0.2)
+            watched.clear()
+            await events.insert(connection, "1", 1)
+            assert not watched
+            await eventually(lambda: connection in watched, "it is watched")
+            # What was told while it was open has arrived.
+            await asyncio.sleep(0.3)
+            before = woken.count
+            await asyncio.sleep(1.0)
+            assert woken.count == before
+        await woken.more_than(before)
+
+
+@pytest.mark.suite_server
+async def test_what_is_committed_last_is_told_by_a_hub_that_is_closed(
+    database: Database, connect: Connect, statements: Statements
+) -> None:
+    connection = await connect()
+    async with busy(database, Periods(coalesce=0.005, coalesce_busy=10.0)) as hub:
+        events = await table(connection, hub)
+        # The rests are doubled up to ten seconds, so this one lasts for more than what is done here.
+        await resting(hub, 0.5)
+        statements.taken()
+        async with connection.transaction():
+            await events.insert(connection, "1", 1)
+        await hub.aclose()
+        told = [one.text for one in statements.taken() if "NOTIFY" in one.text]
+    assert [text for text in told if "public.events" in text]
+
+
+async def test_streams_of_the_same_process_are_woken_at_once(database: Database, connect: Connect) -> None:
+    connection, woken = await connect(), Woken()
+    async with busy(database, Periods(coalesce=0.005, coalesce_busy=60.0)) as hub:
+        events = await table(connection, hub)
+        hub.subscribe("public.events", woken)
+        await resting(hub, 2.0)
+        for _ in range(3):
+            before = woken.count
+            async with connection.transaction():
+                await events.insert(connection, "1", 1)
+                assert woken.count == before
+            await woken.more_than(before)
+
+
+async def test_a_writer_that_is_lost_does_no_harm(database: Database, connect: Connect) -> None:
+    connection, other = await connect(), await connect()
+    async with listening(database.dsn, "public.events") as (_, woken, _), busy(database) as hub:
+        events = await table(connection, hub)
+        await table(other, hub)
+        await connection.execute("BEGIN")
+        await events.insert(connection, "1", 1)
+        connection.terminate()
+        await asyncio.sleep(3 * BUSY.coalesce_busy)
+        before = woken.count
+        async with other.transaction():
+            await events.insert(other, "1", 1)
+        await woken.more_than(before)
