@@ -10,7 +10,7 @@ import grpc
 from google.protobuf.message import Message
 
 from reflex_aio import pb
-from reflex_aio.errors import ConnectionLost, ReflexError, RemoteError, StreamStopped
+from reflex_aio.errors import ConnectionLost, ReflexError, RemoteError, StreamClosed, StreamStopped
 from reflex_aio.event import Event
 from reflex_aio.rpc import convert, names, status
 from reflex_aio.rpc.pages import events_from_page
@@ -150,24 +150,32 @@ class _RemoteStream(EventStream):
         try:
             await self._connect()
         except grpc.aio.AioRpcError as exc:
-            if not (self._options.to_head and status.is_head_reached(exc)):
+            if not self._ends_at_head(exc):
                 raise self._failure(exc) from exc
-            self._at_head = True
         return self._position
 
-    async def _read(self) -> Sequence[Event]:
+    async def _read(self) -> Sequence[Event] | None:
         if self._at_head:
             return ()
         try:
-            if self._receiver is None:
-                await self._connect()
-            assert self._receiver is not None
-            events = await self._receiver.read()
+            await self._connect()
+        except grpc.aio.AioRpcError as exc:
+            if self._ends_at_head(exc):
+                return ()
+            raise self._failure(exc) from exc
+        return None
+
+    def _take_fed(self) -> Sequence[Event] | None:
+        assert self._receiver is not None
+        try:
+            events = self._receiver.take()
+        except StreamClosed:
+            # Still to be hung up.
+            raise
         except grpc.aio.AioRpcError as exc:
             self._disconnect()
-            if self._options.to_head and status.is_head_reached(exc):
-                self._at_head = True
-                return ()
+            if self._ends_at_head(exc):
+                return None
             raise self._failure(exc) from exc
         except convert.MalformedMessage as exc:
             self._disconnect()
@@ -175,8 +183,13 @@ class _RemoteStream(EventStream):
         except Exception:
             self._disconnect()
             raise
-        self._start_after(events[-1].id)
+        if events:
+            self._start_after(events[-1].id)
         return events
+
+    def _ends_at_head(self, error: grpc.aio.AioRpcError) -> bool:
+        self._at_head = self._options.to_head and status.is_head_reached(error)
+        return self._at_head
 
     async def _close(self) -> None:
         self._disconnect()
@@ -189,6 +202,7 @@ class _RemoteStream(EventStream):
         except BaseException:
             self._disconnect()
             raise
+        self._fed_by = self._receiver
 
     async def _call(self) -> None:
         remote, metadata = self._remote, await self._metadata()
@@ -219,8 +233,9 @@ class _RemoteStream(EventStream):
                 self._options = replace(self._options, from_head=False)
 
     def _disconnect(self) -> None:
+        self._fed_by = None
         if self._receiver is not None:
-            self._receiver.cancel()
+            self._receiver.hang_up()
             self._receiver = None
 
     def _failure(self, error: grpc.aio.AioRpcError) -> ReflexError:

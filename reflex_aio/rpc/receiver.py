@@ -1,12 +1,12 @@
 """The receiving end of one streaming call."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import grpc
 
-from reflex_aio.errors import StreamStopped
+from reflex_aio.errors import StreamClosed, StreamStopped
 from reflex_aio.event import Event
 from reflex_aio.rpc import names
 from reflex_aio.tasks import Tasks, asked_to_cancel
@@ -17,14 +17,14 @@ _READ_AHEAD = 256 * 1024
 
 
 class Receiver:
-    """Takes the messages of a call as they come, ahead of their reader by a bounded amount.
+    """Takes the messages of a call as they come, ahead of their reader by a bounded amount: a :class:`Feed`.
 
     It has a task of its own, so that a read that is cancelled leaves the call as it is: grpc would cancel the
     call too.
 
     :param call: a call as the methods of a :class:`grpc.aio.Channel` return it
     :param decode: returns the events in one message
-    :param tasks: those of the owner, who closes them after :meth:`cancel`
+    :param tasks: those of the owner, who closes them after :meth:`hang_up`
     """
 
     def __init__(
@@ -39,8 +39,9 @@ class Receiver:
         self._size = 0
         self._end: Exception | None = None
         self._opened = asyncio.Event()
-        self._arrived = asyncio.Event()
         self._taken = asyncio.Event()
+        self._arrival: asyncio.Future[None] | None = None
+        self._cancelled = False
         self._cursor: str | None = None
         tasks.start(self._receive(), name="reflex_aio remote stream")
 
@@ -55,30 +56,42 @@ class Receiver:
             raise self._end
         return self._cursor
 
-    async def read(self) -> list[Event]:
-        """Return the events that are there, waiting for the first.
+    def take(self) -> list[Event]:
+        """Return the events that are there, if any.
 
         :raises grpc.aio.AioRpcError: if the call has ended and all its events were returned
         :raises MalformedMessage: if a message isn't what the protocol says
         :raises StreamStopped: if the channel was closed, or the server ended the call without a reason
+        :raises StreamClosed: if this was cancelled
         """
-        while True:
-            messages, self._messages, self._size = self._messages, [], 0
-            self._taken.set()
-            # No await from here to the return: a read that is cancelled must not have taken anything.
-            events: list[Event] = []
-            for message in messages:
-                events += self._decode(message)
-            if events:
-                return events
-            if self._end is not None and not messages:
-                raise self._end
-            self._arrived.clear()
-            await self._arrived.wait()
+        if self._cancelled:
+            raise StreamClosed
+        messages, self._messages, self._size = self._messages, [], 0
+        self._taken.set()
+        events: list[Event] = []
+        for message in messages:
+            events += self._decode(message)
+        if not events and self._end is not None:
+            raise self._end
+        return events
+
+    def arrival(self) -> Awaitable[None]:
+        """Return what is done when there may be more to :meth:`take`. To be cancelled then loses nothing."""
+        self._arrival = asyncio.get_running_loop().create_future()
+        return self._arrival
 
     def cancel(self) -> None:
+        """End a read that waits, and those to come, by StreamClosed. The call goes on."""
+        self._cancelled = True
+        self._wake()
+
+    def hang_up(self) -> None:
         """End the call. The task ends with it."""
         self._call.cancel()
+
+    def _wake(self) -> None:
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
 
     async def _receive(self) -> None:
         try:
@@ -92,7 +105,7 @@ class Receiver:
             self._end = exc
         finally:
             self._opened.set()
-            self._arrived.set()
+            self._wake()
 
     async def _receive_all(self) -> Exception:
         cursor = names.value_of(names.CURSOR_KEY, await self._call.initial_metadata())
@@ -106,7 +119,7 @@ class Receiver:
             self._messages.append(message)
             self._size += len(message) if isinstance(message, bytes) else message.ByteSize()
             self._opened.set()
-            self._arrived.set()
+            self._wake()
             while self._size >= _READ_AHEAD:
                 self._taken.clear()
                 await self._taken.wait()

@@ -298,6 +298,17 @@ async def test_an_empty_page_is_not_the_end_of_a_stream() -> None:
         assert ids(await take(stream, 1)) == [1]
 
 
+@pytest.mark.parametrize("late", [False, True])
+async def test_an_end_that_follows_an_empty_page_is_noticed(late: bool) -> None:
+    async with raw_server(b"") as channel, RemoteSource(channel).stream() as stream:
+        if late:
+            # Both are there before they are read.
+            await asyncio.sleep(0.3)
+        with pytest.raises(StreamStopped, match="without a reason"):
+            async with asyncio.timeout(10.0):
+                await anext(stream)
+
+
 async def test_a_message_that_is_too_long_for_a_status_is_cut(pages: bool) -> None:
     cursor = "\N{SNOWMAN}" * 5_000
     async with serving(StreamServer(MemoryEvents())) as channel:

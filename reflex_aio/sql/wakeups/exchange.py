@@ -19,8 +19,8 @@ __all__ = ["Exchange", "Periods", "Traffic"]
 
 logger = logging.getLogger(__name__)
 
-# Turns of the event loop that streams of this process, woken by the same commit, are ahead of other processes: as many as
-# it takes to ask for a page and to handle the answer, if that is there at once. Where all share few cores, the NOTIFY
+# Turns of the event loop that streams of this process, woken by the same commit, are ahead of other processes: as many
+# as it takes to ask for a page and to handle the answer, if that is there at once. Where all share few cores, NOTIFY
 # would hold up that page by more than this holds up the NOTIFY.
 _TURNS = 6
 # There is much to tell when more commits than this fall within the time that notifications are coalesced in.
