@@ -43,7 +43,7 @@ async def _latency(server: EmbeddedPostgres, given: argparse.Namespace) -> Measu
 
 async def _sharing(server: EmbeddedPostgres, given: argparse.Namespace) -> Measurements:
     many = 150 if given.quick else 1000
-    inserts = 10 if given.quick else 400
+    inserts = 50 if given.quick else 400
     return await bench_sharing(server, inserts=inserts, repeat=given.repeat, many=many), []
 
 
