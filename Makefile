@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml
 	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV) \
 	  || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	@$(BIN)/pip install --quiet --group dev \
+	@$(BIN)/pip install --quiet --no-compile --group dev \
 	  --editable '.[asyncmy,cli,embedded,health,mysql,opentelemetry,prometheus,reflection]'
 	@touch $@
 
