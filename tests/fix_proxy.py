@@ -56,6 +56,12 @@ class Proxy:
     async def stop(self) -> None:
         """Refuse new connections and cut the open ones: the server is gone."""
         if self._listener is not None:
+            # What asyncio accepts in the very turn in which a listener is closed, it leaves open: so accept no more,
+            # and let what was accepted become connections first, to be cut with the others.
+            for listening in self._listener.sockets:
+                asyncio.get_running_loop().remove_reader(listening.fileno())
+            for _ in range(2):
+                await asyncio.sleep(0)
             self._listener.close()
             self._listener = None
         await self.drop_connections()

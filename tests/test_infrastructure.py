@@ -1,6 +1,9 @@
 """The test infrastructure keeps its own promises."""
 
 import asyncio
+import contextlib
+import gc
+import socket
 
 import asyncpg
 import pytest
@@ -57,6 +60,21 @@ async def test_a_stalled_proxy_passes_on_later_what_it_held_back(proxy: Proxy, c
     assert not done
     proxy.resume()
     assert await answer == 7
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_proxy_that_is_stopped_leaves_nothing_open_that_it_has_just_accepted(
+    proxy: Proxy, turns: int
+) -> None:
+    client = socket.create_connection((proxy.host, proxy.port))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await proxy.stop()
+    # Who collects what was left open is warned of it, and the warning is an error.
+    gc.collect()
+    client.settimeout(10.0)
+    with client, contextlib.suppress(ConnectionResetError):
+        assert client.recv(1) == b""
 
 
 async def test_a_stopped_proxy_cuts_and_refuses_until_it_is_started(proxy: Proxy, connect: Connect) -> None:
