@@ -137,7 +137,7 @@ class AsyncpgLink(Link):
 
     async def notify(self, channel: str, payloads: Sequence[str]) -> None:
         # As text, which is one transaction and one round trip, behind a pooler too. pg_notify() in a prepared statement
-        # takes the server four times as long, as a query.
+        # takes the server three times as long, as a query.
         told = [f'NOTIFY "{channel}", {_literal(payload)}' for payload in payloads]
         try:
             await self.connection.execute("; ".join([_UNFLUSHED, *told]))

@@ -35,8 +35,8 @@ class Periods:
     :param ping: a link on which nothing is heard for so long is tested
     :param answer: a statement, or a ping on its way back, may take so long
     :param coalesce: notifications that follow within this time are sent together
-    :param coalesce_busy: the same while there are many, more than two within ``coalesce``: each one that is sent costs
-        the server more than a small commit does, and wakes every process that listens
+    :param coalesce_busy: the same while there are many, more than two within ``coalesce``: each one that is sent is
+        another commit for the server, and wakes every process that listens
     :param silent: a link that hears nothing is tried anew after this time
     :raises ValueError: if one isn't greater than 0
     """
