@@ -11,6 +11,7 @@ INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 
 NOOP_FOREIGN_ID = "0"
 NOOP_TYPE = 0
+_NOOP = NOOP_FOREIGN_ID, NOOP_TYPE
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -121,11 +122,12 @@ def check_event(
     :raises ValueError: if a value is out of its range, or the two are those of a noop
     """
     stored = check_foreign_id(foreign_id), check_type(type)
-    if stored == (NOOP_FOREIGN_ID, NOOP_TYPE):
+    if stored == _NOOP:
         raise ValueError(
             "foreign id 0 with type 0 marks a noop, which streams leave out: use another type or id"
         )
-    _check_bytes(metadata, trace)
+    if metadata is not None or trace is not None:
+        _check_bytes(metadata, trace)
     return stored
 
 

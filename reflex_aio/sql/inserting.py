@@ -1,16 +1,26 @@
 """Inserting events in the caller's transaction, and having streams woken after it."""
 
 from collections.abc import Iterable
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 from reflex_aio.errors import DatabaseError
 from reflex_aio.sql.dialects.events import EventsDialect, EventsWriter, wakeable_dialect
 from reflex_aio.sql.drivers import driver_of_connection
+from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.new_events import NewEvent, Values, check_new_event, check_new_events
 from reflex_aio.sql.settings import EventsSettings, Inserter
 from reflex_aio.sql.wakeups.announcer import Announcer
 
 __all__ = ["Inserts"]
+
+
+class _Way(NamedTuple):
+    """How events are inserted on connections of one class."""
+
+    driver: Driver
+    writer: EventsWriter
+    errors: AbstractContextManager[None]
 
 
 class Inserts:
@@ -21,6 +31,9 @@ class Inserts:
         self._name = settings.name
         self._announcer = Announcer(settings)
         self._writers: dict[EventsDialect, EventsWriter] = {}
+        # By the class of a connection, as that is all that the driver depends on: to find out what is needed takes
+        # longer than all else that is done here for an event.
+        self._ways: dict[type, _Way] = {}
 
     async def insert(
         self,
@@ -35,18 +48,18 @@ class Inserts:
         if trace is None and settings.schema.trace:
             trace = settings.hooks.current_trace()
         values = check_new_event(settings.schema, foreign_id, type, metadata, trace)
-        driver = driver_of_connection(connection)
-        dialect = wakeable_dialect(driver.dialect, settings)
-        with driver.errors(self._name, schema_only=True):
+        driver, writer, errors = self._way(connection)
+        with errors:
             if settings.inserter is not None:
                 event_id = await _insert_by(settings.inserter, connection, values)
                 table = None
             else:
-                row = await self._writer(dialect).insert(driver, connection, values)
+                row = await writer.insert(driver, connection, values)
                 if row is None:
                     raise self._kept_out(0, 1)
                 event_id, table = str(row[0]), row[1]
-            await self._announcer.announce(driver, connection, table)
+            if settings.wakeups is not None:
+                await self._announcer.announce(driver, connection, table)
         return event_id
 
     async def insert_many(self, connection: Any, events: Iterable[NewEvent]) -> list[str]:
@@ -55,19 +68,19 @@ class Inserts:
         given = check_new_events(settings.schema, events)
         if settings.schema.trace and (current := settings.hooks.current_trace()) is not None:
             given = given.traced(current)
-        driver = driver_of_connection(connection)
-        dialect = wakeable_dialect(driver.dialect, settings)
+        driver, writer, errors = self._way(connection)
         if not len(given):
             return []
-        with driver.errors(self._name, schema_only=True):
+        with errors:
             if settings.inserter is not None:
                 ids = [await _insert_by(settings.inserter, connection, row) for row in given.rows()]
                 table = None
             else:
-                ids, table = await self._writer(dialect).insert_many(driver, connection, given)
+                ids, table = await writer.insert_many(driver, connection, given)
                 if len(ids) != len(given):
                     raise self._kept_out(len(ids), len(given))
-            await self._announcer.announce(driver, connection, table)
+            if settings.wakeups is not None:
+                await self._announcer.announce(driver, connection, table)
         return ids
 
     async def wake(self, connection: Any) -> None:
@@ -77,10 +90,18 @@ class Inserts:
             with driver.errors(self._name, schema_only=True):
                 await self._announcer.wake(driver, connection)
 
-    def _writer(self, dialect: EventsDialect) -> EventsWriter:
+    def _way(self, connection: Any) -> _Way:
+        way = self._ways.get(type(connection))
+        return self._find_way(connection) if way is None else way
+
+    def _find_way(self, connection: Any) -> _Way:
+        driver = driver_of_connection(connection)
+        dialect = wakeable_dialect(driver.dialect, self._settings)
         if dialect not in self._writers:
             self._writers[dialect] = dialect.writer(self._settings)
-        return self._writers[dialect]
+        way = _Way(driver, self._writers[dialect], driver.errors(self._name, schema_only=True))
+        self._ways[type(connection)] = way
+        return way
 
     def _kept_out(self, inserted: int, given: int) -> DatabaseError:
         return DatabaseError(

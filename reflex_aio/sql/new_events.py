@@ -2,15 +2,16 @@
 
 import re
 import reprlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from types import NoneType
 from typing import Any, Self, TypeAlias
 
 from reflex_aio.event import INT32_MAX, INT32_MIN, NOOP_TYPE, check_event
 from reflex_aio.sql.schema import EventsSchema
 
-__all__ = ["NewEvent", "NewEvents", "Values", "check_new_event", "check_new_events", "present"]
+__all__ = ["NewEvent", "NewEvents", "Values", "check_new_event", "check_new_events", "presenter"]
 
 NewEvent: TypeAlias = (
     tuple[str | int, int]
@@ -159,10 +160,11 @@ def _check_foreign_ids(schema: EventsSchema, foreign_ids: Sequence[Any]) -> list
     return None
 
 
-def present(schema: EventsSchema, values: Sequence[Any]) -> list[Any]:
-    """Return those of foreign id, type, metadata and trace that the table of ``schema`` has columns for."""
-    foreign_id, kind, metadata, trace = values
-    return [foreign_id, kind, *[metadata] * schema.metadata, *[trace] * schema.trace]
+def presenter(schema: EventsSchema) -> Callable[[Values], tuple[Any, ...]]:
+    """Return what picks those of an event's values that the table of ``schema`` has columns for."""
+    places = [0, 1] + [2] * schema.metadata + [3] * schema.trace
+    picked: Callable[[Values], tuple[Any, ...]] = itemgetter(*places)
+    return picked
 
 
 def _spread(event: Any) -> tuple[Any, Any, Any, Any]:

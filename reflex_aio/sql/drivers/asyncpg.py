@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
-from types import TracebackType
+from functools import partial
 from typing import Any, ClassVar
 
 import asyncpg
@@ -13,6 +13,7 @@ from reflex_aio.errors import ConnectionLost, DatabaseError, ReflexError, Schema
 from reflex_aio.sql.drivers.asyncpg_link import AsyncpgLink, address_of
 from reflex_aio.sql.drivers.asyncpg_transactions import after_transaction
 from reflex_aio.sql.drivers.base import Driver, Link, Row, already_in_transaction
+from reflex_aio.sql.drivers.translation import Translation
 from reflex_aio.tasks import shielded
 
 __all__ = ["AsyncpgDriver"]
@@ -57,8 +58,8 @@ class AsyncpgDriver(Driver):
         connection = _underlying(connection)
         return connection is None or bool(connection.is_closed())
 
-    async def fetch(self, connection: Any, sql: str, *args: Any) -> Sequence[Row]:
-        rows: Sequence[Row] = await connection.fetch(sql, *args)
+    def fetch(self, connection: Any, sql: str, *args: Any) -> Awaitable[Sequence[Row]]:
+        rows: Awaitable[Sequence[Row]] = connection.fetch(sql, *args)
         return rows
 
     def transaction(self, connection: Any) -> AbstractAsyncContextManager[None]:
@@ -71,7 +72,7 @@ class AsyncpgDriver(Driver):
         return self.transaction(connection)
 
     def errors(self, table: str, *, schema_only: bool = False) -> AbstractContextManager[None]:
-        return _Errors(table, schema_only)
+        return Translation(partial(_translated, table=table, schema_only=schema_only))
 
     async def open_pool(self, dsn: str, *, size: int) -> Any:
         try:
@@ -129,25 +130,7 @@ def _underlying(connection: Any) -> Any:
     return connection
 
 
-class _Errors:
-    """See :meth:`Driver.errors`. A class, as it is around each statement, and a generator takes longer."""
-
-    __slots__ = ("_schema_only", "_table")
-
-    def __init__(self, table: str, schema_only: bool) -> None:
-        self._table, self._schema_only = table, schema_only
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if isinstance(exc, Exception) and (ours := _translated(exc, self._table, self._schema_only)):
-            raise ours from exc
-
-
-def _translated(exc: Exception, table: str, schema_only: bool) -> ReflexError | None:
+def _translated(exc: Exception, *, table: str, schema_only: bool) -> ReflexError | None:
     """Return the error of ours to raise instead of ``exc``, if there is one."""
     if isinstance(exc, (asyncpg.UndefinedColumnError, asyncpg.DatatypeMismatchError)):
         return SchemaError(table=table, differences=[f"{exc.args[0]} (validate() compares the whole table)"])

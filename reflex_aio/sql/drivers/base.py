@@ -78,7 +78,7 @@ class Driver(ABC):
     # Statements.
 
     @abstractmethod
-    async def fetch(self, connection: Any, sql: str, *args: Any) -> Sequence[Row]:
+    def fetch(self, connection: Any, sql: str, *args: Any) -> Awaitable[Sequence[Row]]:
         """Run one statement on the caller's connection, in its transaction if it has one; return its rows.
 
         How arguments are written is the dialect's affair, and what is returned for a statement that has no rows.
@@ -101,6 +101,8 @@ class Driver(ABC):
     @abstractmethod
     def errors(self, table: str, *, schema_only: bool = False) -> AbstractContextManager[None]:
         """Return a context that turns the client library's exceptions into ours, for statements on ``table``.
+
+        It may be entered again and again, by several tasks at a time.
 
         :param schema_only: leave all but the first two as they are, for statements on a caller's connection
         :raises TableNotFound: for a table that doesn't exist

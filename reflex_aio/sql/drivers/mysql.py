@@ -14,6 +14,7 @@ from reflex_aio.sql.drivers.mysql_dsn import arguments_of
 from reflex_aio.sql.drivers.mysql_errors import Library, translated
 from reflex_aio.sql.drivers.mysql_isolation import read_committed, read_uncommitted
 from reflex_aio.sql.drivers.mysql_literals import literal
+from reflex_aio.sql.drivers.translation import Translation
 from reflex_aio.tasks import shielded
 
 __all__ = ["Done", "MysqlDriver"]
@@ -131,7 +132,7 @@ class MysqlDriver(Driver):
             logger.debug("rolling back failed: %s", exc)
 
     def errors(self, table: str, *, schema_only: bool = False) -> AbstractContextManager[None]:
-        return translated(self.library, table, schema_only=schema_only)
+        return Translation(partial(translated, library=self.library, table=table, schema_only=schema_only))
 
     # Pools.
 

@@ -1,10 +1,8 @@
 """MySQL and MariaDB: the errors of their client libraries, told apart by the server's numbers."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
-from reflex_aio.errors import ConnectionLost, DatabaseError, SchemaError, TableNotFound
+from reflex_aio.errors import ConnectionLost, DatabaseError, ReflexError, SchemaError, TableNotFound
 
 __all__ = ["LOCK_CONFLICTS", "Library", "translated"]
 
@@ -58,38 +56,34 @@ class Library:
     """Raised for a connection that is closed."""
 
 
-@contextmanager
-def translated(library: Library, table: str, *, schema_only: bool) -> Iterator[None]:
-    """Turn the client library's exceptions into ours: see :meth:`~reflex_aio.sql.drivers.base.Driver.errors`."""
-    try:
-        yield
-    except library.error as exc:
+def translated(exc: Exception, *, library: Library, table: str, schema_only: bool) -> ReflexError | None:
+    """Return the error of ours to raise instead of ``exc``, if there is one.
+
+    See :meth:`~reflex_aio.sql.drivers.base.Driver.errors`.
+    """
+    if isinstance(exc, library.error):
         number, text = _parts(exc)
         if number in _NO_TABLE and _is_about(text, table):
-            raise TableNotFound(table=table) from exc
+            return TableNotFound(table=table)
         if number in _SCHEMA:
-            raise SchemaError(
-                table=table, differences=[f"{text} (validate() compares the whole table)"]
-            ) from exc
+            return SchemaError(table=table, differences=[f"{text} (validate() compares the whole table)"])
         if schema_only:
-            raise
+            return None
         if _is_lost(exc, library, number, text):
-            raise _lost(table, exc, text) from exc
+            return _lost(table, exc, text)
         told = f"{text} (error {number})" if number is not None else text
-        raise DatabaseError(f"{table}: {told}", lock_conflict=number in LOCK_CONFLICTS) from exc
-    except (OSError, EOFError) as exc:
-        if schema_only:
-            raise
-        raise _lost(table, exc, str(exc)) from exc
-    except RuntimeError as exc:
-        if schema_only:
-            raise
+        return DatabaseError(f"{table}: {told}", lock_conflict=number in LOCK_CONFLICTS)
+    if schema_only:
+        return None
+    if isinstance(exc, (OSError, EOFError)):
+        return _lost(table, exc, str(exc))
+    if isinstance(exc, RuntimeError):
         # What both pools raise once they are being closed, and uvloop's way to say that a socket is closed.
         if "closing pool" in str(exc):
-            raise DatabaseError(f"{table}: the pool is closed") from exc
+            return DatabaseError(f"{table}: the pool is closed")
         if "closed=True" in str(exc):
-            raise _lost(table, exc, str(exc)) from exc
-        raise
+            return _lost(table, exc, str(exc))
+    return None
 
 
 def _parts(exc: Exception) -> tuple[int | None, str]:

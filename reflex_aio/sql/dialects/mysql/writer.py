@@ -1,6 +1,7 @@
 """MySQL and MariaDB: inserting events."""
 
 from collections.abc import Hashable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from reflex_aio.errors import DatabaseError
@@ -8,7 +9,7 @@ from reflex_aio.sql.dialects.events import EventsWriter
 from reflex_aio.sql.dialects.mysql.queries import insert_sql, now_sql
 from reflex_aio.sql.dialects.mysql.schema import timestamp_type
 from reflex_aio.sql.drivers.base import Driver, Row
-from reflex_aio.sql.new_events import NewEvents, Values, present
+from reflex_aio.sql.new_events import NewEvents, Values, presenter
 from reflex_aio.sql.settings import EventsSettings
 
 __all__ = ["MysqlWriter"]
@@ -35,6 +36,7 @@ class MysqlWriter(EventsWriter):
     def __init__(self, settings: EventsSettings, table: str) -> None:
         self._settings = settings
         self._table = table
+        self._present = presenter(settings.schema)
         # By server and database: which expression the current time is to be stored by.
         self._now: dict[Hashable, str] = {}
         self._one: dict[str, str] = {}
@@ -73,14 +75,14 @@ class MysqlWriter(EventsWriter):
 
     async def _insert(self, driver: Driver, connection: Any, statement: str, events: Sequence[Values]) -> int:
         """Insert events, and return the first one's id."""
-        schema = self._settings.schema
-        values = [value for event in events for value in present(schema, event)]
+        values = chain.from_iterable(map(self._present, events))
         ((_, first_id, warned),) = await driver.fetch(connection, statement, *values)
         if warned:
             await self._check_warnings(driver, connection)
         if not first_id:
+            settings = self._settings
             raise DatabaseError(
-                f'{self._settings.name}: the database gave the event no id: is column "{schema.columns.id}" not'
+                f'{settings.name}: the database gave the event no id: is column "{settings.schema.columns.id}" not'
                 " AUTO_INCREMENT, or does a trigger set it?"
             )
         return int(first_id)

@@ -8,7 +8,7 @@ from reflex_aio.sql.dialects.events import EventsDialect, EventsWriter
 from reflex_aio.sql.dialects.postgres.loader import PostgresLoader
 from reflex_aio.sql.dialects.postgres.queries import head_sql, insert_many_sql, insert_sql
 from reflex_aio.sql.drivers.base import Driver, Row
-from reflex_aio.sql.new_events import NewEvents, Values, present
+from reflex_aio.sql.new_events import NewEvents, Values, presenter
 from reflex_aio.sql.settings import EventsSettings, Wakeups
 from reflex_aio.sql.streaming.loader import Loader
 
@@ -45,12 +45,13 @@ class PostgresEvents(EventsDialect):
 class _Writer(EventsWriter):
     def __init__(self, settings: EventsSettings, table: str) -> None:
         self._schema = settings.schema
+        self._present = presenter(settings.schema)
         self._insert = insert_sql(settings, table)
         self._insert_many = insert_many_sql(settings, table, one_type=False)
         self._insert_many_of_one_type = insert_many_sql(settings, table, one_type=True)
 
     async def insert(self, driver: Driver, connection: Any, values: Values) -> Row | None:
-        rows = await driver.fetch(connection, self._insert, *present(self._schema, values))
+        rows = await driver.fetch(connection, self._insert, *self._present(values))
         return rows[0] if rows else None
 
     async def insert_many(
