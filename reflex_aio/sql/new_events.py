@@ -2,16 +2,19 @@
 
 import re
 import reprlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from types import NoneType
-from typing import Any, Self, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
+
+import msgspec
 
 from reflex_aio.event import INT32_MAX, INT32_MIN, NOOP_TYPE, check_event
 from reflex_aio.sql.schema import EventsSchema
 
-__all__ = ["NewEvent", "NewEvents", "Values", "check_new_event", "check_new_events", "presenter"]
+__all__ = ["Joined", "NewEvent", "NewEvents", "Values", "check_new_event", "check_new_events", "presenter"]
 
 NewEvent: TypeAlias = (
     tuple[str | int, int]
@@ -29,6 +32,26 @@ _LEAST_BIGINT, _GREATEST_BIGINT = -(2**63), 2**63 - 1
 _is_integer = re.compile("0|-?[1-9][0-9]{0,18}").fullmatch
 
 
+class Joined(NamedTuple):
+    """Texts as one, in which a character that is in none of them stands between them."""
+
+    text: str
+    separator: str
+
+    def apart(self) -> list[str]:
+        """Return the texts, of which there is one at least."""
+        return self.text.split(self.separator)
+
+
+def _joined(texts: Sequence[str]) -> Joined:
+    """Join texts that hold no NUL, as databases don't store it."""
+    together = "".join(texts)
+    separator = next(
+        character for character in map(chr, range(1, sys.maxunicode)) if character not in together
+    )
+    return Joined(separator.join(texts), separator)
+
+
 @dataclass(frozen=True, slots=True)
 class NewEvents:
     """Events that are to be inserted together, as they are stored, column by column.
@@ -36,7 +59,7 @@ class NewEvents:
     :param metadata: ``None`` if no event has any; ``traces`` likewise
     """
 
-    foreign_ids: list[str]
+    foreign_ids: Joined
     types: list[int]
     metadata: list[bytes | None] | None
     traces: list[bytes | None] | None
@@ -48,7 +71,7 @@ class NewEvents:
         """Return the events one by one."""
         nothing = [None] * len(self)
         return zip(
-            self.foreign_ids,
+            self.foreign_ids.apart() if self.types else (),
             self.types,
             nothing if self.metadata is None else self.metadata,
             nothing if self.traces is None else self.traces,
@@ -106,7 +129,7 @@ def check_new_events(schema: EventsSchema, events: Iterable[NewEvent]) -> NewEve
             exc.add_note(f"That was event {index} of those given: {reprlib.repr(event)}")
             raise
     foreign_ids, types, metadata, traces = zip(*checked, strict=True) if checked else ((), (), (), ())
-    return NewEvents(list(foreign_ids), list(types), _unless_empty(metadata), _unless_empty(traces))
+    return NewEvents(_joined(foreign_ids), list(types), _unless_empty(metadata), _unless_empty(traces))
 
 
 def _unless_empty(column: Sequence[bytes | None]) -> list[bytes | None] | None:
@@ -116,7 +139,7 @@ def _unless_empty(column: Sequence[bytes | None]) -> list[bytes | None] | None:
 def _check_columns(schema: EventsSchema, events: Sequence[NewEvent]) -> NewEvents | None:
     """Return events among which there is nothing unusual; otherwise ``None``.
 
-    Column by column this takes a fifth of the time that it takes event by event, which is most of what the client
+    Column by column this takes an eighth of the time that it takes event by event, which is most of what the client
     does for ``insert_many``.
     """
     if (
@@ -125,8 +148,8 @@ def _check_columns(schema: EventsSchema, events: Sequence[NewEvent]) -> NewEvent
         or not sizes <= {2, 3, 4}
     ):
         return None
-    # They are of one length.
-    foreign_ids, types, *more = zip(*events, strict=False)
+    # Not by zip(*events), which makes an iterator of each event, so many that the garbage collector is called.
+    foreign_ids, types, *more = (list(map(itemgetter(place), events)) for place in range(*sizes))
     stored_ids = _check_foreign_ids(schema, foreign_ids)
     classes = set(map(type, types))
     if stored_ids is None or not all(issubclass(kind, int) and kind is not bool for kind in classes):
@@ -142,21 +165,28 @@ def _check_columns(schema: EventsSchema, events: Sequence[NewEvent]) -> NewEvent
         rest.append(_unless_empty(column))
     metadata, traces = [*rest, None, None][:2]
     # An IntEnum's are stored as plain ones.
-    return NewEvents(stored_ids, list(types if classes == {int} else map(int, types)), metadata, traces)
+    return NewEvents(stored_ids, types if classes == {int} else list(map(int, types)), metadata, traces)
 
 
-def _check_foreign_ids(schema: EventsSchema, foreign_ids: Sequence[Any]) -> list[str] | None:
+def _check_foreign_ids(schema: EventsSchema, foreign_ids: list[Any]) -> Joined | None:
     match [*set(map(type, foreign_ids))]:
         case [kind] if kind is int:
-            # Others are out of range, or long: Python refuses to write those down.
-            fit = _LEAST_BIGINT <= min(foreign_ids) <= max(foreign_ids) <= _GREATEST_BIGINT
-            # Of a plain int the same as str, in half the time.
-            return list(map(repr, foreign_ids)) if fit else None
+            if schema.foreign_id == "bigint" and not (
+                _LEAST_BIGINT <= min(foreign_ids) <= max(foreign_ids) <= _GREATEST_BIGINT
+            ):
+                return None
+            try:
+                # In a tenth of the time that str() of each would take.
+                text = msgspec.json.encode(foreign_ids)[1:-1].decode()
+            except OverflowError:
+                # There is one that doesn't fit in 64 bits.
+                return None
+            return Joined(text, ",")
         case [kind] if kind is str and schema.foreign_id != "bigint":
             together = "".join(foreign_ids)
             # Others may hold half a surrogate pair.
             plain = all(foreign_ids) and "\0" not in together and together.isascii()
-            return list(foreign_ids) if plain else None
+            return _joined(foreign_ids) if plain else None
     return None
 
 

@@ -1,7 +1,6 @@
 """PostgreSQL: what it takes to write and read events."""
 
-import sys
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from typing import Any, ClassVar
 
 from reflex_aio.sql.dialects.events import EventsDialect, EventsWriter
@@ -57,25 +56,14 @@ class _Writer(EventsWriter):
     async def insert_many(
         self, driver: Driver, connection: Any, events: NewEvents
     ) -> tuple[list[str], Hashable]:
-        separator, foreign_ids = _joined(events.foreign_ids)
         schema, types = self._schema, events.types
         more = [events.metadata] * schema.metadata + [events.traces] * schema.trace
         one_type = len(set(types)) == 1
         [(ids, table)] = await driver.fetch(
             connection,
             self._insert_many_of_one_type if one_type else self._insert_many,
-            foreign_ids,
-            separator,
+            *events.foreign_ids,
             types[0] if one_type else ",".join(map(str, types)),
             *more,
         )
         return ids.split(",") if ids else [], table
-
-
-def _joined(texts: Sequence[str]) -> tuple[str, str]:
-    """Return a character that is in none of the texts, which hold no NUL, and the texts with it in between."""
-    together = "".join(texts)
-    separator = next(
-        character for character in map(chr, range(1, sys.maxunicode)) if character not in together
-    )
-    return separator, separator.join(texts)
