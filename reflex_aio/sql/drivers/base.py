@@ -37,8 +37,11 @@ class Link(ABC):
         """
 
     @abstractmethod
-    async def notify(self, channel: str, payloads: Sequence[str]) -> None:
-        """Send the payloads, in one statement, to everyone who listens on ``channel``, this link included."""
+    async def notify(self, channel: str, payloads: Sequence[str], *, timeout: float) -> None:
+        """Send the payloads, in one statement, to everyone who listens on ``channel``, this link included.
+
+        :raises TimeoutError: if the server doesn't answer within ``timeout`` seconds. The link is to be closed then.
+        """
 
     @abstractmethod
     def on_lost(self, lost: Callable[[], None]) -> None:

@@ -216,8 +216,7 @@ class Exchange:
     async def _send(self) -> None:
         sending = self._traffic.take()
         try:
-            async with asyncio.timeout(self._periods.answer):
-                await self._link.notify(CHANNEL, sorted(sending))
+            await self._link.notify(CHANNEL, sorted(sending), timeout=self._periods.answer)
         except BaseException:
             self._traffic.unsent |= sending
             raise
@@ -238,8 +237,7 @@ class Exchange:
             await self._ask_elsewhere(self._ping)
 
     async def _ask(self) -> None:
-        async with asyncio.timeout(self._periods.answer):
-            await self._link.notify(CHANNEL, [self._ping])
+        await self._link.notify(CHANNEL, [self._ping], timeout=self._periods.answer)
 
     async def _test(self, now: float) -> None:
         """Ping when it is time, and judge what comes back."""

@@ -236,11 +236,11 @@ class Hub:
     async def _farewell(self) -> None:
         with suppress(Exception):
             async with asyncio.timeout(_FAREWELL_TIMEOUT), self._linked() as link:
-                await link.notify(CHANNEL, sorted(self._traffic.take()))
+                await link.notify(CHANNEL, sorted(self._traffic.take()), timeout=_FAREWELL_TIMEOUT)
 
     async def _tell_elsewhere(self, payload: str) -> None:
         async with asyncio.timeout(self._periods.answer), self._linked() as link:
-            await link.notify(CHANNEL, [payload])
+            await link.notify(CHANNEL, [payload], timeout=self._periods.answer)
 
     @asynccontextmanager
     async def _linked(self) -> AsyncIterator[Link]:
