@@ -197,10 +197,12 @@ async def test_a_conflict_is_raised_by_the_next_set_of_its_consumer(pool: asyncp
         await store.set("a", "10")
         await store.set("b", "10")
 
-        async def flushed() -> bool:
-            return await stored(pool, "b") == "10"
+        # Not the table, which shows what is flushed before the store has heard of it.
+        async def refused() -> bool:
+            return await store.get("a") == "50"
 
-        await eventually(flushed)
+        await eventually(refused)
+        assert await stored(pool, "b") == "10"
         await store.set("b", "11")
         with pytest.raises(CursorConflict) as raised:
             await store.set("a", "11")
