@@ -159,12 +159,12 @@ class Driver(ABC):
         """Tell whether ``connection``, one that :meth:`fixed` has returned, is in a transaction."""
         return False
 
+    @abstractmethod
     def fixed(self, connection: Any) -> Any:
         """Return what stays the same for as long as ``connection``, or what it stands for, is connected.
 
-        ``None`` where another server, database or user may answer on it meanwhile. May be referred to weakly.
+        Its server and user stay the same meanwhile. May be referred to weakly.
         """
-        return None
 
     @abstractmethod
     async def server(self, connection: Any) -> Hashable:

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, suppress
 from functools import partial
+from types import TracebackType
 from typing import Any, ClassVar, NamedTuple, NoReturn
 
 from reflex_aio.sql.drivers.base import Driver, Link, Row, already_in_transaction
@@ -40,6 +41,42 @@ class Done(NamedTuple):
     """The id that AUTO_INCREMENT gave to the row inserted, the first of several; 0 if it gave none."""
     warned: bool
     """Whether there are warnings, which SHOW WARNINGS lists."""
+
+
+class _Transaction(AbstractAsyncContextManager[None]):
+    """What is between two commands: a transaction, or a savepoint. A class takes fewer calls than a generator."""
+
+    __slots__ = ("_begin", "_commit", "_connection", "_driver", "_rollback")
+
+    def __init__(
+        self, driver: "MysqlDriver", connection: Any, begin: _Command, commit: _Command, rollback: _Command
+    ) -> None:
+        self._driver, self._connection = driver, connection
+        self._begin, self._commit, self._rollback = begin, commit, rollback
+
+    async def __aenter__(self) -> None:
+        await self._begin()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            await self._commit()
+        else:
+            await shielded(self._undo())
+
+    async def _undo(self) -> None:
+        # The client libraries close a connection of which a statement was cancelled.
+        if self._driver.is_closed(self._connection):
+            return
+        try:
+            async with asyncio.timeout(_CLEANUP_TIMEOUT):
+                await self._rollback()
+        except TimeoutError:
+            self._connection.close()
+        except Exception as exc:
+            # Lost, or rolled back by the server as a whole, as after a deadlock. What led here is raised.
+            logger.debug("rolling back failed: %s", exc)
 
 
 class MysqlDriver(Driver):
@@ -93,43 +130,18 @@ class MysqlDriver(Driver):
         # Without autocommit too. That a SELECT has begun a transaction isn't always noticed: BEGIN ends that.
         if connection.get_transaction_status():
             raise already_in_transaction(connection)
-        return self._between(connection, connection.begin, connection.commit, connection.rollback)
+        return _Transaction(self, connection, connection.begin, connection.commit, connection.rollback)
 
     def transaction(self, connection: Any) -> AbstractAsyncContextManager[None]:
         if not _may_be_in_transaction(connection):
-            return self._between(connection, connection.begin, connection.commit, connection.rollback)
+            return _Transaction(self, connection, connection.begin, connection.commit, connection.rollback)
         # BEGIN would commit it.
         name = f"reflex_aio_{next(_savepoints)}"
         begin, commit, rollback = (
             partial(self._execute, connection, f"{command} {name}")
             for command in ("SAVEPOINT", "RELEASE SAVEPOINT", "ROLLBACK TO")
         )
-        return self._between(connection, begin, commit, rollback)
-
-    @asynccontextmanager
-    async def _between(
-        self, connection: Any, begin: _Command, commit: _Command, rollback: _Command
-    ) -> AsyncIterator[None]:
-        await begin()
-        try:
-            yield
-        except BaseException:
-            await shielded(self._undo(connection, rollback))
-            raise
-        await commit()
-
-    async def _undo(self, connection: Any, rollback: _Command) -> None:
-        # The client libraries close a connection of which a statement was cancelled.
-        if self.is_closed(connection):
-            return
-        try:
-            async with asyncio.timeout(_CLEANUP_TIMEOUT):
-                await rollback()
-        except TimeoutError:
-            connection.close()
-        except Exception as exc:
-            # Lost, or rolled back by the server as a whole, as after a deadlock. What led here is raised.
-            logger.debug("rolling back failed: %s", exc)
+        return _Transaction(self, connection, begin, commit, rollback)
 
     def errors(self, table: str, *, schema_only: bool = False) -> AbstractContextManager[None]:
         return Translation(partial(translated, library=self.library, table=table, schema_only=schema_only))
@@ -200,6 +212,9 @@ class MysqlDriver(Driver):
             return False
         call()
         return True
+
+    def fixed(self, connection: Any) -> Any:
+        return connection
 
     async def server(self, connection: Any) -> Hashable:
         where, user, database = self.address(connection)

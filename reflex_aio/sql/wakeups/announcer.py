@@ -55,13 +55,13 @@ class Announcer:
             await driver.fetch(connection, notify, CHANNEL, payload_of(topic))
         elif settings.wakeups == "commit":
             fixed = driver.fixed(connection)
-            wake = None if fixed is None else self._last.get(fixed)
+            wake = self._last.get(fixed)
             if wake is None or wake.table != table or wake.generation != generation():
                 topic = await self._topic(driver, connection, table)
                 wake = _Wake(await self._notifier(driver, connection), topic, table)
-                if fixed is not None and table is not None:
+                if table is not None:
                     self._last[fixed] = wake
-            hub = None if fixed is None else wake.hub
+            hub = wake.hub
             if hub is not None and hub.notify_if_committed(wake.topic, driver, fixed, wake):
                 return
             if not driver.after_transaction(connection, wake.key, wake):

@@ -270,7 +270,10 @@ async def hub_of(driver: Driver, connection: Any) -> Notifier:
     """
     key = await _key_of(driver, connection)
     if not driver.can_link:
-        return _local.setdefault(asyncio.get_running_loop(), {}).setdefault(key, LocalNotifier())
+        notifiers = _local.setdefault(asyncio.get_running_loop(), {})
+        if key not in notifiers:
+            notifiers[key] = LocalNotifier()
+        return notifiers[key]
     hubs = _hubs_here().setdefault(key, [])
     if not hubs:
         connect = await driver.connector(connection)

@@ -1,7 +1,8 @@
 """Transactions after which streams are woken, on every client library."""
 
-from collections.abc import AsyncIterator, Callable, Hashable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Hashable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import Any
 
 from reflex_aio.sql.drivers import driver_of_connection
@@ -15,8 +16,7 @@ _Calls = dict[Hashable, Callable[[], None]]
 _open: dict[int, _Calls] = {}
 
 
-@asynccontextmanager
-async def transaction(connection: Any) -> AsyncIterator[None]:
+def transaction(connection: Any) -> AbstractAsyncContextManager[None]:
     """Begin a transaction on ``connection``; commit it at the end, or roll it back after an error or a cancellation.
 
     After the commit, the streams of the tables that events were inserted into are woken. asyncpg's own
@@ -24,50 +24,65 @@ async def transaction(connection: Any) -> AsyncIterator[None]:
     another ``transaction`` it is a savepoint, and they are woken after the outer one. On a connection without
     autocommit, commit or roll back before what you have begun by reading.
 
+    On entry:
+
     :raises TypeError: if ``connection`` isn't one
     :raises ValueError: if a transaction is open on it that was begun otherwise
     """
-    driver = driver_of_connection(connection)
-    ours = id(connection) in _open
-    async with _collecting(
-        connection, driver.transaction(connection) if ours else driver.begin(connection)
-    ) as calls:
-        yield
-    if not ours:
-        for call in calls.values():
-            call()
+    return _Transaction(connection, begins=True)
 
 
-@asynccontextmanager
-async def within(connection: Any) -> AsyncIterator[None]:
+def within(connection: Any) -> AbstractAsyncContextManager[None]:
     """Be in the caller's transaction, by a savepoint, or in one of our own if there is none.
 
     After one of our own, and after the caller's as far as anything can tell, streams are woken.
     """
-    driver = driver_of_connection(connection)
-    async with _collecting(connection, driver.transaction(connection)) as calls:
-        yield
-    if id(connection) not in _open:
-        for key, call in calls.items():
-            driver.after_transaction(connection, key, call)
+    return _Transaction(connection, begins=False)
 
 
-@asynccontextmanager
-async def _collecting(connection: Any, context: AbstractAsyncContextManager[None]) -> AsyncIterator[_Calls]:
-    """Be in ``context``, a transaction; yields what is to be called after it. One of ours around it takes that over."""
-    outer = _open.get(id(connection))
-    calls: _Calls = {}
-    async with context:
-        _open[id(connection)] = calls
-        try:
-            yield calls
-        finally:
-            if outer is None:
-                del _open[id(connection)]
+class _Transaction(AbstractAsyncContextManager[None]):
+    """Collects what is to be called after a transaction. One of ours around it takes that over.
+
+    A class, as it is around each insert on MySQL: by generators, one in another, its own part of a transaction would be
+    as many calls as all that asyncmy does for an INSERT.
+
+    :param begins: whether it must be a transaction of its own, unless one of ours is open
+    """
+
+    __slots__ = ("_begins", "_calls", "_connection", "_context", "_driver", "_outer")
+
+    def __init__(self, connection: Any, *, begins: bool) -> None:
+        self._connection, self._begins = connection, begins
+        self._calls: _Calls = {}
+
+    async def __aenter__(self) -> None:
+        connection = self._connection
+        self._driver = driver = driver_of_connection(connection)
+        self._outer = outer = _open.get(id(connection))
+        begin = driver.begin if self._begins and outer is None else driver.transaction
+        self._context = begin(connection)
+        await self._context.__aenter__()
+        _open[id(connection)] = self._calls
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        connection, outer = self._connection, self._outer
+        if outer is None:
+            del _open[id(connection)]
+        else:
+            _open[id(connection)] = outer
+        await self._context.__aexit__(kind, exc, traceback)
+        if kind is not None:
+            return
+        if outer is not None:
+            outer.update(self._calls)
+            return
+        for key, call in self._calls.items():
+            if self._begins:
+                call()
             else:
-                _open[id(connection)] = outer
-    if outer is not None:
-        outer.update(calls)
+                self._driver.after_transaction(connection, key, call)
 
 
 def call_after_ours(connection: Any, key: Hashable, call: Callable[[], None]) -> bool:

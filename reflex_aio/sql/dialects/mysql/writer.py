@@ -42,19 +42,21 @@ class MysqlWriter(EventsWriter):
         self._one: dict[str, str] = {}
 
     async def insert(self, driver: Driver, connection: Any, values: Values) -> Row:
-        now = await self._current_time(driver, connection)
+        server = await driver.server(connection)
+        now = await self._current_time(driver, connection, server)
         if _size(values) > _LARGE:
             self._check_size(values, _size(values), (await self._limits(driver, connection))[1])
         if now not in self._one:
             self._one[now] = insert_sql(self._settings, self._table, now)
         first_id = await self._insert(driver, connection, self._one[now], [values])
-        return first_id, self._table
+        return first_id, (server, self._table)
 
     async def insert_many(
         self, driver: Driver, connection: Any, events: NewEvents
     ) -> tuple[list[str], Hashable]:
         rows = list(events.rows())
-        now = await self._current_time(driver, connection)
+        server = await driver.server(connection)
+        now = await self._current_time(driver, connection, server)
         step, largest = await self._limits(driver, connection)
         sizes = [_size(row) for row in rows]
         self._check_size(rows[sizes.index(max(sizes))], max(sizes), largest)
@@ -69,9 +71,9 @@ class MysqlWriter(EventsWriter):
             return ids
 
         if len(chunks) == 1:
-            return await insert_chunks(), self._table
+            return await insert_chunks(), (server, self._table)
         async with driver.transaction(connection):
-            return await insert_chunks(), self._table
+            return await insert_chunks(), (server, self._table)
 
     async def _insert(self, driver: Driver, connection: Any, statement: str, events: Sequence[Values]) -> int:
         """Insert events, and return the first one's id."""
@@ -87,8 +89,7 @@ class MysqlWriter(EventsWriter):
             )
         return int(first_id)
 
-    async def _current_time(self, driver: Driver, connection: Any) -> str:
-        server = await driver.server(connection)
+    async def _current_time(self, driver: Driver, connection: Any, server: Hashable) -> str:
         now = self._now.get(server)
         if now is None:
             found = await timestamp_type(driver, connection, self._settings.schema)
