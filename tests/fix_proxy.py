@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import socket
+import struct
 from collections.abc import AsyncIterator, Callable
 from typing import Self
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -9,6 +11,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest_asyncio
 
 from tests.fix_databases import Database
+
+# To linger for no time: closing sends a reset. Otherwise it does so only if something is still to be read.
+_RESET = struct.pack("ii", 1, 0)
 
 
 class Proxy:
@@ -20,7 +25,7 @@ class Proxy:
     def __init__(self, dsn: str) -> None:
         self._upstream = urlsplit(dsn)
         self._listener: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._flow = asyncio.Event()
         self._flow.set()
         self._unanswered: bytes | None = None
@@ -67,9 +72,12 @@ class Proxy:
         await self.drop_connections()
 
     async def drop_connections(self) -> None:
-        """Cut the open connections with a reset; new ones are accepted."""
+        """Cut the open connections with a reset, as a killed server would; new ones are accepted."""
         dropped = list(self._connections)
         for connection in dropped:
+            client = self._connections[connection]
+            if not client.is_closing():
+                client.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             connection.cancel()
         await asyncio.gather(*dropped, return_exceptions=True)
 
@@ -91,10 +99,9 @@ class Proxy:
             writer.transport.abort()
             return
         connection = asyncio.create_task(self._serve(reader, writer))
-        self._connections.add(connection)
-        connection.add_done_callback(self._connections.discard)
-        # Reset, as a cut cable or a killed server would; a close would first send what is buffered. Here, as a task
-        # that is cancelled before it began does nothing.
+        self._connections[connection] = writer
+        connection.add_done_callback(self._connections.pop)
+        # A close would first send what is buffered. Here, as a task that is cancelled before it began does nothing.
         connection.add_done_callback(lambda _: writer.transport.abort())
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

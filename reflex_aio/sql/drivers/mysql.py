@@ -190,12 +190,11 @@ class MysqlDriver(Driver):
         await self._release(pool, connection)
 
     async def _release(self, pool: Any, connection: Any) -> None:
-        closed = self.is_closed(connection)
         releasing = [asyncio.ensure_future(pool.release(connection))]
-        if closed and pool.freesize == 0:
-            # Nobody tells those who wait for a connection that they may open one now. To clear a pool that
-            # has no free connection does that, and nothing else.
-            releasing.append(asyncio.ensure_future(pool.clear()))
+        if self.is_closed(connection):
+            # Nobody tells those who wait for a connection that they may open one now. Neither library has a public name
+            # for it, and to clear the pool would drop the free ones without closing those that are lost.
+            releasing.append(asyncio.ensure_future(pool._wakeup()))
         # Not cancelled when it takes longer: those who wait would never hear of it.
         await asyncio.wait(releasing, timeout=_CLEANUP_TIMEOUT)
 

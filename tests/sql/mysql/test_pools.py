@@ -102,6 +102,34 @@ async def test_after_an_error_the_connection_is_closed_and_those_who_wait_get_an
     assert len(ids) == 4
 
 
+async def test_a_connection_that_is_lost_takes_no_other_one_with_it(mysql: MysqlBackend) -> None:
+    """Telling those who wait must not touch what is free by then, and may be lost as well."""
+    fail, give_back = asyncio.Event(), asyncio.Event()
+
+    async def lose(pool: Any) -> None:
+        async with mysql.driver.acquire(pool):
+            await fail.wait()
+            raise LookupError
+
+    async def use(pool: Any) -> None:
+        async with mysql.driver.acquire(pool):
+            await give_back.wait()
+
+    async with mysql.pool(2) as pool, asyncio.timeout(10):
+        losing, using = asyncio.create_task(lose(pool)), asyncio.create_task(use(pool))
+        await eventually(lambda: pool.size == 2 and pool.freesize == 0, "both are lent")
+        # As it is held by whoever connects.
+        async with pool._cond:
+            fail.set()
+            await eventually(lambda: pool.size == 1, "the lost one is given back")
+            give_back.set()
+            await eventually(lambda: pool.freesize == 1, "the other one is given back")
+        with pytest.raises(LookupError):
+            await losing
+        await using
+        assert pool.freesize == 1
+
+
 @pytest.mark.parametrize("autocommit", [True, False])
 async def test_a_loan_cancelled_at_any_await_leaves_nothing_behind(
     mysql: MysqlBackend, autocommit: bool
