@@ -8,9 +8,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from reflex_aio.sql import EventsTable
+from reflex_aio.sql import EventsTable, transaction
 from reflex_aio.sql.wakeups.exchange import Periods
 from reflex_aio.sql.wakeups.hub import Hub
+from tests.fix_backends import MysqlBackend
 from tests.fix_databases import Connect, Database
 from tests.fix_statements import Statements
 from tests.sql.hubs import Woken, hub_to, listening
@@ -155,3 +156,23 @@ async def test_a_writer_that_is_lost_does_no_harm(database: Database, connect: C
         async with other.transaction():
             await events.insert(other, "1", 1)
         await woken.more_than(before)
+
+
+async def test_of_a_client_library_that_cannot_tell_when_a_transaction_has_ended_nothing_is_told_before(
+    database: Database, mysql: MysqlBackend
+) -> None:
+    """Events on MySQL, and a hub on PostgreSQL that tells the other processes of them."""
+    connection = await mysql.connect()
+    named = f"{mysql.arguments['db']}.events"
+    async with listening(database.dsn, named) as (_, woken, _), busy(database) as hub:
+        events = EventsTable("events", notifier=hub)
+        await events.create(connection)
+        for _ in range(5):
+            async with transaction(connection):
+                before = woken.count
+                await resting(hub, 0.05)
+                await events.insert(connection, "1", 1)
+                # Longer than a rest.
+                await asyncio.sleep(0.15)
+                assert woken.count == before
+            await woken.more_than(before)

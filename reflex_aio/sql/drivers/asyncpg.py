@@ -45,6 +45,7 @@ class AsyncpgDriver(Driver):
 
     name: ClassVar[str] = "asyncpg"
     dialect: ClassVar[str] = "postgres"
+    knows_transactions: ClassVar[bool] = True
     can_link: ClassVar[bool] = True
 
     def is_connection(self, candidate: object) -> bool:

@@ -61,6 +61,9 @@ class Driver(ABC):
     dialect: ClassVar[str]
     """The database's dialect: ``"postgres"`` or ``"mysql"``."""
 
+    knows_transactions: ClassVar[bool]
+    """Whether the client library knows if a transaction is open: see :meth:`in_transaction`."""
+
     can_link: ClassVar[bool]
     """Whether the database carries notifications between processes. If not, there are no links, and no connector."""
 
@@ -156,8 +159,11 @@ class Driver(ABC):
         """
 
     def in_transaction(self, connection: Any) -> bool:
-        """Tell whether ``connection``, one that :meth:`fixed` has returned, is in a transaction."""
-        return False
+        """Tell whether ``connection``, one that :meth:`fixed` has returned, is in a transaction.
+
+        :raises NotImplementedError: if the client library doesn't know it
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def fixed(self, connection: Any) -> Any:

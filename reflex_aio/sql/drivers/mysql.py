@@ -83,6 +83,7 @@ class MysqlDriver(Driver):
     """Connections and pools of a client library in the manner of PyMySQL."""
 
     dialect: ClassVar[str] = "mysql"
+    knows_transactions: ClassVar[bool] = False
     can_link: ClassVar[bool] = False
 
     library: ClassVar[Library]

@@ -22,10 +22,11 @@ class _Wake:
 
     __slots__ = ("generation", "hub", "key", "notifier", "table", "topic")
 
-    def __init__(self, notifier: Notifier, topic: str, table: Hashable) -> None:
+    def __init__(self, driver: Driver, notifier: Notifier, topic: str, table: Hashable) -> None:
         self.notifier, self.topic, self.table = notifier, topic, table
         self.key: Hashable = (id(notifier), topic)
-        self.hub = notifier if isinstance(notifier, Hub) else None
+        # Asked to tell of what is committed by then, which another client library wouldn't know.
+        self.hub = notifier if isinstance(notifier, Hub) and driver.knows_transactions else None
         self.generation = generation()
 
     def __call__(self) -> None:
@@ -58,7 +59,7 @@ class Announcer:
             wake = self._last.get(fixed)
             if wake is None or wake.table != table or wake.generation != generation():
                 topic = await self._topic(driver, connection, table)
-                wake = _Wake(await self._notifier(driver, connection), topic, table)
+                wake = _Wake(driver, await self._notifier(driver, connection), topic, table)
                 if table is not None:
                     self._last[fixed] = wake
             hub = wake.hub
