@@ -75,8 +75,10 @@ class Receiver:
             raise self._end
         return events
 
-    def arrival(self) -> Awaitable[None]:
-        """Return what is done when there may be more to :meth:`take`. To be cancelled then loses nothing."""
+    def arrival(self) -> Awaitable[None] | None:
+        """Return what is done when there is something to :meth:`take`; ``None`` if there is. See :class:`Feed`."""
+        if self._messages or self._end is not None or self._cancelled:
+            return None
         self._arrival = asyncio.get_running_loop().create_future()
         return self._arrival
 

@@ -98,8 +98,10 @@ class TailFeed:
             raise StreamClosed
         return ()
 
-    def arrival(self) -> Awaitable[None]:
-        """Return what is done when there may be more to :meth:`take`. To be cancelled then loses nothing."""
+    def arrival(self) -> Awaitable[None] | None:
+        """Return what is done when there may be something to :meth:`take`; ``None`` if there may be now."""
+        if self._sections or self._cut or self._cancelled:
+            return None
         # An asyncio.Event would do the same, at twice the price.
         self._filled = filled = self._loop.create_future()
         return filled
