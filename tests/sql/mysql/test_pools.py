@@ -105,29 +105,37 @@ async def test_after_an_error_the_connection_is_closed_and_those_who_wait_get_an
 async def test_a_connection_that_is_lost_takes_no_other_one_with_it(mysql: MysqlBackend) -> None:
     """Telling those who wait must not touch what is free by then, and may be lost as well."""
     fail, give_back = asyncio.Event(), asyncio.Event()
+    kept: list[Any] = []
 
-    async def lose(pool: Any) -> None:
+    async def fail_with(pool: Any) -> None:
         async with mysql.driver.acquire(pool):
             await fail.wait()
             raise LookupError
 
+    async def lose(pool: Any) -> None:
+        with pytest.raises(LookupError):
+            await fail_with(pool)
+
     async def use(pool: Any) -> None:
-        async with mysql.driver.acquire(pool):
+        async with mysql.driver.acquire(pool) as connection:
+            kept.append(connection)
             await give_back.wait()
 
-    async with mysql.pool(2) as pool, asyncio.timeout(10):
-        losing, using = asyncio.create_task(lose(pool)), asyncio.create_task(use(pool))
-        await eventually(lambda: pool.size == 2 and pool.freesize == 0, "both are lent")
+    async def lent(pool: Any, count: int) -> None:
+        await eventually(lambda: pool.size - pool.freesize == count, f"{count} are lent")
+
+    async with mysql.pool(2, minsize=2) as pool, asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        using = [tasks.create_task(lose(pool)), tasks.create_task(use(pool))]
+        await lent(pool, 2)
         # As it is held by whoever connects.
         async with pool._cond:
             fail.set()
-            await eventually(lambda: pool.size == 1, "the lost one is given back")
+            await lent(pool, 1)
             give_back.set()
-            await eventually(lambda: pool.freesize == 1, "the other one is given back")
-        with pytest.raises(LookupError):
-            await losing
-        await using
-        assert pool.freesize == 1
+            await lent(pool, 0)
+        await asyncio.wait(using)
+        assert pool.freesize
+        assert not mysql.driver.is_closed(kept[0])
 
 
 @pytest.mark.parametrize("autocommit", [True, False])
