@@ -31,8 +31,8 @@ class Inserts:
         self._name = settings.name
         self._announcer = Announcer(settings)
         self._writers: dict[EventsDialect, EventsWriter] = {}
-        # By the class of a connection, as that is all that the driver depends on. To find it out for each event would be
-        # a third of the calls that are made here for one.
+        # By the class of a connection, as that is all that the driver depends on. To find it out for each event would
+        # be a third of the calls that are made here for one.
         self._ways: dict[type, _Way] = {}
 
     async def insert(
