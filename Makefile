@@ -14,8 +14,12 @@ PROTO_STAMP := $(PROTO_VENV)/.stamp
 CODE := $(wildcard reflex_aio tests examples benchmarks)
 # What is handed on to pytest: make test ARGS="tests/sql -k gap -x"; -n 0 for one process, as debuggers need it
 ARGS ?=
+# How many processes run the tests: one more than there are cores, as each waits for servers a tenth of the time.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 # What make demo runs on: postgres or mariadb
 DATABASE ?= postgres
+# Tests, demonstration and benchmarks start many a Python, each of which would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## list the targets
@@ -72,7 +76,7 @@ check: lint types proto-check ## everything that can be checked without running 
 .PHONY: test
 test: $(STAMP) ## run the tests; ARGS go to pytest
 	@.ci/servers
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
 
 .PHONY: coverage
 coverage: $(STAMP) ## run the tests in one process, and print which lines they did not reach

@@ -42,8 +42,8 @@ async def _latency(server: EmbeddedPostgres, given: argparse.Namespace) -> Measu
 
 
 async def _sharing(server: EmbeddedPostgres, given: argparse.Namespace) -> Measurements:
-    many = 150 if given.quick else 1000
-    inserts = 50 if given.quick else 400
+    many = 110 if given.quick else 1000
+    inserts = 20 if given.quick else 400
     return await bench_sharing(server, inserts=inserts, repeat=given.repeat, many=many), []
 
 
@@ -52,7 +52,7 @@ async def _growth(server: EmbeddedPostgres, given: argparse.Namespace) -> Measur
     return await bench_growth(
         server,
         rows=[size for size in (10**3, 10**4, 10**5, 10**6, 10**7) if largest // 1000 <= size <= largest],
-        streams=(1, 10, 100) if given.quick else (1, 10, 100, 1000),
+        streams=(1, 10) if given.quick else (1, 10, 100, 1000),
         writers=(1, 8) if given.quick else (1, 2, 4, 8, 16, 32, 64),
         events=10 if given.quick else 100,
         repeat=given.repeat,

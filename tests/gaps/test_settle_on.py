@@ -1,7 +1,7 @@
 """A standby whose gaps are settled on the primary."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeAlias
 
 import asyncpg
@@ -163,8 +163,8 @@ async def test_a_stream_keeps_up_while_replay_always_lags_behind_new_gaps(
         assert await stream.reached(rows[-1][0]) == [row[0] for row in rows]
 
 
-async def fill_wal_page(connection: asyncpg.Connection) -> None:
-    """Write until the end of a page of WAL."""
+async def fill_wal_page(connection: asyncpg.Connection) -> bool:
+    """Write until the end of a page of WAL; tell if nothing of the server's own came in between."""
 
     async def position() -> int:
         return int(await connection.fetchval("SELECT pg_current_wal_insert_lsn() - '0/0'"))
@@ -178,17 +178,22 @@ async def fill_wal_page(connection: asyncpg.Connection) -> None:
     await write(8192 - await position() % 8192)
     beside = await write(400) - 400
     await write(-await position() % 8192 - beside)
-    assert await position() % 8192 == 24
+    return await position() % 8192 == 24
 
 
-async def switch_wal_segment(connection: asyncpg.Connection) -> None:
+async def switch_wal_segment(connection: asyncpg.Connection) -> bool:
+    """Begin a new segment of WAL; tell if nothing of the server's own is in it yet."""
     await connection.execute("SELECT pg_switch_wal()")
-    assert await connection.fetchval("SELECT (pg_current_wal_insert_lsn() - '0/0') % 8192") == 40
+    position: int = await connection.fetchval("SELECT ((pg_current_wal_insert_lsn() - '0/0') % 8192)::int")
+    return position == 40
 
 
 @pytest.mark.parametrize("write", [fill_wal_page, switch_wal_segment])
 async def test_a_gap_is_passed_when_the_wal_ends_with_a_page(
-    write: object, primary: asyncpg.Pool, standby_pool: asyncpg.Pool, connect: Connect
+    write: Callable[[asyncpg.Connection], Awaitable[bool]],
+    primary: asyncpg.Pool,
+    standby_pool: asyncpg.Pool,
+    connect: Connect,
 ) -> None:
     writer = await connect()
     await begin(writer)
@@ -200,7 +205,8 @@ async def test_a_gap_is_passed_when_the_wal_ends_with_a_page(
         await stream.reached(last)
     position = "SELECT pg_current_wal_insert_lsn()"
     for _ in range(10):
-        await write(writer)  # type: ignore[operator]
+        if not await write(writer):
+            continue
         before = await writer.fetchval(position)
         async with reading(events.stream(standby_pool, settle_on=primary)) as stream:
             assert await stream.reached(last, within=5.0) == [last]

@@ -3,7 +3,8 @@
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,19 @@ def plain(scratch: Path, wheel: Path) -> Environment:
     environment = Environment(scratch / "plain")
     environment.install(str(wheel))
     return environment
+
+
+@pytest.fixture(scope="session")
+def with_extra(scratch: Path, wheel: Path) -> Callable[[str], Environment]:
+    """Make the wheel with one extra, once."""
+
+    @cache
+    def make(extra: str) -> Environment:
+        environment = Environment(scratch / extra)
+        environment.install(f"{wheel}[{extra}]")
+        return environment
+
+    return make
 
 
 @pytest.fixture

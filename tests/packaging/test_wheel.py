@@ -3,6 +3,7 @@
 import json
 import subprocess
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -84,13 +85,9 @@ def test_each_module_can_be_imported_alone(plain: Environment) -> None:
 
 @pytest.mark.parametrize("extra", [None, *sorted(EXTRAS)])
 def test_with_each_extra_alone_all_but_the_others_homes_can_be_imported(
-    extra: str | None, plain: Environment, scratch: Path, wheel: Path
+    extra: str | None, plain: Environment, with_extra: Callable[[str], Environment]
 ) -> None:
-    if extra is None:
-        environment = plain
-    else:
-        environment = Environment(scratch / extra)
-        environment.install(f"{wheel}[{extra}]")
+    environment = plain if extra is None else with_extra(extra)
     # pytest is what loads its plugin, so nobody who does is without.
     others = ["No module named 'pytest'", *(f"reflex-aio[{other}]" for other in EXTRAS if other != extra)]
     for name, failure in json.loads(environment.run("-c", IMPORT_ALL)).items():
@@ -112,12 +109,13 @@ def test_pytest_finds_the_fixtures_by_itself(scratch: Path, wheel: Path) -> None
     assert "2 passed" in environment.run("-W", "error", "-m", "pytest", "-p", "reflex_aio.pytest_plugin")
 
 
-def test_the_command_needs_its_extra_and_nothing_else(plain: Environment, scratch: Path, wheel: Path) -> None:
+def test_the_command_needs_its_extra_and_nothing_else(
+    plain: Environment, with_extra: Callable[[str], Environment]
+) -> None:
     without = subprocess.run([plain.directory / "bin" / "reflex-aio"], capture_output=True, text=True)
     assert (without.returncode, without.stdout) == (2, "")
     assert without.stderr == "reflex-aio: the command needs typer and rich: pip install 'reflex-aio[cli]'\n"
-    environment = Environment(scratch / "command")
-    environment.install(f"{wheel}[cli]")
+    environment = with_extra("cli")
     command = environment.directory / "bin" / "reflex-aio"
     assert run(command, "--version").strip() == pyproject()["project"]["version"]
     assert run(command, "ddl", "cursors").startswith('CREATE TABLE "cursors"')
