@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+# pyright is run once, not by each of the processes that the tests are spread over.
+pytestmark = pytest.mark.xdist_group("pyright")
+
 ROOT = Path(__file__).parent.parent
 PUBLIC = [
     "reflex_aio",

@@ -19,8 +19,9 @@ SMOKE = [
     "tests/rpc/test_remote_stream.py",
     "tests/rpc/test_go.py",
     "tests/cli/test_command.py",
-    "tests/sql/test_cursors.py",
     "tests/sql/test_after_transaction.py",
+    "tests/sql/test_atomic_backends.py",
+    "tests/sql/test_batches.py",
     "tests/sql/mysql/test_drivers.py",
     "tests/sql/mysql/test_pools.py",
 ]

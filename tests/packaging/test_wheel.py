@@ -10,6 +10,9 @@ import pytest
 
 from tests.packaging.environments import ROOT, Environment, pyproject, run
 
+# What is installed is installed once, not by each of the processes that the tests are spread over.
+pytestmark = pytest.mark.xdist_group("wheel")
+
 EXTRAS: dict[str, list[str]] = pyproject()["project"]["optional-dependencies"]
 
 # Imports every module of the package; prints name -> what the import said, or null.
