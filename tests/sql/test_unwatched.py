@@ -1,6 +1,7 @@
 """Busy writers, whose transactions nobody watches: what they commit is told all the same, and soon."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from reflex_aio.sql.wakeups.exchange import Periods
 from reflex_aio.sql.wakeups.hub import Hub
 from tests.fix_backends import MysqlBackend
 from tests.fix_databases import Connect, Database
+from tests.fix_proxy import Proxy
 from tests.fix_statements import Statements
 from tests.sql.hubs import Woken, hub_to, listening
 from tests.waiting import eventually
@@ -24,7 +26,7 @@ BUSY = Periods(coalesce=0.005, coalesce_busy=0.1)
 
 
 @asynccontextmanager
-async def busy(database: Database, periods: Periods = BUSY) -> AsyncIterator[Hub]:
+async def busy(database: Database | Proxy, periods: Periods = BUSY) -> AsyncIterator[Hub]:
     """A hub that has much to tell, of another table."""
 
     async def tell() -> None:
@@ -109,6 +111,27 @@ async def test_a_transaction_that_lasts_is_watched_and_told_of_at_its_end(
             before = woken.count
             await asyncio.sleep(1.0)
             assert woken.count == before
+        await woken.more_than(before)
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["that-arrives", "that-is-lost"])
+async def test_what_is_committed_beside_a_notification_is_not_watched_and_told_by_the_next(
+    lost: bool, database: Database, connect: Connect, proxy: Proxy, watched: list[asyncpg.Connection]
+) -> None:
+    connection = await connect()
+    async with listening(database.dsn, "public.events") as (_, woken, _), busy(proxy) as hub:
+        events = await table(connection, hub)
+        await woken.more_than(0)
+        proxy.stall()
+        await eventually(lambda: hub._traffic.rests_until == math.inf, "a notification is under way")
+        watched.clear()
+        before = woken.count
+        async with connection.transaction():
+            await events.insert(connection, "1", 1)
+        assert not watched
+        if lost:
+            await proxy.drop_connections()
+        proxy.resume()
         await woken.more_than(before)
 
 

@@ -62,7 +62,7 @@ class Traffic:
     unsent: set[str] = field(default_factory=set)
     unwatched: Unwatched = field(default_factory=Unwatched)
     rests_until: float = -math.inf
-    """While there is much to tell: before then, nothing is sent."""
+    """While there is much to tell: what is inserted before then is told of later than then."""
     told: int = 0
     told_at: float = -math.inf
     left_at: float = -math.inf
@@ -78,6 +78,11 @@ class Traffic:
     def has_unsent(self) -> bool:
         """Whether there is something to tell, or may soon be."""
         return bool(self.unsent or self.unwatched)
+
+    def is_told_later(self, now: float) -> bool:
+        """Tell whether anybody will look, soon and not at once, what was committed of what is inserted now."""
+        # Where the rest is over and somebody waits to be looked at, the sender is about to begin.
+        return now < self.rests_until or (self.rests_until > -math.inf and bool(self.unwatched))
 
     def tell(self, payload: str, now: float) -> None:
         self.told_at = now
@@ -173,10 +178,13 @@ class Exchange:
             if self._traffic.has_unsent and now() >= self._sent_at + self._rest:
                 await self._let_streams_read()
                 self._rest = self._rest_after(now() - self._sent_at)
+                busy = self._rest > self._periods.coalesce
+                # What is inserted while this is sent is told of after the rest that follows.
+                self._traffic.rests_until = math.inf if busy else -math.inf
                 await self._send()
                 self._sent_at = now()
-                busy = self._rest > self._periods.coalesce
-                self._traffic.rests_until = self._sent_at + self._rest if busy else -math.inf
+                if busy:
+                    self._traffic.rests_until = self._sent_at + self._rest
             if self._listening:
                 await self._test(now())
             until = self._due()

@@ -116,7 +116,7 @@ class Hub:
         """
         traffic, loop = self._traffic, asyncio.get_running_loop()
         now = loop.time()
-        if now >= traffic.rests_until or loop is not self._loop:
+        if not traffic.is_told_later(now) or loop is not self._loop:
             return False
         payload = payload_of(table)
         if traffic.local.wakes(payload):
