@@ -14,8 +14,10 @@ import pytest_asyncio
 from reflex_aio import Event, EventStream, SchemaError
 from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE
 from reflex_aio.sql import EventColumns, EventsTable
+from reflex_aio.sql.dialects.postgres.queries import SEPARATOR
 from tests.fix_databases import Connect, Database
 from tests.fix_processes import Spawn
+from tests.fix_statements import Statements
 from tests.reading import reading
 from tests.waiting import eventually
 
@@ -149,6 +151,57 @@ async def test_noops_are_handed_out_where_they_are_asked_for(
         assert [event.is_noop async for event in stream] == [True, True, False, False]
 
 
+# Foreign ids and types.
+
+
+@pytest.mark.every_postgres
+@pytest.mark.parametrize("packed", [1, 4, 5])
+async def test_foreign_ids_and_types_come_as_they_are_whatever_is_in_them(
+    pool: asyncpg.Pool, writer: asyncpg.Connection, packed: int
+) -> None:
+    """Pages are sent packed up to one that can't be: in the first, in the second, and as the first of it."""
+    texts = ["", "1", ",", "a,b", '"', "'", "\\", "\\x1f", " ", "\n", "\x01", "ü", "\U0001f600", "0" * 5000]
+    odd = [SEPARATOR, f"{SEPARATOR}a", f"a{SEPARATOR}", f"a{SEPARATOR}b", SEPARATOR * 3, None]
+    given: list[tuple[str | None, int | None]] = [("plain", 1)] * packed
+    given += [(text, -(2**31)) for text in odd]
+    given += [(text, 2**31 - 1) for text in texts]
+    await writer.execute("ALTER TABLE events ALTER foreign_id DROP NOT NULL, ALTER type DROP NOT NULL")
+    await writer.executemany("INSERT INTO events (foreign_id, type) VALUES ($1, $2)", given)
+    async with table.replace(page_size=4).stream(pool, to_head=True) as stream:
+        assert [(event.foreign_id, event.type) async for event in stream] == given
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param([(None, 1), ("a", 1), (f"b{SEPARATOR}c", 1)], id="as-many-separators-as-without-both"),
+        pytest.param([("a", None), ("b", 2)], id="a-type"),
+        pytest.param([("a", None)], id="all-types"),
+        pytest.param([(None, 1)], id="all-foreign-ids"),
+    ],
+)
+async def test_what_is_null_moves_nothing_to_another_event(
+    pool: asyncpg.Pool, writer: asyncpg.Connection, given: list[tuple[str | None, int | None]]
+) -> None:
+    await writer.execute("ALTER TABLE events ALTER foreign_id DROP NOT NULL, ALTER type DROP NOT NULL")
+    await writer.executemany("INSERT INTO events (foreign_id, type) VALUES ($1, $2)", given)
+    async with table.stream(pool, to_head=True) as stream:
+        assert [(event.foreign_id, event.type) async for event in stream] == given
+
+
+@pytest.mark.suite_server
+async def test_once_a_page_cannot_be_packed_no_further_one_is_asked_for_twice(
+    pool: asyncpg.Pool, writer: asyncpg.Connection, statements: Statements
+) -> None:
+    await insert(writer, 4)
+    await table.insert(writer, SEPARATOR, 1)
+    await insert(writer, 8)
+    statements.taken()
+    assert await all_of(table.replace(page_size=4).stream(pool, to_head=True)) == list(range(1, 14))
+    limited = [text for text in (statement.text for statement in statements.taken()) if "LIMIT 4)" in text]
+    assert ["array_agg" in text for text in limited] == [False, False, True, True, True]
+
+
 # Timestamps.
 
 TIMES = [
@@ -207,9 +260,10 @@ async def test_events_too_large_for_one_page_come_in_smaller_ones(
 ) -> None:
     # The server's limit is a gigabyte: here it is three events.
     await writer.execute(
-        "CREATE SCHEMA small; CREATE FUNCTION small.append(text[], text) RETURNS text[] LANGUAGE plpgsql AS $$"
-        " BEGIN IF cardinality($1) = 3 THEN RAISE program_limit_exceeded; END IF; RETURN $1 || $2; END $$;"
-        " CREATE AGGREGATE small.array_agg(text) (sfunc = small.append, stype = text[], initcond = '{}')"
+        "CREATE SCHEMA small; CREATE FUNCTION small.append(text, text, text) RETURNS text LANGUAGE plpgsql AS $$"
+        " BEGIN IF cardinality(string_to_array($1, $3)) = 3 THEN RAISE program_limit_exceeded; END IF;"
+        " RETURN concat_ws($3, $1, $2); END $$;"
+        " CREATE AGGREGATE small.string_agg(text, text) (sfunc = small.append, stype = text)"
     )
     ids = await insert(writer, 10)
     settings = {"search_path": "small, pg_catalog, public"}

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn, Protocol
 
 from reflex_aio.errors import (
     CursorAhead,
@@ -47,6 +47,10 @@ _STANDBY_PERIOD = 0.1
 _TOO_LARGE = ("54000", "53200")
 
 
+class _PageSql(Protocol):
+    def __call__(self, size: int, *, packed: bool) -> str: ...
+
+
 class PostgresLoader(Loader):
     """Loads the events of one table.
 
@@ -75,6 +79,7 @@ class PostgresLoader(Loader):
         self._queries: Queries
         self._name = settings.name
         self._page_size = settings.page_size
+        self._packed = True
         self._strangers = 0
         self._promoted = False
         # Whether the last page had a gap, and the next one had best be read so that gaps may be passed.
@@ -250,23 +255,25 @@ class PostgresLoader(Loader):
         self._promoted = True
         raise StreamStopped(f"{self._settings.name}: the standby was promoted to a primary")
 
-    async def _fetch(
-        self, connection: Any, sql: Callable[[int], str], position: Position, *args: Any
-    ) -> Columns:
+    async def _fetch(self, connection: Any, sql: _PageSql, position: Position, *args: Any) -> Columns:
         settings = self._settings
         began = time.perf_counter()
         while True:
-            size = self._page_size
+            size, packed = self._page_size, self._packed
             try:
                 with self._driver.errors(settings.name):
-                    [row] = await self._driver.fetch(connection, sql(size), position, *args)
-                break
+                    [row] = await self._driver.fetch(connection, sql(size, packed=packed), position, *args)
             except DatabaseError as exc:
                 if exc.sqlstate not in _TOO_LARGE or size == 1:
                     raise
                 self._page_size = size // 2
                 logger.warning("%s: %d events make too large a page: %s", settings.name, size, exc)
-        columns = Columns(row, position, size, settings)
+                continue
+            columns = Columns(row, position, size, settings, packed=packed)
+            if not columns.torn:
+                break
+            # A table with such ids has more of them.
+            self._packed = False
         settings.hooks.page_loaded(settings.name, len(columns.ids), time.perf_counter() - began)
         return columns
 

@@ -7,7 +7,18 @@ from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE
 from reflex_aio.sql.dialects.postgres.catalog import identity_sql
 from reflex_aio.sql.settings import EventsSettings
 
-__all__ = ["TIMESTAMP_TYPES", "Queries", "head_sql", "insert_many_sql", "insert_noops_sql", "insert_sql"]
+__all__ = [
+    "SEPARATOR",
+    "TIMESTAMP_TYPES",
+    "Queries",
+    "head_sql",
+    "insert_many_sql",
+    "insert_noops_sql",
+    "insert_sql",
+]
+
+SEPARATOR = "\x1f"
+"""What stands between the foreign ids of a page that are sent as one text: ASCII's unit separator."""
 
 # How a timestamp is sent: microseconds since the year 2000, as PostgreSQL keeps it. Decoding it into a datetime would
 # be most of what a stream costs the client, and few consumers look at it.
@@ -98,14 +109,22 @@ class Queries:
             f"SELECT {', '.join([event_id, timestamp, kind, foreign_id, *rest])}"
             f" FROM {table} WHERE {event_id} > {position} ORDER BY {event_id}"
         )
-        aggregates = [
-            f"array_agg({event_id}::text)",
+        before = [
+            f"string_agg({event_id}::text, ',')",
             f"string_agg({_SEND[timestamp_type]}({timestamp}), ''::bytea)",
-            f"array_agg({kind}::int8)",
-            f"array_agg({foreign_id}::text)",
-            *(f"array_agg({name})" for name in rest),
         ]
-        self._columns = ", ".join(aggregates)
+        separator = f"chr({ord(SEPARATOR)})"
+        packed = [
+            f"string_agg(int8send({kind}::int8), ''::bytea)",
+            # One that is NULL shows as a separator too many.
+            f"string_agg(coalesce({foreign_id}::text, {separator}), {separator})",
+        ]
+        arrays = [f"array_agg({kind}::int8)", f"array_agg({foreign_id}::text)"]
+        after = [f"array_agg({name})" for name in rest]
+        self._columns = {
+            True: ", ".join([*before, *packed, *after]),
+            False: ", ".join([*before, *arrays, *after]),
+        }
         self._identity = identity_sql("$2::text", "$3::int8::oid", server=one_server)
         self.untimed = (
             f"SELECT {event_id} FROM {table} WHERE {event_id} > $1 AND {timestamp} IS NULL"
@@ -126,16 +145,22 @@ class Queries:
         )
         """The least id, and the least of one that is no noop, if it is among the first $1."""
 
-    def page(self, size: int) -> str:
+    def page(self, size: int, *, packed: bool = True) -> str:
         """Return the query for the first ``size`` events after $1.
 
-        They come as one row of their columns: ids, timestamps, types, foreign ids, and metadata and traces if any.
-        """
-        return f"SELECT {self._columns} FROM ({self._rows} LIMIT {size}) AS page"
+        They come as one row of their columns, NULL if there are none: ids as one text, separated by commas; timestamps
+        as bytes, 8 each; types and foreign ids; metadata and traces as arrays, if the table has any.
 
-    def checked_page(self, size: int) -> str:
+        :param packed: send types as bytes too, 8 each, and foreign ids as one text, separated by :data:`SEPARATOR`;
+            otherwise as arrays, which take both ends longer, but have room for NULL, and for foreign ids with the
+            separator in them
+        """
+        return f"SELECT {self._columns[packed]} FROM ({self._rows} LIMIT {size}) AS page"
+
+    def checked_page(self, size: int, *, packed: bool = True) -> str:
         """Return the same with the identity of the table ($2) and its sequence ($3) as the last column."""
-        return f"SELECT {self._columns}, {self._identity} FROM ({self._rows} LIMIT {size}) AS page"
+        columns = f"{self._columns[packed]}, {self._identity}"
+        return f"SELECT {columns} FROM ({self._rows} LIMIT {size}) AS page"
 
 
 def _types(settings: EventsSettings) -> list[str]:
