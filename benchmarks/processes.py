@@ -1,4 +1,4 @@
-"""Child processes that run an async function: ``python -m benchmarks.processes MODULE:FUNCTION ...``."""
+"""Child processes that run an async function: ``python -m benchmarks.processes LOOP MODULE:FUNCTION ...``."""
 
 import asyncio
 import contextlib
@@ -37,10 +37,12 @@ class Child:
 
 @asynccontextmanager
 async def child(function: str, *arguments: str) -> AsyncIterator[Child]:
-    """Run ``module:function`` in a process of its own, and cancel it at the end."""
+    """Run ``module:function`` in a process of its own, on a like event loop, and cancel it at the end."""
+    # asyncio or uvloop.
+    loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "benchmarks.processes", function, *arguments),
+        *("-m", "benchmarks.processes", loop, function, *arguments),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         limit=2**26,
@@ -77,4 +79,5 @@ async def main(function: str, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    with asyncio.Runner(loop_factory=import_module(sys.argv[1]).new_event_loop) as runner:
+        runner.run(main(*sys.argv[2:]))

@@ -14,6 +14,9 @@ from reflex_aio.tasks import times_asked_to_cancel
 
 __all__ = ["Delivery", "NotDue"]
 
+# How long to sleep at most before looking at the clock again, which may be set meanwhile, in seconds.
+_LOOK = 1.0
+
 
 class NotDue(Exception):
     """Ends a run that is to end, before an event that isn't due."""
@@ -72,8 +75,9 @@ class Delivery:
 
         :raises NotDue: if the run is to end before that
         """
-        if self._lag and (early := event.timestamp_us / 1_000_000 + self._lag - self._clock()) > 0:
-            await self._wait(early)
+        # More than once: an event loop may end a sleep early, as uvloop does, by up to a millisecond.
+        while self._lag and (early := event.timestamp_us / 1_000_000 + self._lag - self._clock()) > 0:
+            await self._wait(min(early, _LOOK))
         if self._attempting is not None and (early := self._attempting.seconds_left(event)) > 0:
             self._held(True)
             await self._wait(early)

@@ -8,6 +8,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 pytest_plugins = [
     "pytester",
     "tests.fix_signals",
+    "tests.fix_loops",
     "tests.fix_leaks",
     "tests.fix_servers",
     "tests.fix_databases",

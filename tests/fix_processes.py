@@ -17,10 +17,11 @@ _ROOT = Path(__file__).parent.parent
 # Arguments travel as JSON.
 _CALL = """
 import asyncio, importlib, inspect, json, sys
-module, name, arguments = sys.argv[1:]
+loop, module, name, arguments = sys.argv[1:]
 result = getattr(importlib.import_module(module), name)(*json.loads(arguments))
 if inspect.isawaitable(result):
-    asyncio.run(result)
+    with asyncio.Runner(loop_factory=importlib.import_module(loop).new_event_loop) as runner:
+        runner.run(result)
 """
 
 
@@ -103,9 +104,13 @@ class Child:
 
 
 class Spawn:
-    """Starts children; those still running when the test ends are killed."""
+    """Starts children; those still running when the test ends are killed.
 
-    def __init__(self) -> None:
+    :param loop: the module whose event loop they run on
+    """
+
+    def __init__(self, loop: str) -> None:
+        self._loop = loop
         self._children: list[Child] = []
 
     async def __call__(self, function: Callable[..., Any], *arguments: Any) -> Child:
@@ -115,8 +120,8 @@ class Spawn:
         :param arguments: what JSON can hold
         """
         return await self.program(
-            "-c", _CALL, function.__module__, function.__qualname__, json.dumps(arguments)
-        )  # fmt: skip
+            *("-c", _CALL, self._loop, function.__module__, function.__qualname__, json.dumps(arguments))
+        )
 
     async def program(self, *arguments: str) -> Child:
         """Start ``python *arguments`` in the root of the checkout."""
@@ -133,8 +138,8 @@ class Spawn:
 
 
 @pytest_asyncio.fixture
-async def spawn() -> AsyncIterator[Spawn]:
+async def spawn(event_loop_module: str) -> AsyncIterator[Spawn]:
     """Start child Python processes: ``child = await spawn(function, *arguments)``."""
-    spawn = Spawn()
+    spawn = Spawn(event_loop_module)
     yield spawn
     await spawn.kill_all()

@@ -9,11 +9,11 @@ from trio.testing import MockClock
 
 
 @pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+def anyio_backend(request: pytest.FixtureRequest, event_loop_module: str) -> tuple[str, dict[str, Any]]:
     """Run the test on each; trio's clock jumps to the next deadline whenever all tasks wait."""
     if request.param == "trio":
         return "trio", {"clock": MockClock(autojump_threshold=0)}
-    return request.param, {}
+    return request.param, {"use_uvloop": event_loop_module == "uvloop"}
 
 
 @pytest.fixture(autouse=True)

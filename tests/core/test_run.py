@@ -504,6 +504,26 @@ async def test_event_is_handled_once_it_is_as_old_as_the_lag() -> None:
 
 
 @on_trio
+async def test_event_is_not_handled_early_where_sleep_ends_early() -> None:
+    def slow_clock() -> float:
+        return trio.current_time() * 0.999
+
+    source = MemoryEvents(clock=slow_clock)
+    ages: list[float] = []
+
+    async def handle(event: Event) -> None:
+        ages.append(round(slow_clock() - event.timestamp_us / 1_000_000, 6))
+
+    spec = Spec(source, MemoryCursorStore(), Consumer("c", handle), lag=5.0, clock=slow_clock)
+    async with anyio.create_task_group() as group:
+        group.start_soon(run, spec)
+        await source.insert(1, 1)
+        await anyio.sleep(60)
+        group.cancel_scope.cancel()
+    assert ages == [5.0]
+
+
+@on_trio
 async def test_lag_is_kept_by_the_consumer_and_the_source_told_only_where_it_tells_the_head() -> None:
     source = Streams(lambda after: Pages(None))
     asked: list[dict[str, Any]] = [{}, {"to_head": True}, {"from_head": True}]
