@@ -1,1 +1,6 @@
 """Measurements: what streaming, inserting and waking cost, each as a ratio to the raw driver in the same run."""
+
+import os
+
+# gRPC writes notes on its connections to standard error.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

@@ -141,8 +141,9 @@ def _latency(pool: Any, table: EventsTable, events: int, *, rollbacks: int = 0, 
                     event = await anext(stream)
                     received[event.id] = time.perf_counter()
 
+        enough = asyncio.Event()
         async with asyncio.timeout(LONGEST), asyncio.TaskGroup() as group:
-            rolling = group.create_task(_roll_back(pool, table, rollbacks))
+            group.create_task(_roll_back(pool, table, rollbacks, enough))
             readers = [group.create_task(consume()) for _ in range(streams)]
             await ready.wait()
             async with pool.acquire() as connection:
@@ -152,19 +153,20 @@ def _latency(pool: Any, table: EventsTable, events: int, *, rollbacks: int = 0, 
                         event_id = await table.insert(connection, i, 1)
                     sent[event_id] = time.perf_counter()
             await asyncio.wait(readers)
-            rolling.cancel()
+            # Not cancelled: a transaction would be left open.
+            enough.set()
         return statistics.median(max(0.0, received[event_id] - at) for event_id, at in sent.items())
 
     return measure
 
 
-async def _roll_back(pool: Any, table: EventsTable, per_second: int) -> None:
-    """Roll back so many inserts a second, as evenly as sleeping allows."""
+async def _roll_back(pool: Any, table: EventsTable, per_second: int, enough: asyncio.Event) -> None:
+    """Roll back so many inserts a second, as evenly as sleeping allows, until it is enough."""
     silent = table.replace(wakeups=None)
     clock = time.perf_counter
     began, done = clock(), 0
     async with pool.acquire() as connection:
-        while per_second:
+        while per_second and not enough.is_set():
             while done < (clock() - began) * per_second:
                 transaction = connection.transaction()
                 await transaction.start()
