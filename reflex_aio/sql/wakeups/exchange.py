@@ -80,7 +80,7 @@ class Traffic:
         return bool(self.unsent or self.unwatched)
 
     def is_told_later(self, now: float) -> bool:
-        """Tell whether anybody will look, soon and not at once, what was committed of what is inserted now."""
+        """Tell whether what is inserted now is looked for soon, but not at once."""
         # Where the rest is over and somebody waits to be looked at, the sender is about to begin.
         return now < self.rests_until or (self.rests_until > -math.inf and bool(self.unwatched))
 
