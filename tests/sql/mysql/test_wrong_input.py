@@ -71,16 +71,26 @@ async def test_an_insert_that_is_cancelled_anywhere_is_rolled_back_with_its_tran
     mysql: MysqlBackend,
 ) -> None:
     await users.create(await mysql.connect())
+    inserted: list[str] = []
     step = 1
-    while True:
+
+    async def insert(connection: Any) -> None:
         # A new table object each time, as what is asked about a table is asked once.
-        connection, table = await mysql.connect(), EventsTable("user_events")
+        inserted.append(await EventsTable("user_events").insert(connection, step, 1))
+
+    while True:
+        connection = await mysql.connect()
         await connection.begin()
-        if not await cancelled_at(step, table.insert(connection, step, 1)):
+        if not await cancelled_at(step, insert(connection)):
             await connection.commit()
             break
-        # Neither library can go on with a connection under which a statement was cancelled.
-        assert mysql.driver.is_closed(connection)
+        if inserted:
+            # On uvloop the answer may come before the cancellation.
+            inserted.clear()
+            await connection.rollback()
+        else:
+            # Neither library can go on with a connection under which a statement was cancelled.
+            assert mysql.driver.is_closed(connection)
         step += 1
     assert step > 2
     assert await stored(mysql) == [str(step)]
