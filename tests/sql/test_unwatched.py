@@ -47,9 +47,11 @@ async def busy(database: Database | Proxy, periods: Periods = BUSY) -> AsyncIter
 
 
 async def resting(hub: Hub, seconds: float) -> None:
-    """Wait until a rest is to go on for so long."""
+    """Wait until a rest is to go on for so long; while something is sent, it isn't known for how long."""
     now = asyncio.get_running_loop().time
-    await eventually(lambda: hub._traffic.rests_until > now() + seconds, f"it rests for {seconds} s")
+    await eventually(
+        lambda: now() + seconds < hub._traffic.rests_until < math.inf, f"it rests for {seconds} s"
+    )
 
 
 @pytest.fixture
@@ -100,8 +102,11 @@ async def test_a_transaction_that_lasts_is_watched_and_told_of_at_its_end(
         busy(database, Periods(coalesce=0.005, coalesce_busy=0.4)) as hub,
     ):
         events = await table(connection, hub)
+        # Otherwise the transaction would be watched for that insert, before the one that is meant.
+        await eventually(lambda: not hub._traffic.unwatched, "that insert is told")
         async with connection.transaction():
             await resting(hub, 0.2)
+            assert not hub._traffic.unwatched
             watched.clear()
             await events.insert(connection, "1", 1)
             assert not watched
