@@ -62,8 +62,8 @@ async def next_attempt_is_due_after_the_last_delay(store: AttemptStore) -> None:
     for delay in (1000.0, 3000.0, 2000.5, 0.0):
         await store.record("a", "7", delay=delay)
         left = (await _one(store)).seconds_left
-        # Less than a millisecond more is rounding, of a clock that has seconds as a float, say.
-        about_all = -0.001 < delay - left <= 60
+        # A microsecond more is rounding, as of a clock that has seconds as a float.
+        about_all = delay - 60 <= left <= delay + 0.000_001
         expect(f"that of {delay} s about all are left, which are {left}", about_all, True)
 
 
