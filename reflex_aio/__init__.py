@@ -8,9 +8,7 @@ The tables are in :mod:`reflex_aio.sql`, remote streams in :mod:`reflex_aio.rpc`
 
 from reflex_aio.attempts import Attempts, AttemptStore
 from reflex_aio.backoff import Backoff
-from reflex_aio.batch import EventBatch
 from reflex_aio.consumer import Consumer
-from reflex_aio.consumer_status import ConsumerState, ConsumerStatus, HealthSource
 from reflex_aio.cursor import CursorStore
 from reflex_aio.errors import (
     ConnectionLost,
@@ -35,12 +33,13 @@ from reflex_aio.errors import (
     UnknownStream,
     is_expected,
 )
-from reflex_aio.event import Event
+from reflex_aio.event import Event, EventBatch
+from reflex_aio.health import ConsumerState, ConsumerStatus, HealthSource
 from reflex_aio.hooks import Hooks
-from reflex_aio.hosting.runner import Runner
 from reflex_aio.lease import Lease, LeaseState, LeaseStore
 from reflex_aio.memory import MemoryAttemptStore, MemoryCursorStore, MemoryEvents, MemoryLeaseStore
-from reflex_aio.running import run, run_forever
+from reflex_aio.runner.runner import Runner
+from reflex_aio.running.run import run, run_forever
 from reflex_aio.spec import Spec
 from reflex_aio.stream import EventStream, Source, StreamOptions
 

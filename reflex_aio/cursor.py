@@ -1,19 +1,27 @@
 """Where consumers keep their cursors."""
 
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
 from reflex_aio.lease import Lease
 
-__all__ = ["AtomicCursorStore", "CursorStore", "is_behind", "is_number"]
+__all__ = [
+    "AtomicCursorStore",
+    "CursorMark",
+    "CursorStore",
+    "MarkingCursorStore",
+    "is_behind",
+    "is_number",
+    "marking",
+]
 
 
 @runtime_checkable
 class CursorStore(Protocol):
     """Keeps, for each consumer, the cursor of the last event that it consumed.
 
-    A store that is also an asynchronous context manager is entered by :func:`~reflex_aio.running.run`; several
+    A store that is also an asynchronous context manager is entered by :func:`~reflex_aio.running.run.run`; several
     runs may share one store, and so enter it several times.
     """
 
@@ -77,3 +85,41 @@ def is_behind(cursor: str, other: str) -> bool:
 def is_number(text: object) -> bool:
     """Tell whether ``text`` is a string of digits."""
     return isinstance(text, str) and text.isascii() and text.isdecimal()
+
+
+class CursorMark:
+    """Where a run has come to, for its cursor store to look at now and then.
+
+    At a million events a second, to call the store for each would cost more than all else that a run does.
+    """
+
+    __slots__ = ("cursor", "refused")
+
+    def __init__(self) -> None:
+        self.cursor: str = ""
+        """The last event that was finished; ``""`` before the first. The run writes it."""
+        self.refused: bool = False
+        """Whether the store has stopped looking: the next ``set`` raises why. The store writes it."""
+
+
+@runtime_checkable
+class MarkingCursorStore(CursorStore, Protocol):
+    """A cursor store that keeps cursors in memory for a while anyway, and so need not be told of each."""
+
+    def marking(self, name: str, *, fence: Lease | None = None) -> AbstractContextManager[CursorMark | None]:
+        """Return a context that yields a mark of the consumer ``name``, or None if each cursor has to be set.
+
+        While in the context, what is written to the mark is as good as set. It is looked at a last time in the end.
+
+        :param fence: as for :meth:`~reflex_aio.cursor.CursorStore.set`
+        """
+        ...
+
+
+def marking(
+    store: CursorStore, name: str, *, fence: Lease | None = None
+) -> AbstractContextManager[CursorMark | None]:
+    """Return a mark's context for any store. See :meth:`MarkingCursorStore.marking`."""
+    if isinstance(store, MarkingCursorStore):
+        return store.marking(name, fence=fence)
+    return nullcontext()

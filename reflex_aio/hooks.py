@@ -3,13 +3,15 @@
 An object that takes ``hooks=`` uses those given, else the ones installed for the process when it was made.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 from reflex_aio.event import Event
 
-__all__ = ["Hooks", "combined", "install", "installed"]
+__all__ = ["EventLogFilter", "Hooks", "LoggingHooks", "combined", "install", "installed"]
 
 _NOTHING = nullcontext()
 
@@ -162,3 +164,38 @@ def install(hooks: Hooks) -> Hooks:
 def installed() -> Hooks:
     """Return the hooks in use for this process."""
     return _installed
+
+
+_handling: ContextVar[tuple[str, Event] | None] = ContextVar("reflex_aio_handling", default=None)
+
+
+class LoggingHooks(Hooks):
+    """Remembers, for :class:`EventLogFilter`, which event a consumer handles, in the context of its task.
+
+    Tasks that the handler starts inherit it.
+    """
+
+    @contextmanager
+    def handling(self, consumer: str, events: Sequence[Event]) -> Iterator[None]:
+        before = _handling.set((consumer, events[0]))
+        try:
+            yield
+        finally:
+            _handling.reset(before)
+
+
+class EventLogFilter(logging.Filter):
+    """Gives each log record the attributes ``consumer``, ``event_id`` and ``foreign_id``, and lets all of them pass.
+
+    They are strings, ``"-"`` where no consumer handles an event; of a batch, those of its first event. For formats, add
+    it to the handlers rather than to a logger, whose filters don't see the records of other loggers. It works with
+    :class:`LoggingHooks`.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Give ``record`` the attributes."""
+        handling = _handling.get()
+        record.consumer, record.event_id, record.foreign_id = (
+            ("-", "-", "-") if handling is None else (handling[0], handling[1].id, handling[1].foreign_id)
+        )
+        return True

@@ -9,7 +9,6 @@ from reflex_aio.attempts import AttemptStore
 from reflex_aio.backoff import Backoff
 from reflex_aio.consumer import BaseConsumer
 from reflex_aio.cursor import CursorStore
-from reflex_aio.fenced import FencedStore
 from reflex_aio.hooks import Hooks, installed
 from reflex_aio.lease import Lease
 from reflex_aio.stream import Source, StreamOptions
@@ -69,6 +68,7 @@ class Spec:
         self.retry_backoff: Backoff = Backoff() if retry_backoff is None else retry_backoff
         self.hooks: Hooks = installed() if hooks is None else hooks
         self.clock = clock
+        self.fence: Lease | None = None
 
     def fenced(self, lease: Lease) -> "Spec":
         """Return this spec as it runs under ``lease``: a run that has lost it can't move the cursor, and raises.
@@ -79,7 +79,7 @@ class Spec:
         if not isinstance(lease, Lease):
             raise _wrong("lease", lease, "a Lease, such as await leases.store(pool).acquire(...)")
         spec = copy(self)
-        spec.store = FencedStore(self.store, lease)
+        spec.fence = lease
         return spec
 
     def __repr__(self) -> str:

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar, runtime_checkable
 
 import anyio
 
-from reflex_aio.batch import EventBatch
 from reflex_aio.errors import StreamClosed
-from reflex_aio.event import Event
+from reflex_aio.event import Event, EventBatch
 from reflex_aio.tasks import shielded
 
 __all__ = ["EventStream", "Source", "StreamOptions"]

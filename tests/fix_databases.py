@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from reflex_aio.sql.wakeups.hub import close_hubs
+from reflex_aio.sql.wakeups.postgres_notifier import close_notifiers
 from tests.fix_servers import PostgresServer
 from tests.waiting import eventually
 
@@ -50,7 +50,7 @@ async def database(
     finally:
         await admin.close()
     yield database
-    await close_hubs()
+    await close_notifiers()
     admin = await asyncpg.connect(postgres_server.dsn)
     try:
         await _assert_nothing_left(admin, database.name)

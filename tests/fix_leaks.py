@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from reflex_aio.sql.wakeups.hub import close_hubs
+from reflex_aio.sql.wakeups.postgres_notifier import close_notifiers
 
 # Seconds for tasks that are already ending, like those of a closed gRPC channel.
 _GRACE = 1.0
@@ -26,7 +26,7 @@ async def no_task_left() -> AsyncIterator[None]:
     before = asyncio.all_tasks()
     yield
     # They would rest by themselves, after a while.
-    await close_hubs()
+    await close_notifiers()
     left = asyncio.all_tasks() - before - {asyncio.current_task()}
     if left:
         _, left = await asyncio.wait(left, timeout=_GRACE)

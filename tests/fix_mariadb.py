@@ -23,7 +23,7 @@ import pytest_asyncio
 from reflex_aio.ext.embedded_mariadb import EmbeddedMariaDB, EmbeddedMariaDBError
 from reflex_aio.ext.embedded_server import Setting
 from reflex_aio.sql.drivers.mysql_dsn import arguments_of
-from reflex_aio.sql.wakeups.hub import close_hubs
+from reflex_aio.sql.wakeups.postgres_notifier import close_notifiers
 from tests.fix_servers import CI, Servers, memory
 from tests.waiting import eventually
 
@@ -110,7 +110,7 @@ async def mysql_database(
     database = MysqlDatabase(suite_mariadb, f"t_{_run}{worker}_{next(_numbers)}_{told}".lower())
     await _run_as_admin(suite_mariadb, f"CREATE DATABASE `{database.name}` CHARACTER SET utf8mb4")
     yield database
-    await close_hubs()
+    await close_notifiers()
     try:
         await _assert_nothing_left(suite_mariadb, database.name)
     finally:

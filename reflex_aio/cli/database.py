@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Any
 
 from reflex_aio.cli.exits import CommandError, Exit
-from reflex_aio.sql import close_hubs, open_pool
+from reflex_aio.sql import close_notifiers, open_pool
 from reflex_aio.sql.drivers import driver_of_pool
 
 __all__ = ["Database", "database", "databases"]
@@ -45,7 +45,7 @@ async def database(dsn: str | None, *, size: int = 4, option: str = "--dsn") -> 
             pool = await stack.enter_async_context(open_pool(dsn, size=size))
         except ValueError as exc:
             raise CommandError(f"{option}: {exc}", Exit.USAGE) from exc
-        stack.push_async_callback(close_hubs)
+        stack.push_async_callback(close_notifiers)
         yield Database(pool)
 
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 
-from reflex_aio.health_app import HealthApp, Message
+from reflex_aio.health import HealthApp, Message
 
 __all__ = ["serving"]
 

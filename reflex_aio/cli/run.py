@@ -13,8 +13,8 @@ from reflex_aio.cli.health_port import serving
 from reflex_aio.cli.loading import load
 from reflex_aio.cli.output import note
 from reflex_aio.cli.running import service
-from reflex_aio.health_app import HealthApp
-from reflex_aio.hosting.runner import Runner
+from reflex_aio.health import HealthApp
+from reflex_aio.runner.runner import Runner
 
 __all__ = ["run"]
 

@@ -11,7 +11,7 @@ from reflex_aio.patterns.poll import PollSource
 from reflex_aio.patterns.read_through import ReadThroughStore
 from reflex_aio.patterns.retry import retrying
 from reflex_aio.patterns.wait import wait_for_event
-from reflex_aio.watermark import Watermark
+from reflex_aio.running.watermark import Watermark
 
 __all__ = [
     "AckConsumer",

@@ -4,7 +4,7 @@ from typing import Unpack
 
 from reflex_aio.consumer import ConsumerOptions, HandlerOf
 from reflex_aio.event import Event
-from reflex_aio.session import SessionConsumer, Turn
+from reflex_aio.running.manual_commit import SessionConsumer, Turn
 
 __all__ = ["AckConsumer", "AckEvent"]
 

@@ -4,10 +4,10 @@ from typing import Any, Unpack
 
 import anyio
 
+from reflex_aio.checks import check_count, check_seconds
 from reflex_aio.consumer import ConsumerOptions, HandlerOf
 from reflex_aio.event import Event
-from reflex_aio.patterns.arguments import check_count, check_seconds
-from reflex_aio.session import SessionConsumer, Turn
+from reflex_aio.running.manual_commit import SessionConsumer, Turn
 
 __all__ = ["BatchConsumer", "BatchSession"]
 

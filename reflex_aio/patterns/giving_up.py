@@ -4,9 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Unpack
 
+from reflex_aio.checks import check_count
 from reflex_aio.consumer import Consumer, ConsumerOptions, Handler
 from reflex_aio.event import Event
-from reflex_aio.patterns.arguments import check_count
 from reflex_aio.tasks import times_asked_to_cancel
 
 __all__ = ["GivingUpConsumer"]

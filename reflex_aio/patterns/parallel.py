@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from reflex_aio.checks import check_count
 from reflex_aio.event import Event
-from reflex_aio.patterns.arguments import check_count
 
 __all__ = ["Shard", "by_event_id", "by_event_type", "by_foreign_id", "shard_of", "shards"]
 

@@ -6,8 +6,8 @@ from typing import TypeAlias
 
 import anyio
 
+from reflex_aio.checks import check_seconds
 from reflex_aio.event import Event
-from reflex_aio.patterns.arguments import check_seconds
 from reflex_aio.stream import EventStream, StreamOptions
 
 __all__ = ["PollSource"]

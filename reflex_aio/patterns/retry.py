@@ -6,8 +6,8 @@ from typing import TypeVar
 import anyio
 
 from reflex_aio.backoff import Backoff
+from reflex_aio.checks import check_count
 from reflex_aio.consumer import HandlerOf
-from reflex_aio.patterns.arguments import check_count
 from reflex_aio.tasks import times_asked_to_cancel
 
 __all__ = ["retrying"]

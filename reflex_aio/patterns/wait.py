@@ -4,11 +4,11 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import anyio
 
+from reflex_aio.checks import check_seconds
 from reflex_aio.errors import StreamStopped
 from reflex_aio.event import Event, check_foreign_id, check_type
-from reflex_aio.group import Group
-from reflex_aio.patterns.arguments import check_seconds
 from reflex_aio.stream import EventStream, Source
+from reflex_aio.tasks import Group
 
 __all__ = ["wait_for_event"]
 

@@ -6,10 +6,9 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
 from typing import Self
 
-from reflex_aio.cursor import CursorStore
+from reflex_aio.cursor import CursorMark, CursorStore, marking
 from reflex_aio.errors import CursorConflict
 from reflex_aio.lease import Lease
-from reflex_aio.marking import CursorMark, marking
 
 __all__ = ["WrappedStore"]
 
@@ -60,7 +59,7 @@ class WrappedStore(ABC):
         await self._store.set(name, cursor, expected=expected, fence=fence)
 
     def marking(self, name: str, *, fence: Lease | None = None) -> AbstractContextManager[CursorMark | None]:
-        """Return a mark's context. See :class:`~reflex_aio.marking.MarkingCursorStore`."""
+        """Return a mark's context. See :class:`~reflex_aio.cursor.MarkingCursorStore`."""
         return marking(self._store, name, fence=fence)
 
     async def flush(self) -> None:

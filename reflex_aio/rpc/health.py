@@ -16,7 +16,7 @@ except ModuleNotFoundError as exc:
         "the health service needs grpcio-health-checking: pip install 'reflex-aio[health]'", name=exc.name
     ) from exc
 
-from reflex_aio.consumer_status import ConsumerState, HealthSource
+from reflex_aio.health import ConsumerState, HealthSource
 from reflex_aio.tasks import Tasks
 
 __all__ = ["RunnerHealth"]
@@ -59,7 +59,7 @@ class RunnerHealth:
     stands by for its lease. One server has one health service: not that of a
     :class:`~reflex_aio.rpc.StreamServer` too.
 
-    :param source: whose health it is, such as a :class:`~reflex_aio.hosting.runner.Runner`
+    :param source: whose health it is, such as a :class:`~reflex_aio.runner.runner.Runner`
     :param every: how often to look, in seconds
     :raises ValueError: if ``every`` isn't above 0
     """

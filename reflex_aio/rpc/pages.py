@@ -11,8 +11,7 @@ import msgspec
 from google.protobuf.message import DecodeError
 
 from reflex_aio import pb
-from reflex_aio.batch import EventBatch
-from reflex_aio.event import INT32_MAX, INT32_MIN, Event
+from reflex_aio.event import INT32_MAX, INT32_MIN, Event, EventBatch
 from reflex_aio.rpc.convert import MalformedMessage
 
 __all__ = ["events_from_page", "events_to_pages"]

@@ -4,23 +4,34 @@ One table object serves every client library: the connection or pool that is pas
 are used are imported.
 """
 
-from reflex_aio.sql.atomic import AtomicBatchConsumer, AtomicConsumer, AtomicHandler, atomic_spec
-from reflex_aio.sql.attempts import AttemptsTable
-from reflex_aio.sql.backlog import Backlog, Extent
-from reflex_aio.sql.cursors import CursorsTable, CursorState
-from reflex_aio.sql.dead_letters import ConsumerError, ErrorsTable, ErrorStatus
+from reflex_aio.sql.attempts.table import AttemptsTable
+from reflex_aio.sql.cursors.atomic import (
+    AtomicBatchConsumer,
+    AtomicConsumer,
+    AtomicHandler,
+    atomic_spec,
+)
+from reflex_aio.sql.cursors.table import CursorsTable, CursorState
+from reflex_aio.sql.dead_letters.table import ConsumerError, ErrorsTable, ErrorStatus
 from reflex_aio.sql.drivers.dsn import open_pool
-from reflex_aio.sql.events import EventsTable
-from reflex_aio.sql.leases import LeasesTable
-from reflex_aio.sql.new_events import NewEvent
-from reflex_aio.sql.partitions import Dropped, Partitions
-from reflex_aio.sql.retention import Pruned, PruneLimit, Retention
-from reflex_aio.sql.schema import AttemptColumns, CursorColumns, ErrorColumns, EventColumns, LeaseColumns
-from reflex_aio.sql.settings import Inserter, PageLoader, Wakeups
-from reflex_aio.sql.wakeups.exchange import Periods
-from reflex_aio.sql.wakeups.hub import Hub, close_hubs
+from reflex_aio.sql.events.settings import Inserter, PageLoader, Wakeups
+from reflex_aio.sql.events.table import EventsTable
+from reflex_aio.sql.events.values import NewEvent
+from reflex_aio.sql.leases.table import LeasesTable
+from reflex_aio.sql.retention.backlog import Backlog, Extent
+from reflex_aio.sql.retention.partitions import Dropped, Partitions
+from reflex_aio.sql.retention.prune import Pruned, PruneLimit, Retention
+from reflex_aio.sql.schema.names import (
+    AttemptColumns,
+    CursorColumns,
+    ErrorColumns,
+    EventColumns,
+    LeaseColumns,
+)
+from reflex_aio.sql.wakeups.after_commit import transaction
 from reflex_aio.sql.wakeups.notifier import LocalNotifier, Notifier
-from reflex_aio.sql.wakeups.transactions import transaction
+from reflex_aio.sql.wakeups.notify_session import Periods
+from reflex_aio.sql.wakeups.postgres_notifier import PostgresNotifier, close_notifiers
 
 __all__ = [
     "AtomicBatchConsumer",
@@ -40,7 +51,6 @@ __all__ = [
     "EventColumns",
     "EventsTable",
     "Extent",
-    "Hub",
     "Inserter",
     "LeaseColumns",
     "LeasesTable",
@@ -50,12 +60,13 @@ __all__ = [
     "PageLoader",
     "Partitions",
     "Periods",
+    "PostgresNotifier",
     "PruneLimit",
     "Pruned",
     "Retention",
     "Wakeups",
     "atomic_spec",
-    "close_hubs",
+    "close_notifiers",
     "open_pool",
     "transaction",
 ]

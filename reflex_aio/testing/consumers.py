@@ -4,7 +4,7 @@ import anyio
 
 from reflex_aio.consumer import Consumer
 from reflex_aio.cursor import CursorStore
-from reflex_aio.running import run
+from reflex_aio.running.run import run
 from reflex_aio.spec import Spec
 
 __all__ = ["await_consumer", "await_cursor"]

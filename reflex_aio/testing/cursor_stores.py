@@ -55,7 +55,7 @@ async def check_cursor_store(
     """Check that a store keeps the rules of :class:`~reflex_aio.cursor.CursorStore`.
 
     Each rule is checked on a store of its own, which is entered, if it is an asynchronous context manager, as by
-    :func:`~reflex_aio.running.run`. Cursors are the ids 1 to 100, as strings.
+    :func:`~reflex_aio.running.run.run`. Cursors are the ids 1 to 100, as strings.
 
     :param make_store: returns an async context manager that makes a store without cursors
     :param lacks: what the store doesn't have; rules that need it are left out

@@ -23,7 +23,7 @@ from examples.users.service import TeamIsFull, Users
 from reflex_aio import Event, Spec, run
 from reflex_aio.ext.embedded import EmbeddedPostgres
 from reflex_aio.patterns import DeadLetterConsumer
-from reflex_aio.sql import ErrorsTable, close_hubs
+from reflex_aio.sql import ErrorsTable, close_notifiers
 
 CHECKOUT = Path(__file__).parents[2]
 DOCUMENT = CHECKOUT / "docs" / "cli_transcript.md"
@@ -148,7 +148,7 @@ async def transcript() -> str:
                 async with asyncpg.create_pool(server.dsn, min_size=1, max_size=10) as pool:
                     await _users_sign_up(pool)
                     await _a_mail_fails(pool)
-                    await close_hubs()
+                    await close_notifiers()
                 session = Transcript(server.dsn, connection, Path(directory))
                 (Path(directory) / "mail.py").write_text(_HANDLER)
                 await _try_everything(session)

@@ -6,7 +6,7 @@ from typing import TypeAlias
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflex_aio.hosting.dealing import deal
+from reflex_aio.runner.assignment import deal
 
 Situation: TypeAlias = tuple[list[str], set[str], dict[str, str]]
 

@@ -20,11 +20,11 @@ from reflex_aio import (
     run_forever,
 )
 from reflex_aio.consumer import BaseConsumer
-from reflex_aio.consumer_status import ConsumerState
+from reflex_aio.health import ConsumerState
 from reflex_aio.hooks import Hooks
 from reflex_aio.patterns import BatchConsumer, ConcurrentConsumer
-from reflex_aio.rerunning import Rerunning
-from reflex_aio.running import Run
+from reflex_aio.running.run import Run
+from reflex_aio.running.supervisor import Rerunning
 from tests.core.cancelling import on_trio
 from tests.core.recording import RecordingStore, Streams
 from tests.core.sources import Pages, events, ids

@@ -9,7 +9,7 @@ import pytest
 
 from reflex_aio import Consumer, Event, MemoryCursorStore, MemoryEvents, Spec, run
 from reflex_aio.consumer import BaseConsumer
-from reflex_aio.event_logging import EventLogFilter, LoggingHooks
+from reflex_aio.hooks import EventLogFilter, LoggingHooks
 from reflex_aio.patterns import BatchConsumer, ConcurrentConsumer
 
 pytestmark = pytest.mark.anyio

@@ -4,7 +4,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from reflex_aio.group import Group
+from reflex_aio.tasks import Group
 
 pytestmark = pytest.mark.anyio
 

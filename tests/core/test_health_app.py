@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from reflex_aio.consumer_status import ConsumerState, ConsumerStatus
-from reflex_aio.health_app import HealthApp
+from reflex_aio.health import ConsumerState, ConsumerStatus, HealthApp
 
 pytestmark = pytest.mark.anyio
 

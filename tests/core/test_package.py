@@ -13,7 +13,6 @@ from reflex_aio import (
     cursor,
     errors,
     event,
-    event_logging,
     hooks,
     memory,
     spec,
@@ -61,7 +60,7 @@ def test_all_names_everything_that_is_imported() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    [backoff, consumer, cursor, errors, event, event_logging, hooks, memory, spec, stream, tasks],
+    [backoff, consumer, cursor, errors, event, hooks, memory, spec, stream, tasks],
     ids=lambda m: m.__name__,
 )
 def test_every_name_of_a_core_module_is_documented(module: ModuleType) -> None:

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from reflex_aio import Backoff, ConnectionLost, Consumer, Event, MemoryCursorStore, MemoryEvents, Runner, Spec
-from reflex_aio.consumer_status import ConsumerState
+from reflex_aio.health import ConsumerState
 from tests.core.cancelling import on_trio
 from tests.core.recording import RecordingStore, Streams
 from tests.core.sources import Pages, events

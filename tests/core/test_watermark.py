@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reflex_aio.watermark import Watermark
+from reflex_aio.running.watermark import Watermark
 
 # What is done: begin an event, pass one over, or finish one of those begun, alone or with all before it.
 STEPS = st.lists(

@@ -444,7 +444,7 @@ async def test_noops_are_counted(connect: Connect, pool: asyncpg.Pool, metrics: 
     await events.insert_many(connection, [(1, 1), (2, 1), (3, 1)])
     await transaction.rollback()
     await events.insert(connection, 4, 1)
-    async with events.stream(pool, fence=True, to_head=True) as stream:
+    async with events.stream(pool, fill_gaps=True, to_head=True) as stream:
         assert [event.foreign_id async for event in stream] == ["4"]
     assert metrics.table("events_table_gap_filled_total") == 3
 

@@ -7,7 +7,7 @@ import asyncpg
 import pytest_asyncio
 
 from reflex_aio.ext.embedded import EmbeddedPostgres
-from reflex_aio.sql.events import EventsTable
+from reflex_aio.sql.events.table import EventsTable
 from tests.fix_databases import Connect, Database
 from tests.gaps.interleaving import HOLD_HERE, Points, watched_pool
 

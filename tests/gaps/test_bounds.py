@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reflex_aio.sql.dialects.postgres.bounds import Bounds, Holder
+from reflex_aio.sql.events.postgres.horizon import Bounds, Holder
 
 
 def _holders(*keys: str, prepared: tuple[str, ...] = ()) -> list[Holder]:

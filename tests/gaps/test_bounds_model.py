@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from reflex_aio.sql.dialects.postgres.bounds import Bounds, Holder
+from reflex_aio.sql.events.postgres.horizon import Bounds, Holder
 
 BACKENDS = range(4)
 RARELY = st.integers(0, 4).map(lambda choice: choice == 4)

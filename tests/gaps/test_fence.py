@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from reflex_aio import DatabaseError, TableRefused
 from reflex_aio.hooks import Hooks
-from reflex_aio.sql.events import EventsTable
+from reflex_aio.sql.events.table import EventsTable
 from tests.fix_databases import Connect, Database
 from tests.reading import Reading, ran, reading
 from tests.waiting import eventually
@@ -52,7 +52,7 @@ async def noops(connection: asyncpg.Connection) -> list[int]:
 
 @asynccontextmanager
 async def fenced(pool: asyncpg.Pool, table: EventsTable = events, after: str = "") -> AsyncIterator[Reading]:
-    async with reading(table.stream(pool, after, fence=True)) as stream:
+    async with reading(table.stream(pool, after, fill_gaps=True)) as stream:
         yield stream
 
 
@@ -200,7 +200,7 @@ async def test_ids_are_fenced_though_the_rows_around_them_were_deleted(
     pool: asyncpg.Pool, writer: asyncpg.Connection
 ) -> None:
     first, drawn, last = await insert(writer), await writer.fetchval(DRAW), await insert(writer)
-    async with events.stream(pool, str(first), to_head=True, fence=True) as stream:
+    async with events.stream(pool, str(first), to_head=True, fill_gaps=True) as stream:
         await writer.execute("DELETE FROM events")
         assert [int(event.id) async for event in stream] == []
     with pytest.raises(asyncpg.UniqueViolationError):
@@ -284,7 +284,7 @@ async def test_a_table_without_a_unique_index_is_refused(
     ):
         await writer.execute(index)
         with pytest.raises(TableRefused, match="nothing makes its id unique by itself"):
-            async with events.stream(pool, fence=True):
+            async with events.stream(pool, fill_gaps=True):
                 pass
     await writer.execute("CREATE UNIQUE INDEX ON events (id)")
     async with fenced(pool) as stream:
@@ -309,7 +309,7 @@ async def test_a_partitioned_table_is_refused_unless_its_id_alone_is_the_key(
         )
         if by == "timestamp":
             with pytest.raises(TableRefused, match="nothing makes its id unique by itself"):
-                async with events.stream(pool, fence=True):
+                async with events.stream(pool, fill_gaps=True):
                     pass
     async with fenced(pool) as stream:
         drawn = await writer.fetchval(DRAW)
@@ -327,7 +327,7 @@ async def test_a_reader_that_may_not_insert_is_refused(
             async with reading(events.stream(readers)) as stream:
                 await stream.reached(await insert(writer))
             with pytest.raises(TableRefused, match="grant INSERT on it"):
-                async with events.stream(readers, fence=True):
+                async with events.stream(readers, fill_gaps=True):
                     pass
             await writer.execute(f"GRANT INSERT ON events TO {reader}")
             async with fenced(readers) as stream:

@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from reflex_aio import ConnectionLost
 from reflex_aio.hooks import Hooks
-from reflex_aio.sql.events import EventsTable
+from reflex_aio.sql.events.table import EventsTable
 from tests.fix_databases import Connect, Database
 from tests.fix_proxy import Proxy
 from tests.reading import SCAN, ran, reading

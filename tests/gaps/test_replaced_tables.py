@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from reflex_aio import CursorAhead, TableNotFound, TableRefused, TableReplaced
-from reflex_aio.sql.events import EventsTable
+from reflex_aio.sql.events.table import EventsTable
 from tests.fix_databases import Connect, Database
 from tests.gaps.interleaving import waits
 from tests.reading import SCAN, Reading, ran, reading

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflex_aio.sql.streaming.loader import safe_prefix
+from reflex_aio.sql.events.loader import safe_prefix
 
 ids = st.integers(1, 30)
 

@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from reflex_aio import StreamStopped, TableRefused
 from reflex_aio.ext.embedded import EmbeddedPostgres
-from reflex_aio.sql.events import EventsTable
+from reflex_aio.sql.events.table import EventsTable
 from tests.fix_databases import Connect, Database
 from tests.fix_standbys import Standby
 from tests.gaps.test_fill_gaps import filling
@@ -108,7 +108,7 @@ async def test_opening_says_that_gaps_are_not_settled_on_a_standby(
 
 async def test_a_standby_takes_no_fence(standby_pool: asyncpg.Pool) -> None:
     with pytest.raises(TableRefused, match="a standby takes no noops"):
-        async with events.stream(standby_pool, fence=True):
+        async with events.stream(standby_pool, fill_gaps=True):
             pass
     with pytest.raises(TableRefused, match="a standby takes no noops"):
         await events.fill_gaps(standby_pool)

@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 
 from reflex_aio.ext.embedded import EmbeddedPostgres
-from reflex_aio.sql.events import EventsTable
+from reflex_aio.sql.events.table import EventsTable
 from tests.fix_standbys import Standby
 from tests.reading import SCAN, ran, reading
 from tests.waiting import eventually

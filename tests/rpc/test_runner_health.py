@@ -11,7 +11,7 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from reflex_aio.consumer_status import ConsumerState, ConsumerStatus
+from reflex_aio.health import ConsumerState, ConsumerStatus
 from reflex_aio.rpc.health import RunnerHealth
 from tests.rpc.serving import started
 

@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from reflex_aio import Consumer, Event, MemoryCursorStore, MemoryEvents, Runner, Spec
-from reflex_aio.health_app import HealthApp
+from reflex_aio.health import HealthApp
 
 
 def say(text: str) -> None:

@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from reflex_aio.sql.cursors import CursorsTable
-from reflex_aio.sql.stores.cursor_store import TableCursorStore
+from reflex_aio.sql.cursors.store import TableCursorStore
+from reflex_aio.sql.cursors.table import CursorsTable
 from tests.fix_databases import Connect
 from tests.waiting import eventually
 

@@ -6,7 +6,7 @@ import os
 import asyncpg
 
 from reflex_aio.sql.drivers.asyncpg import AsyncpgDriver
-from reflex_aio.sql.wakeups.hub import Hub, hub_of
+from reflex_aio.sql.wakeups.postgres_notifier import PostgresNotifier, notifier_of
 
 driver = AsyncpgDriver()
 
@@ -14,7 +14,7 @@ driver = AsyncpgDriver()
 async def answer(dsn: str) -> None:
     """Say when a question is heard, and answer it."""
     connection = await asyncpg.connect(dsn)
-    hub = await hub_of(driver, connection)
+    hub = await notifier_of(driver, connection)
     asked = asyncio.Event()
     hub.subscribe("public.question", asked.set)
     # The first wake-up says that the hub listens.
@@ -36,11 +36,11 @@ def insert(dsn: str, ending: str) -> None:
         asyncio.get_running_loop().slow_callback_duration = 60.0
         connection = await asyncpg.connect(dsn)
         if ending == "with a stream":
-            hub, listening = await hub_of(driver, connection), asyncio.Event()
+            hub, listening = await notifier_of(driver, connection), asyncio.Event()
             hub.subscribe("public.t", listening.set)
             await listening.wait()
         async with connection.transaction():
-            hub = await hub_of(driver, connection)
+            hub = await notifier_of(driver, connection)
             driver.after_transaction(connection, "public.t", lambda: hub.notify("public.t"))
         await connection.close()
         if ending == "in an error":
@@ -54,7 +54,7 @@ def insert(dsn: str, ending: str) -> None:
 
 def fork(dsn: str) -> None:
     """Fork while a hub listens, and use the very same one in both processes afterwards."""
-    hub = Hub(lambda: asyncpg.connect(dsn))
+    hub = PostgresNotifier(lambda: asyncpg.connect(dsn))
 
     async def parent() -> None:
         woken = asyncio.Event()

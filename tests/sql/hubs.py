@@ -8,8 +8,8 @@ import asyncpg
 
 from reflex_aio.backoff import Backoff
 from reflex_aio.hooks import Hooks
-from reflex_aio.sql.wakeups.exchange import Periods
-from reflex_aio.sql.wakeups.hub import Hub
+from reflex_aio.sql.wakeups.notify_session import Periods
+from reflex_aio.sql.wakeups.postgres_notifier import PostgresNotifier
 from tests.waiting import eventually
 
 QUICK = Periods(idle=30.0, ping=0.1, answer=0.5, silent=0.3)
@@ -47,8 +47,8 @@ class Woken:
         await eventually(lambda: self.count > count, f"woken more than {count} times")
 
 
-def hub_to(dsn: str, hooks: Hooks | None = None, periods: Periods = QUICK) -> Hub:
-    return Hub(
+def hub_to(dsn: str, hooks: Hooks | None = None, periods: Periods = QUICK) -> PostgresNotifier:
+    return PostgresNotifier(
         lambda: asyncpg.connect(dsn, server_settings={"application_name": "hub"}, timeout=1.0),
         hooks=hooks,
         periods=periods,
@@ -57,7 +57,9 @@ def hub_to(dsn: str, hooks: Hooks | None = None, periods: Periods = QUICK) -> Hu
 
 
 @asynccontextmanager
-async def listening(dsn: str, table: str = "public.t", **more: Any) -> AsyncIterator[tuple[Hub, Woken, Seen]]:
+async def listening(
+    dsn: str, table: str = "public.t", **more: Any
+) -> AsyncIterator[tuple[PostgresNotifier, Woken, Seen]]:
     """A hub that is known to hear what others tell about ``table``."""
     seen, woken = Seen(), Woken()
     async with hub_to(dsn, seen, **more) as hub:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from reflex_aio.sql.dialects.transactions import transaction_dialect
+from reflex_aio.sql.cursors.transactions import transaction_dialect
 from tests.fix_backends import Backend
 from tests.fix_processes import Spawn
 from tests.sql.atomic_paused import NAME, consume, cursors, events

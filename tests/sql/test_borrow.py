@@ -9,9 +9,9 @@ import pytest
 import pytest_asyncio
 
 from reflex_aio import ConnectionLost, DatabaseError
+from reflex_aio.sql.drivers import pinned_connection as borrow
 from reflex_aio.sql.drivers.asyncpg import AsyncpgDriver
-from reflex_aio.sql.streaming import borrow
-from reflex_aio.sql.streaming.borrow import Borrowed
+from reflex_aio.sql.drivers.pinned_connection import Borrowed
 from tests.core.cancelling import cancelled_by_task
 from tests.fix_databases import Connect, Database
 from tests.waiting import eventually

@@ -15,9 +15,9 @@ from reflex_aio.errors import ConnectionLost, CursorConflict, DatabaseError, Inv
 from reflex_aio.event import Event
 from reflex_aio.ext.embedded import EmbeddedPostgres
 from reflex_aio.memory import MemoryEvents
-from reflex_aio.running import run
+from reflex_aio.running.run import run
 from reflex_aio.spec import Spec
-from reflex_aio.sql.stores.cursor_store import TableCursorStore
+from reflex_aio.sql.cursors.store import TableCursorStore
 from tests.fix_databases import Connect, Database
 from tests.sql.cursor_rows import cursors, held, made, stored, write_behind
 

@@ -9,8 +9,8 @@ import pytest
 
 from reflex_aio.errors import CursorConflict, DatabaseError, InvalidCursor, SchemaError, TableNotFound
 from reflex_aio.hooks import Hooks, install
-from reflex_aio.sql.cursors import CursorsTable
-from reflex_aio.sql.schema import CursorColumns
+from reflex_aio.sql.cursors.table import CursorsTable
+from reflex_aio.sql.schema.names import CursorColumns
 from tests.fix_databases import Connect
 from tests.fix_statements import Statements
 from tests.waiting import eventually

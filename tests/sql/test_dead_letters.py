@@ -21,7 +21,7 @@ from reflex_aio.event import Event
 from reflex_aio.hooks import Hooks
 from reflex_aio.memory import MemoryCursorStore
 from reflex_aio.patterns import DeadLetterConsumer
-from reflex_aio.running import run
+from reflex_aio.running.run import run
 from reflex_aio.spec import Spec
 from reflex_aio.sql import CursorsTable, ErrorColumns, ErrorsTable, ErrorStatus, EventsTable
 from tests.fix_databases import Connect

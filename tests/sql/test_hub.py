@@ -17,8 +17,8 @@ import pytest
 from reflex_aio.ext.embedded import EmbeddedPostgres
 from reflex_aio.sql import EventsTable
 from reflex_aio.sql.drivers.asyncpg import AsyncpgDriver
-from reflex_aio.sql.wakeups.exchange import Periods
-from reflex_aio.sql.wakeups.hub import Hub, close_hubs, hub_of
+from reflex_aio.sql.wakeups.notify_session import Periods
+from reflex_aio.sql.wakeups.postgres_notifier import PostgresNotifier, close_notifiers, notifier_of
 from tests.fix_databases import Connect, Database
 from tests.fix_processes import Spawn
 from tests.fix_proxy import Proxy
@@ -85,7 +85,7 @@ async def test_a_table_of_any_name_is_told_of(database: Database, table: str, ba
 
     async with listening(database.dsn, table) as (_, woken, _):
         before = woken.count
-        hub = Hub(connect, periods=QUICK)
+        hub = PostgresNotifier(connect, periods=QUICK)
         hub.notify(table)
         hub.notify("public.other")
         await woken.more_than(before)
@@ -128,7 +128,7 @@ async def test_a_subscription_before_the_hub_listens_misses_nothing(
         await go_on.wait()
         return await asyncpg.connect(database.dsn)
 
-    hub, woken = Hub(connect_late), Woken()
+    hub, woken = PostgresNotifier(connect_late), Woken()
     hub.subscribe("public.t", woken)
     await connecting.wait()
     await connection.execute("SELECT pg_notify('reflex_aio', 'public.t')")
@@ -337,7 +337,7 @@ async def test_a_pooler_that_swallows_listen_is_found_out_and_told(
         await woken.more_than(before)
     warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
-    assert "notifier=Hub(connect=...)" in warnings[0]
+    assert "notifier=PostgresNotifier(connect=...)" in warnings[0]
 
 
 @pytest.mark.suite_server
@@ -365,7 +365,7 @@ async def test_a_standby_is_left_alone_until_it_is_promoted(
         return await asyncpg.connect(standby.dsn)
 
     # Greater than the rest of the test takes: only a promotion may be worth another try.
-    hub = Hub(connect, hooks=seen, periods=Periods(silent=2.0))
+    hub = PostgresNotifier(connect, hooks=seen, periods=Periods(silent=2.0))
     hub.subscribe("public.t", woken)
     hub.notify("public.t")
     await eventually(lambda: "can't wake streams" in caplog.text, "told")
@@ -441,7 +441,7 @@ async def test_a_users_pool_closes_while_its_hub_listens(database: Database) -> 
     woken = Woken()
     async with asyncpg.create_pool(database.dsn, min_size=1, max_size=2) as pool:
         async with pool.acquire() as connection:
-            hub = await hub_of(driver, connection)
+            hub = await notifier_of(driver, connection)
         hub.subscribe("public.t", woken)
         await woken.more_than(0)
         async with asyncio.timeout(5):
@@ -456,8 +456,8 @@ async def test_a_loop_has_one_hub_for_a_server_database_and_user(
     database: Database, connect: Connect
 ) -> None:
     one, two, elsewhere = await connect(), await connect(), await connect(database="postgres")
-    assert await hub_of(driver, one) is await hub_of(driver, two)
-    assert await hub_of(driver, one) is not await hub_of(driver, elsewhere)
+    assert await notifier_of(driver, one) is await notifier_of(driver, two)
+    assert await notifier_of(driver, one) is not await notifier_of(driver, elsewhere)
 
 
 async def test_an_entered_hub_serves_the_connections_that_go_where_its_own_go(
@@ -465,12 +465,12 @@ async def test_an_entered_hub_serves_the_connections_that_go_where_its_own_go(
 ) -> None:
     connection, through_proxy = await connect(), await connect(dsn=proxy.dsn)
     async with hub_to(database.dsn) as hub:
-        assert await hub_of(driver, connection) is hub
+        assert await notifier_of(driver, connection) is hub
         # As a pooler's, the proxy's address is another one.
-        assert await hub_of(driver, through_proxy) is not hub
-        await close_hubs()
-        assert await hub_of(driver, connection) is hub
-    assert await hub_of(driver, connection) is not hub
+        assert await notifier_of(driver, through_proxy) is not hub
+        await close_notifiers()
+        assert await notifier_of(driver, connection) is hub
+    assert await notifier_of(driver, connection) is not hub
 
 
 async def test_inserts_on_one_connection_wake_by_the_hub_that_serves_it_at_the_time(
@@ -480,7 +480,7 @@ async def test_inserts_on_one_connection_wake_by_the_hub_that_serves_it_at_the_t
     await events.create(connection)
     await events.insert(connection, 1, 1)
     # What that has told is told before anybody listens.
-    await close_hubs()
+    await close_notifiers()
     async with listening(database.dsn, "public.hub_events") as (_, woken, _):
         before = woken.count
         await events.insert(connection, 1, 1)
@@ -505,7 +505,7 @@ async def test_a_hub_refuses_a_pools_connection(pool: asyncpg.Pool) -> None:
         return acquired[0]
 
     with pytest.raises(TypeError, match="no connection of its own"):
-        await Hub(acquire).__aenter__()
+        await PostgresNotifier(acquire).__aenter__()
     await pool.release(acquired[0])
 
 
@@ -540,7 +540,7 @@ async def test_passwords_are_neither_shown_nor_logged(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     connection = await connect(dsn=proxy.dsn, password="opensesame")
-    hub = await hub_of(driver, connection)
+    hub = await notifier_of(driver, connection)
     await proxy.stop()
     hub.notify("public.t")
     await eventually(lambda: "wake-ups are down" in caplog.text, "told")
@@ -595,7 +595,7 @@ def _in_thread(main: Callable[[], Awaitable[None]]) -> tuple[threading.Thread, l
 async def test_each_threads_loop_has_a_hub_of_its_own(database: Database) -> None:
     async def in_its_loop() -> None:
         connection = await asyncpg.connect(database.dsn)
-        hub, woken = await hub_of(driver, connection), Woken()
+        hub, woken = await notifier_of(driver, connection), Woken()
         hub.subscribe("public.there", woken)
         await woken.more_than(0)
         before = woken.count

@@ -7,9 +7,8 @@ import asyncpg
 import pytest
 
 from reflex_aio import Consumer, Event, MemoryCursorStore, Spec, run
+from reflex_aio.cursor import marking
 from reflex_aio.errors import CursorConflict, InvalidCursor, LeaseLost
-from reflex_aio.fenced import FencedStore
-from reflex_aio.marking import marking
 from reflex_aio.patterns import ReadThroughStore
 from reflex_aio.sql import EventsTable, LeasesTable
 from tests.fix_statements import Statements
@@ -145,9 +144,9 @@ async def test_mark_under_a_lease_that_is_lost_is_refused(pool: asyncpg.Pool) ->
     lender = leases.store(pool)
     lease = await lender.acquire("a", "me", ttl=60.0)
     assert lease is not None
-    store = FencedStore(write_behind(pool), lease)
+    store = write_behind(pool)
     async with store:
-        with marking(store, "a") as mark:
+        with marking(store, "a", fence=lease) as mark:
             assert mark is not None
             mark.cursor = "1"
             await store.flush()

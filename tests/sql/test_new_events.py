@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflex_aio.sql.new_events import check_new_events
-from reflex_aio.sql.schema import EventsSchema, ForeignIdType, Name
+from reflex_aio.sql.events.values import check_new_events
+from reflex_aio.sql.schema.names import EventsSchema, ForeignIdType, Name
 
 
 class Kind(IntEnum):

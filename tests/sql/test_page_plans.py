@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from reflex_aio.sql import EventsTable
-from reflex_aio.sql.dialects.postgres.queries import Queries
+from reflex_aio.sql.events.postgres.queries import Queries
 from tests.fix_databases import Connect
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.every_postgres]

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from reflex_aio import Event
-from reflex_aio.sql.streaming.borrow import Borrowed
-from reflex_aio.sql.streaming.loader import Loader, Page, Position
-from reflex_aio.sql.streaming.polling import Polling
-from reflex_aio.sql.streaming.tail import Subscribe, Tail
+from reflex_aio.sql.drivers.pinned_connection import Borrowed
+from reflex_aio.sql.events.loader import Loader, Page, Position
+from reflex_aio.sql.events.polling import Polling
+from reflex_aio.sql.events.tail import Subscribe, Tail
 from reflex_aio.sql.wakeups.waking import TimedEvent
 
 FLOOR, CEILING = 0.05, 1.0

@@ -23,7 +23,7 @@ from reflex_aio import (
 )
 from reflex_aio.ext.embedded import EmbeddedPostgres
 from reflex_aio.hooks import Hooks
-from reflex_aio.sql.events import EventsTable
+from reflex_aio.sql.events.table import EventsTable
 from tests.fix_databases import Connect, Database
 from tests.reading import SCAN, ran, reading
 from tests.waiting import eventually

@@ -7,9 +7,9 @@ import asyncpg
 import pytest
 
 from reflex_aio.errors import TableNotFound
-from reflex_aio.sql.dialects.schema import schema_dialect
 from reflex_aio.sql.drivers import driver_of_connection
-from reflex_aio.sql.schema import (
+from reflex_aio.sql.schema.dialect import schema_dialect
+from reflex_aio.sql.schema.names import (
     CursorColumns,
     CursorsSchema,
     ErrorColumns,

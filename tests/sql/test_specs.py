@@ -299,6 +299,6 @@ async def test_a_consumer_goes_on_after_the_server_was_restarted(
     assert set(committed) <= set(there)
     assert list(dict.fromkeys(consumed.ids)) == there
     # To have lost the server is no failure of the consumer's.
-    told = [record for record in caplog.records if record.name == "reflex_aio.rerunning"]
+    told = [record for record in caplog.records if record.name == "reflex_aio.running.supervisor"]
     assert told
     assert {record.levelname for record in told} == {"INFO"}

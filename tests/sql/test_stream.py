@@ -14,7 +14,7 @@ import pytest_asyncio
 from reflex_aio import Event, EventStream, SchemaError
 from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE
 from reflex_aio.sql import EventColumns, EventsTable
-from reflex_aio.sql.dialects.postgres.queries import SEPARATOR
+from reflex_aio.sql.events.postgres.queries import SEPARATOR
 from tests.fix_databases import Connect, Database
 from tests.fix_processes import Spawn
 from tests.fix_statements import Statements

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from reflex_aio import Event, StreamClosed
-from reflex_aio.sql.events import EventsTable
+from reflex_aio.sql.events.table import EventsTable
 from reflex_aio.sql.wakeups.notifier import LocalNotifier
 from tests.core.cancelling import cancelled_by_task
 from tests.fix_databases import Connect, Database

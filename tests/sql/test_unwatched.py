@@ -10,8 +10,8 @@ import asyncpg
 import pytest
 
 from reflex_aio.sql import EventsTable, transaction
-from reflex_aio.sql.wakeups.exchange import Periods
-from reflex_aio.sql.wakeups.hub import Hub
+from reflex_aio.sql.wakeups.notify_session import Periods
+from reflex_aio.sql.wakeups.postgres_notifier import PostgresNotifier
 from tests.fix_backends import MysqlBackend
 from tests.fix_databases import Connect, Database
 from tests.fix_proxy import Proxy
@@ -26,7 +26,7 @@ BUSY = Periods(coalesce=0.005, coalesce_busy=0.1)
 
 
 @asynccontextmanager
-async def busy(database: Database | Proxy, periods: Periods = BUSY) -> AsyncIterator[Hub]:
+async def busy(database: Database | Proxy, periods: Periods = BUSY) -> AsyncIterator[PostgresNotifier]:
     """A hub that has much to tell, of another table."""
 
     async def tell() -> None:
@@ -46,7 +46,7 @@ async def busy(database: Database | Proxy, periods: Periods = BUSY) -> AsyncIter
         await hub.aclose()
 
 
-async def resting(hub: Hub, seconds: float) -> None:
+async def resting(hub: PostgresNotifier, seconds: float) -> None:
     """Wait until a rest is to go on for so long; while something is sent, it isn't known for how long."""
     now = asyncio.get_running_loop().time
     await eventually(
@@ -68,7 +68,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[asyncpg.Connection]:
     return connections
 
 
-async def table(connection: asyncpg.Connection, hub: Hub) -> EventsTable:
+async def table(connection: asyncpg.Connection, hub: PostgresNotifier) -> EventsTable:
     events = EventsTable("events", notifier=hub)
     await events.create(connection)
     # The first insert on a connection asks for its address.

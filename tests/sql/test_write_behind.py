@@ -11,7 +11,7 @@ import pytest
 
 from reflex_aio.errors import ConnectionLost, CursorConflict, DatabaseError, TableNotFound
 from reflex_aio.ext.embedded import EmbeddedPostgres
-from reflex_aio.sql.stores.cursor_store import TableCursorStore
+from reflex_aio.sql.cursors.store import TableCursorStore
 from tests.fix_databases import Connect
 from tests.fix_proxy import Proxy
 from tests.fix_statements import Statements

@@ -107,7 +107,7 @@ def test_a_pool_is_made_as_the_document_says(pytester: pytest.Pytester) -> None:
     imports = """
 import asyncpg, pytest, pytest_asyncio
 from collections.abc import AsyncIterator
-from reflex_aio.sql import EventsTable, close_hubs
+from reflex_aio.sql import EventsTable, close_notifiers
 user_events = EventsTable("user_events")
 """
     test = """

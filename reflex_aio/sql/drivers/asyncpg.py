@@ -10,7 +10,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from reflex_aio.errors import ConnectionLost, DatabaseError, ReflexError, SchemaError, TableNotFound
-from reflex_aio.sql.drivers.asyncpg_link import AsyncpgLink, address_of
+from reflex_aio.sql.drivers.asyncpg_listen import AsyncpgLink, address_of
 from reflex_aio.sql.drivers.asyncpg_transactions import after_transaction
 from reflex_aio.sql.drivers.base import Driver, Link, Row, already_in_transaction
 from reflex_aio.sql.drivers.translation import Translation

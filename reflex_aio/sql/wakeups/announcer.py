@@ -4,12 +4,12 @@ from collections.abc import Hashable
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from reflex_aio.sql.dialects.events import events_dialect
 from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.settings import EventsSettings
-from reflex_aio.sql.wakeups.hub import Hub, generation, hub_of
+from reflex_aio.sql.events.dialect import events_dialect
+from reflex_aio.sql.events.settings import EventsSettings
+from reflex_aio.sql.wakeups.after_commit import call_after_ours
 from reflex_aio.sql.wakeups.notifier import CHANNEL, Notifier, payload_of
-from reflex_aio.sql.wakeups.transactions import call_after_ours
+from reflex_aio.sql.wakeups.postgres_notifier import PostgresNotifier, generation, notifier_of
 
 __all__ = ["Announcer"]
 
@@ -26,7 +26,7 @@ class _Wake:
         self.notifier, self.topic, self.table = notifier, topic, table
         self.key: Hashable = (id(notifier), topic)
         # Asked to tell of what is committed by then, which another client library wouldn't know.
-        self.hub = notifier if isinstance(notifier, Hub) and driver.knows_transactions else None
+        self.hub = notifier if isinstance(notifier, PostgresNotifier) and driver.knows_transactions else None
         self.generation = generation()
 
     def __call__(self) -> None:
@@ -75,7 +75,7 @@ class Announcer:
 
     async def _notifier(self, driver: Driver, connection: Any) -> Notifier:
         given = self._settings.notifier
-        return await hub_of(driver, connection) if given is None else given
+        return await notifier_of(driver, connection) if given is None else given
 
     async def _topic(self, driver: Driver, connection: Any, table: Hashable) -> str:
         settings = self._settings

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from reflex_aio.sql import EventsTable
-from reflex_aio.sql.dialects.mysql import gaps
+from reflex_aio.sql.events.mysql import gaps
 from tests.fix_backends import MYSQL
 from tests.gaps.interleaving import reading
 from tests.gaps.mysql.interleaving import MysqlPoints, Writer, delivers_all

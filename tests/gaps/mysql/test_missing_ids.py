@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflex_aio.sql.dialects.mysql.aged_head import AgedHead
-from reflex_aio.sql.dialects.mysql.missing import missing_ids
+from reflex_aio.sql.events.mysql.aged_head import AgedHead
+from reflex_aio.sql.events.mysql.missing_ids import missing_ids
 
 IDS = st.sets(st.integers(1, 40))
 

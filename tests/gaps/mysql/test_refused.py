@@ -68,8 +68,8 @@ async def test_settling_on_another_server_needs_a_replica_to_read_from(
     events: EventsTable, readers: Any, mariadb: MysqlBackend
 ) -> None:
     async with mariadb.pool(2) as other:
-        with pytest.raises(TableRefused, match="doesn't lead to a replica: leave settle_on out"):
-            await events.stream(readers, settle_on=other).__aenter__()
+        with pytest.raises(TableRefused, match="doesn't lead to a replica: leave primary out"):
+            await events.stream(readers, primary=other).__aenter__()
 
 
 class Replication:
@@ -131,7 +131,7 @@ async def test_a_replica_gets_no_noops_whether_it_replicates_at_the_moment_or_no
             with pytest.raises(TableRefused, match=r"replicates from 127\.0\.0\.1, and takes no noops"):
                 await events.fill_gaps(pool)
         # Settled on the primary, read on the replica.
-        async with reading(events.stream(pool, settle_on=primary_pool)) as reader:
+        async with reading(events.stream(pool, primary=primary_pool)) as reader:
             await reader.reached(last)
             holder = Writer(primary, await primary.connect(autocommit=False))
             await holder.insert()
@@ -140,7 +140,7 @@ async def test_a_replica_gets_no_noops_whether_it_replicates_at_the_moment_or_no
             await holder.run("COMMIT")
             await delivers_all(reader, writer)
         with pytest.raises(TableRefused, match="a noop here would break that"):
-            await events.stream(pool, settle_on=pool).__aenter__()
+            await events.stream(pool, primary=pool).__aenter__()
         assert await on_replica.value("SELECT COUNT(*) FROM events WHERE type = 0") == 1
         status = await on_replica.run("SHOW SLAVE STATUS")
         assert "Yes" in status[0], "the replica still replicates"

@@ -10,7 +10,7 @@ import pytest
 
 from reflex_aio import CursorConflict, CursorStore, DatabaseError
 from reflex_aio.sql import CursorColumns, CursorsTable
-from reflex_aio.sql.schema import CursorType
+from reflex_aio.sql.schema.names import CursorType
 from reflex_aio.testing import check_cursor_store, cursor_store_rules
 from tests.fix_backends import MysqlBackend
 

@@ -8,7 +8,7 @@ import pytest
 
 from reflex_aio import DatabaseError, Event, SchemaError
 from reflex_aio.sql import EventColumns, EventsTable
-from reflex_aio.sql.dialects.mysql.queries import Queries, batch_of
+from reflex_aio.sql.events.mysql.queries import Queries, batch_of
 from tests.fix_backends import MYSQL, MysqlBackend
 from tests.fix_mariadb import MysqlDatabase, make_mariadb
 

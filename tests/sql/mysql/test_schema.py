@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from reflex_aio.errors import TableNotFound
-from reflex_aio.sql.dialects.schema import schema_dialect
-from reflex_aio.sql.schema import (
+from reflex_aio.sql.schema.dialect import schema_dialect
+from reflex_aio.sql.schema.names import (
     CursorColumns,
     CursorsSchema,
     ErrorColumns,

@@ -56,7 +56,7 @@ async def test_a_connection_for_a_pool_says_how_to_get_one(
             with pytest.raises(TypeError, match=told):
                 table.source(connection)
             with pytest.raises(TypeError, match=told):
-                table.source(pool, settle_on=connection)
+                table.source(pool, primary=connection)
             with pytest.raises(TypeError, match=told):
                 cursors.store(connection)
             with pytest.raises(TypeError, match=told):

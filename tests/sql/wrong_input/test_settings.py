@@ -90,9 +90,9 @@ async def test_settings_that_contradict_each_other_are_refused(pool: asyncpg.Poo
     with pytest.raises(ValueError, match="wakeups=None means that streams only poll: leave out notifier"):
         EventsTable("events", wakeups=None, notifier=LocalNotifier())
     with pytest.raises(ValueError, match="a standby takes no noops"):
-        table.source(pool, settle_on=pool, fence=True)
-    with pytest.raises(TypeError, match="fence 1 is a int: accepted is a bool"):
-        table.source(pool, fence=1)  # type: ignore[arg-type]
+        table.source(pool, primary=pool, fill_gaps=True)
+    with pytest.raises(TypeError, match="fill_gaps 1 is a int: accepted is a bool"):
+        table.source(pool, fill_gaps=1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""One run of a spec, and runs one after another."""

@@ -1,0 +1,1 @@
+"""The attempts table: failed attempts that outlive the process."""

@@ -1,0 +1,133 @@
+"""The attempts table: how often consumers have failed on events that they haven't consumed yet."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, TypedDict, Unpack
+
+from reflex_aio.attempts import Attempts, check_attempt
+from reflex_aio.errors import SchemaError
+from reflex_aio.sql.attempts.dialect import attempt_dialect
+from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
+from reflex_aio.sql.schema.dialect import schema_dialect
+from reflex_aio.sql.schema.names import AttemptColumns, AttemptsSchema, Name
+
+__all__ = ["AttemptsTable", "TableAttemptStore"]
+
+
+class _Options(TypedDict, total=False):
+    name: str
+    columns: AttemptColumns | None
+
+
+class AttemptsTable:
+    """A table with a row for each event that a consumer is at odds with: how often it has failed, when to try again.
+
+    The row goes when the event is consumed, so there are hardly ever any.
+
+    :param name: ``table`` or ``schema.table``; case counts
+    :param columns: what its columns are called
+    :raises TypeError: if an argument has the wrong type
+    :raises ValueError: if a name isn't accepted
+    """
+
+    def __init__(self, name: str = "consumer_attempts", *, columns: AttemptColumns | None = None) -> None:
+        self._schema = AttemptsSchema(Name.parse(name), AttemptColumns() if columns is None else columns)
+
+    @property
+    def name(self) -> str:
+        """The table's name, with its schema if one was given."""
+        return str(self._schema.table)
+
+    @property
+    def columns(self) -> AttemptColumns:
+        """What its columns are called."""
+        return self._schema.columns
+
+    def __repr__(self) -> str:
+        return f"AttemptsTable({self.name!r})"
+
+    def replace(self, **changes: Unpack[_Options]) -> "AttemptsTable":
+        """Return a table like this one but for the changes, which are those that the constructor takes."""
+        options: _Options = {"name": self.name, "columns": self.columns}
+        options.update(changes)
+        return AttemptsTable(**options)
+
+    def ddl(self, dialect: str = "postgres") -> str:
+        """Return the statements that make the table, for a migration.
+
+        :raises ValueError: if there is no such dialect
+        """
+        return schema_dialect(dialect).ddl(self._schema)
+
+    async def create(self, connection: Any) -> None:
+        """Make the table if there is none. Several services may do so at once.
+
+        :raises TypeError: if it isn't a connection
+        """
+        driver = driver_of_connection(connection)
+        await driver.fetch(connection, schema_dialect(driver.dialect).create(self._schema))
+
+    async def validate(self, connection: Any) -> None:
+        """Compare the table with what is expected of it.
+
+        :raises TypeError: if it isn't a connection
+        :raises TableNotFound: if there is no such table
+        :raises SchemaError: if it differs, with all the differences
+        """
+        driver = driver_of_connection(connection)
+        differences = await schema_dialect(driver.dialect).compare(driver, connection, self._schema)
+        if differences:
+            raise SchemaError(table=self.name, differences=differences)
+
+    def store(self, pool: Any) -> "TableAttemptStore":
+        """Return the store that keeps attempts in this table, through a pool.
+
+        :raises TypeError: if it isn't a pool
+        """
+        return TableAttemptStore(self._schema, pool)
+
+
+class TableAttemptStore:
+    """Keeps attempts in a table, through a pool. What time it is, the database tells.
+
+    :meth:`AttemptsTable.store` makes it. Beside what they say, its methods raise
+    :class:`~reflex_aio.errors.ConnectionLost`, :class:`~reflex_aio.errors.TableNotFound`,
+    :class:`~reflex_aio.errors.SchemaError` and, for all else that the database refuses,
+    :class:`~reflex_aio.errors.DatabaseError`.
+    """
+
+    def __init__(self, schema: AttemptsSchema, pool: Any) -> None:
+        self._driver = driver_of_pool(pool)
+        self._dialect = attempt_dialect(self._driver.dialect, schema)
+        self._schema = schema
+        self._pool = pool
+
+    def __repr__(self) -> str:
+        return f"AttemptsTable({str(self._schema.table)!r}).store({self._pool!r})"
+
+    async def get(self, consumer: str) -> Mapping[str, Attempts]:
+        """Return the failed attempts of the consumer. See :class:`~reflex_aio.attempts.AttemptStore`."""
+        async with self._connection() as connection:
+            rows = await self._dialect.of(self._driver, connection, consumer)
+        return {event_id: Attempts(count, left) for event_id, count, left in rows}
+
+    async def record(self, consumer: str, event_id: str, *, delay: float) -> None:
+        """Count one more failed attempt at an event. See :class:`~reflex_aio.attempts.AttemptStore`.
+
+        :raises TypeError: if an argument has the wrong type
+        :raises ValueError: if an argument is out of its range
+        """
+        check_attempt(consumer, event_id, delay)
+        async with self._connection() as connection:
+            await self._dialect.record(self._driver, connection, consumer, event_id, delay)
+
+    async def clear(self, consumer: str, event_id: str) -> None:
+        """Forget the attempts at an event. See :class:`~reflex_aio.attempts.AttemptStore`."""
+        async with self._connection() as connection:
+            await self._dialect.clear(self._driver, connection, consumer, event_id)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        with self._driver.errors(str(self._schema.table)):
+            async with self._driver.acquire(self._pool) as connection:
+                yield connection

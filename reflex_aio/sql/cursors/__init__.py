@@ -1,0 +1,1 @@
+"""The cursors table: where consumers keep their cursors."""

@@ -1,0 +1,1 @@
+"""The errors table: events that consumers gave up on."""

@@ -1,1 +1,0 @@
-"""Dialects: what differs between databases, whichever library talks to them. All SQL text is here."""

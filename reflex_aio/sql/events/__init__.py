@@ -1,0 +1,1 @@
+"""The events table: inserting events, and streaming them without a gap."""

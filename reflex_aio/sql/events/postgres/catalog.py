@@ -1,0 +1,181 @@
+"""What PostgreSQL's catalogs tell of an events table: where it is, what feeds its ids, and who is drawing from that."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reflex_aio.errors import TableRefused, TableReplaced
+from reflex_aio.sql.drivers.base import Row
+from reflex_aio.sql.events.postgres.horizon import Holder
+
+__all__ = ["FIND", "Scan", "describe_sql", "identity_sql", "scan_sql"]
+
+# $1: the table's name as written. A table is found once; after that it goes by schema and name.
+FIND = """
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), n.nspname || '.' || c.relname, c.relkind::text,
+       pg_is_in_recovery(), format_type(t.atttypid, NULL), format_type(f.atttypid, NULL)
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_attribute t ON t.attrelid = c.oid AND t.attname = $2 AND NOT t.attisdropped
+LEFT JOIN pg_attribute f ON f.attrelid = c.oid AND f.attname = $3 AND NOT f.attisdropped
+WHERE c.oid = to_regclass($1)
+"""
+
+# What makes the rows of one statement and the locks of another those of one table: a table made anew, and a sequence
+# that was restarted, which gets a new file, give another value. {server} adds what changes when a server restarts.
+_IDENTITY = """
+(SELECT hashtextextended(
+     concat_ws(' ', coalesce(to_regclass({table})::oid, 0), coalesce(max(relfilenode), 0){server}), 0)
+ FROM pg_class WHERE oid = {sequence})
+"""
+_SERVER = ", extract(epoch FROM pg_postmaster_start_time()), pg_is_in_recovery()"
+
+# The table with its partitions and inheritance children, since reading it reads those; all sequences that feed or
+# belong to their id columns; and their defaults that draw from none.
+# $1: the table, $2: the sequence, $3: the id column.
+_CATALOG = """
+WITH RECURSIVE family AS (
+    SELECT to_regclass($1)::oid AS rel
+    UNION
+    SELECT inhrelid FROM pg_inherits JOIN family ON inhparent = rel
+), ids AS (
+    SELECT attrelid AS rel, attnum FROM pg_attribute JOIN family ON attrelid = rel
+    WHERE attname = $3 AND NOT attisdropped
+), defaults AS (
+    SELECT d.oid, d.adrelid, s.oid AS sequence
+    FROM ids
+    JOIN pg_attrdef d ON d.adrelid = ids.rel AND d.adnum = ids.attnum
+    LEFT JOIN pg_depend p ON p.classid = 'pg_attrdef'::regclass AND p.objid = d.oid
+        AND p.refclassid = 'pg_class'::regclass AND p.refobjid <> d.adrelid
+    LEFT JOIN pg_class s ON s.oid = p.refobjid AND s.relkind = 'S'
+), feeds AS (
+    SELECT sequence FROM defaults WHERE sequence IS NOT NULL
+    UNION
+    SELECT s.oid
+    FROM ids
+    JOIN pg_depend p ON p.refclassid = 'pg_class'::regclass AND p.refobjid = ids.rel AND p.refobjsubid = ids.attnum
+        AND p.classid = 'pg_class'::regclass AND p.deptype IN ('a', 'i')
+    JOIN pg_class s ON s.oid = p.objid AND s.relkind = 'S'
+)
+SELECT (to_regclass($1)::oid)::int8, ARRAY(SELECT sequence::int8 FROM feeds ORDER BY 1),
+       ARRAY(SELECT adrelid::regclass::text FROM defaults GROUP BY oid, adrelid HAVING count(sequence) = 0),
+       s.relfilenode::int8, quote_ident(n.nspname) || '.' || quote_ident(s.relname),
+       q.seqstart, q.seqincrement, q.seqcache, q.seqcycle,
+       EXISTS (SELECT FROM pg_subscription_rel JOIN family ON srrelid = rel), pg_is_in_recovery(),
+       extract(epoch FROM pg_postmaster_start_time())::float8
+"""
+_FROM = """
+FROM (VALUES (1)) AS one
+LEFT JOIN pg_class s ON s.oid = {sequence}
+LEFT JOIN pg_namespace n ON n.oid = s.relnamespace
+LEFT JOIN pg_sequence q ON q.seqrelid = s.oid
+"""
+
+
+def identity_sql(table: str, sequence: str, *, server: bool) -> str:
+    """Return the expression that tells one incarnation of a table from another; the arguments are placeholders.
+
+    :param server: whether it is also to tell one run of one server from any other
+    """
+    return _IDENTITY.format(table=table, sequence=sequence, server=_SERVER if server else "")
+
+
+def describe_sql() -> str:
+    """Return the statement that describes a table before its sequence is known ($2 is not read: pass 0)."""
+    first = "CASE WHEN $2::int8 = 0 THEN (SELECT min(sequence) FROM feeds) ELSE $2::int8::oid END"
+    return f"{_CATALOG}, 0::int8, 0::int8, ARRAY[]::text[] {_FROM.format(sequence=first)}"
+
+
+def scan_sql(table: str, id_column: str, *, server: bool) -> str:
+    """Return the statement that describes a table and lists who draws its ids; both names are quoted already.
+
+    The greatest id comes from the statement's snapshot, which is older than any row of pg_locks that it reads. To ask
+    the sequence instead would take the very lock that is being looked for.
+
+    :param server: see :func:`identity_sql`
+    """
+    identity = identity_sql("$1", "$2::int8::oid", server=server)
+    return f"""{_CATALOG}, {identity}, coalesce((SELECT max({id_column}) FROM {table}), 0),
+       ARRAY(SELECT virtualtransaction || ' ' || coalesce(pid::text, '') FROM pg_locks
+             WHERE locktype = 'relation' AND relation = $2::int8::oid AND mode = 'RowExclusiveLock' AND granted
+               AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+{_FROM.format(sequence="$2::int8::oid")}"""
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """A table as the catalogs, and pg_locks, show it at one moment."""
+
+    table: int | None
+    sequences: Sequence[int]
+    odd_defaults: Sequence[str]
+    relfilenode: int | None
+    sequence_name: str | None
+    start: int | None
+    increment: int | None
+    cache: int | None
+    cycle: bool | None
+    replicated: bool
+    in_recovery: bool
+    started: float
+    identity: int
+    top: int
+    holders: Sequence[Holder]
+
+    @classmethod
+    def of(cls, row: Row) -> "Scan":
+        """Take in a row of :func:`describe_sql` or :func:`scan_sql`."""
+        holders = [_holder(text) for text in row[-1]]
+        return cls(*row[:-1], holders)  # type: ignore[call-arg]
+
+    def refuse(self, table: str, *, fenced: bool) -> None:
+        """Refuse a table whose gaps can't be told from events that are still to come.
+
+        :param fenced: noops take the missing ids, so that it doesn't matter when they were drawn
+        :raises TableRefused: with what to do about it
+        """
+        reason = remedy = ""
+        if self.odd_defaults:
+            reason = f"the id of {', '.join(self.odd_defaults)} has a default that draws from no sequence"
+            remedy = "give the id column of the table and of all its partitions one identity or sequence"
+        elif not self.sequences:
+            reason = "no sequence feeds its id"
+            remedy = "make the id column GENERATED ALWAYS AS IDENTITY, as ddl() does"
+        elif len(self.sequences) > 1:
+            reason = f"{len(self.sequences)} sequences feed its id or belong to it"
+            remedy = "leave one for the table and all its partitions: ALTER SEQUENCE ... OWNED BY NONE, DROP DEFAULT"
+        elif self.replicated:
+            reason = "a logical replication subscription fills it, in another order than that of its ids"
+            remedy = "stream from the publisher"
+        elif self.cache is None or self.increment is None or self.start is None:
+            reason = "its sequence vanished"
+            remedy = "look whether the table is being changed"
+        elif self.cache != 1 and not fenced:
+            reason = (
+                f"its sequence {self.sequence_name} hands out ids in blocks of {self.cache}, so out of order"
+            )
+            remedy = f"ALTER SEQUENCE {self.sequence_name} CACHE 1, or stream with fill_gaps=True"
+        elif self.increment < 1 or self.start < 1:
+            reason = (
+                f"its sequence {self.sequence_name} starts at {self.start} and increments by {self.increment}"
+            )
+            remedy = f"ALTER SEQUENCE {self.sequence_name} INCREMENT BY 1, with ids above 0"
+        elif self.cycle:
+            reason = f"its sequence {self.sequence_name} begins again when it is exhausted"
+            remedy = f"ALTER SEQUENCE {self.sequence_name} NO CYCLE"
+        if reason:
+            raise TableRefused(table=table, reason=reason, remedy=remedy)
+
+    def compare(self, before: "Scan", table: str) -> None:
+        """Compare with an earlier scan of what should be the same table.
+
+        :raises TableReplaced: if it isn't
+        """
+        if self.table != before.table:
+            raise TableReplaced(table=table, what="the table was dropped, and perhaps made anew,")
+        if (self.sequences, self.relfilenode) != (before.sequences, before.relfilenode):
+            raise TableReplaced(table=table, what="the id's sequence was restarted or replaced")
+
+
+def _holder(text: str) -> Holder:
+    key, _, pid = text.partition(" ")
+    return Holder(key, int(pid) if pid else None)

@@ -1,0 +1,214 @@
+"""An events table and a pool: a source of events."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from reflex_aio.errors import InvalidCursor, StreamClosed
+from reflex_aio.event import Event
+from reflex_aio.sql.drivers.base import Driver
+from reflex_aio.sql.drivers.pinned_connection import Borrowed
+from reflex_aio.sql.events.dialect import events_dialect
+from reflex_aio.sql.events.loader import Page, Position
+from reflex_aio.sql.events.read_ahead import ReadAhead
+from reflex_aio.sql.events.settings import EventsSettings
+from reflex_aio.sql.events.shared_reader import Reader, shared_reader
+from reflex_aio.sql.events.tail import TailFeed
+from reflex_aio.stream import EventStream, StreamOptions
+
+__all__ = ["TableSource"]
+
+_GREATEST_ID = 2**63 - 1
+
+
+class TableSource:
+    """Streams the events of a table through a pool. See :meth:`reflex_aio.sql.EventsTable.source`."""
+
+    def __init__(
+        self, settings: EventsSettings, driver: Driver, pool: Any, *, primary: Any, fill_gaps: bool
+    ) -> None:
+        self._settings = settings
+        self._driver = driver
+        self._pool = pool
+        self._settle_on = primary
+        self._fence = fill_gaps
+
+    def __repr__(self) -> str:
+        return f"<source of {self._settings.name}>"
+
+    def stream(
+        self, after: str = "", *, from_head: bool = False, to_head: bool = False, lag: float | None = None
+    ) -> EventStream:
+        """Return a stream of the events after the cursor ``after``. See :class:`~reflex_aio.stream.Source`.
+
+        :raises InvalidCursor: if ``after`` is no event id
+        :raises ValueError: if ``lag`` is out of its range
+        """
+        return _TableStream(self, _position(after), StreamOptions(from_head, to_head, lag))
+
+    async def head(self) -> str:
+        """Return the cursor of the newest event, or ``""`` if there is none.
+
+        :raises ReflexError: if the database can't be asked
+        """
+        settings = self._settings
+        statement = events_dialect(self._driver.dialect).head(settings)
+        async with Borrowed(
+            self._driver, self._pool, table=settings.name, timeout=settings.query_timeout
+        ) as statements:
+            rows = await statements.fetch(statement)
+        return _cursor(rows[0][0] or 0)
+
+    def _reader(self) -> Reader:
+        return shared_reader(self._settings, self._driver, self._pool, self._settle_on, self._fence)
+
+
+class _TableStream(EventStream):
+    """Reads pages for itself until it has caught up, and is then fed by the tail that all such streams share."""
+
+    def __init__(self, source: TableSource, position: Position, options: StreamOptions) -> None:
+        super().__init__(_cursor(position))
+        self._source = source
+        self._options = options
+        self._position = position
+        self._table = source._settings.name
+        self._hooks = source._settings.hooks
+        name = f"reflex_aio: page of {self._table}"
+        self._ahead = ReadAhead(self._load, name=name)
+        self._reader: Reader | None = None
+        self._head: Position | None = None
+        self._fed_by: TailFeed | None = None
+        self._gap = self._caught_up = False
+        self._young: deque[Event] = deque()
+
+    async def _open(self) -> str:
+        options = self._options
+        if self._reader is None:
+            self._reader = self._source._reader()
+            self._statements = self._reader.borrow()
+        await self._reader.open()
+        loader = self._reader.loader
+        if options.from_head or options.to_head:
+            head = await loader.head(options.lag)
+            if options.from_head:
+                self._position = head
+            if options.to_head:
+                self._head = head
+        if not options.from_head:
+            await loader.check(self._position, anew=False)
+        elif self._may_be_fed:
+            self._fed_by = self._reader.attach(self._position)
+        return _cursor(self._position)
+
+    @property
+    def _may_be_fed(self) -> bool:
+        # The age of events, and the end of the stream, are its own affair.
+        return self._head is None and not self._options.lag
+
+    async def _read(self) -> Sequence[Event] | None:
+        while self._fed_by is None:
+            if self._young:
+                return await self._grown()
+            if self._head is not None and self._position >= self._head:
+                return ()
+            events = (await self._load_next()).events
+            if self._head is not None and events and int(events[-1].id) > self._head:
+                events = [event for event in events if int(event.id) <= self._head]
+            if events and self._options.lag:
+                self._young.extend(events)
+            elif events:
+                return events
+        return None
+
+    async def _load_next(self) -> Page:
+        assert self._reader is not None
+        page = await self._ahead.page(self._position, batch=self._in_batches)
+        self._hooks.page_read(self._table, shared=False)
+        self._position = page.position
+        if self._may_be_fed and not page.more and not page.gap:
+            self._fed_by = self._reader.attach(self._position)
+            if self._fed_by is not None:
+                self._statements.release_soon()
+        return page
+
+    def _take_fed(self) -> Sequence[Event] | None:
+        feed = self._fed_by
+        assert feed is not None
+        try:
+            events = feed.take()
+        except StreamClosed:
+            # Still to be detached.
+            raise
+        except Exception:
+            # The next read begins with a page of its own, and a tail that may be a new one.
+            self._leave(feed)
+            raise
+        if events:
+            self._hooks.page_read(self._table, shared=True)
+        elif events is None:
+            self._leave(feed)
+        return events
+
+    def _leave(self, feed: TailFeed) -> None:
+        self._position, self._fed_by = feed.position, None
+
+    async def _load(self, position: Position) -> Page:
+        assert self._reader is not None
+        loader = self._reader.loader
+        if self._gap or (self._caught_up and self._head is not None):
+            # Of a stream that ends at a head, the newest rows may have been deleted: then nothing shows the gap.
+            await loader.settle(position)
+        elif self._caught_up:
+            await asyncio.sleep(min(self._options.lag or 0.0, self._source._settings.poll_period))
+        elif loader.upkeep_due() == 0.0:
+            await loader.upkeep()
+        page = await loader.load(position, self._statements)
+        # Now, as the next page may be asked for before this one is handed out.
+        self._gap = page.gap
+        self._caught_up = not (page.gap or page.more or self._may_be_fed or page.events)
+        if self._head is not None and page.position >= self._head:
+            # There is no need of what comes then.
+            page.more = False
+        return page
+
+    async def _grown(self) -> Sequence[Event]:
+        """Wait until the first of the young events is old enough, and return those that are."""
+        lag, settings = self._options.lag or 0.0, self._source._settings
+        clock = settings.clock
+        grown: list[Event] = []
+        while not grown:
+            due = self._young[0].timestamp_us / 1_000_000 + lag
+            # Bounded, as the clock may be set meanwhile.
+            await asyncio.sleep(min(max(0.0, due - clock()), settings.poll_period))
+            newest = (clock() - lag) * 1_000_000
+            while self._young and self._young[0].timestamp_us <= newest:
+                grown.append(self._young.popleft())
+        return grown
+
+    async def _close(self) -> None:
+        if self._fed_by is not None:
+            self._fed_by.detach()
+        await self._ahead.aclose()
+        if self._reader is not None:
+            await asyncio.gather(self._statements.aclose(), self._reader.release())
+
+
+def _cursor(position: Position) -> str:
+    return str(position) if position else ""
+
+
+def _position(cursor: str) -> Position:
+    if cursor == "":
+        return 0
+    # Longer ones are no ids either, and int() would take its time.
+    if (
+        isinstance(cursor, str)
+        and cursor.isascii()
+        and cursor.isdecimal()
+        and len(cursor) <= len(str(_GREATEST_ID))
+    ):
+        position = int(cursor)
+        if position <= _GREATEST_ID:
+            return position
+    raise InvalidCursor(cursor, f'an event id, from "0" to "{_GREATEST_ID}", or "" for the beginning')

@@ -1,0 +1,1 @@
+"""The leases table: which replica of a service runs a consumer."""

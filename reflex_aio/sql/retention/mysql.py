@@ -1,0 +1,64 @@
+"""MySQL and MariaDB: deleting old events, a batch at a time."""
+
+from typing import Any
+
+from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE
+from reflex_aio.sql.drivers.base import Driver
+from reflex_aio.sql.drivers.mysql_errors import LOCK_CONFLICTS
+from reflex_aio.sql.events.mysql.catalog import FoundEvents
+from reflex_aio.sql.events.mysql.lock_timeout import limited_locks
+from reflex_aio.sql.events.mysql.queries import microseconds_sql
+from reflex_aio.sql.events.settings import EventsSettings
+from reflex_aio.sql.retention.dialect import Batch, Batches, Found, RetentionDialect
+
+__all__ = ["MysqlRetention"]
+
+
+class MysqlRetention(RetentionDialect):
+    """Deleting events on MySQL and MariaDB."""
+
+    async def open(self, driver: Driver, connection: Any, settings: EventsSettings) -> Batches:
+        return _Batches(driver, settings, await FoundEvents.of(driver, connection, settings))
+
+
+class _Batches(Batches):
+    def __init__(self, driver: Driver, settings: EventsSettings, found: FoundEvents) -> None:
+        columns = settings.columns
+        event_id = f"`{columns.id}`"
+        time = microseconds_sql(found.timestamp_type, f"`{columns.timestamp}`")
+        noop = f"`{columns.type}` <=> {NOOP_TYPE} AND `{columns.foreign_id}` <=> '{NOOP_FOREIGN_ID}'"
+        self._driver = driver
+        self._found = (
+            f"SELECT MIN({event_id}), MAX({event_id}), {microseconds_sql(found.timestamp_type, found.now)}"
+            f" FROM {found.name}"
+        )
+        # A time that is NULL or zero is as old as can be.
+        self._next = (
+            "SELECT COUNT(*), MAX(id), MIN(IF(time >= %s, id, NULL)), MIN(IF(noop AND time >= %s, id, NULL))"
+            f" FROM (SELECT {event_id} AS id, COALESCE({time}, 0) AS time, {noop} AS noop FROM {found.name}"
+            f" WHERE {event_id} > %s AND {event_id} < %s ORDER BY {event_id} LIMIT %s) AS batch"
+        )
+        self._delete = f"DELETE FROM {found.name} WHERE {event_id} > %s AND {event_id} <= %s"
+
+    async def found(self, connection: Any) -> Found:
+        [(oldest, newest, now_us)] = await self._driver.fetch(connection, self._found)
+        return Found(oldest, newest, int(now_us))
+
+    async def next(
+        self, connection: Any, after: int, end: int, limit: int, *, young_us: int, young_noop_us: int
+    ) -> Batch:
+        rows = await self._driver.fetch(connection, self._next, young_us, young_noop_us, after, end, limit)
+        return Batch(*rows[0])
+
+    async def delete(self, connection: Any, after: int, last: int) -> int | None:
+        # The drivers lend connections at READ COMMITTED, where rows are locked and nothing between them: whoever comes
+        # late with an id in between, or fills a gap, isn't held up.
+        async with limited_locks(self._driver, connection):
+            try:
+                [done] = await self._driver.fetch(connection, self._delete, after, last)
+            except Exception as exc:
+                if not exc.args or exc.args[0] not in LOCK_CONFLICTS:
+                    raise
+                return None
+        count: int = done[0]
+        return count

@@ -1,0 +1,1 @@
+"""Tables: their names, their DDL, and the comparison with real ones."""

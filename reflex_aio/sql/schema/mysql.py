@@ -1,0 +1,245 @@
+"""MySQL and MariaDB: making tables, and looking at those there are."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from reflex_aio.sql.drivers.base import Driver, Row
+from reflex_aio.sql.schema.dialect import SchemaDialect
+from reflex_aio.sql.schema.names import (
+    AttemptsSchema,
+    CursorsSchema,
+    ErrorsSchema,
+    EventsSchema,
+    ExpectedColumn,
+    FoundColumn,
+    FoundTable,
+    LeasesSchema,
+    Name,
+    TableSchema,
+)
+
+__all__ = ["MysqlSchema", "schema_sql", "timestamp_type"]
+
+_KINDS = {"BASE TABLE": "table", "SYSTEM VERSIONED": "table", "VIEW": "view"}
+
+# Of a name without a database, schema_sql() stands for DATABASE(). Not a function of both: MariaDB looks into each
+# table of each database unless it is told of which one.
+_TABLE = """
+SELECT table_type, engine FROM information_schema.tables WHERE table_schema = {schema} AND table_name = %s
+"""
+_COLUMNS = """
+SELECT column_name, data_type, column_type LIKE '%%unsigned%%', extra LIKE '%%auto_increment%%', is_nullable = 'YES',
+       column_default IS NOT NULL OR extra LIKE '%%auto_increment%%' OR extra LIKE '%%generated%%'
+FROM information_schema.columns WHERE table_schema = {schema} AND table_name = %s ORDER BY ordinal_position
+"""
+# An index on the beginning of a text keeps nothing unique but that.
+_KEYS = """
+SELECT index_name, column_name, sub_part FROM information_schema.statistics
+WHERE table_schema = {schema} AND table_name = %s AND non_unique = 0
+"""
+_TIMESTAMP_TYPE = """
+SELECT data_type, datetime_precision FROM information_schema.columns
+WHERE table_schema = {schema} AND table_name = %s AND column_name = %s
+"""
+
+_INTEGERS = ("int", "bigint", "int unsigned", "bigint unsigned")
+_ANY_INTEGERS = ("tinyint", "smallint", "mediumint", *_INTEGERS)
+_IDS = tuple(f"{kind} auto_increment" for kind in _INTEGERS)
+_TEXTS = ("varchar", "char", "text", "mediumtext", "longtext")
+_BYTES = ("longblob", "mediumblob", "blob", "tinyblob", "varbinary")
+# A datetime is taken as UTC.
+_TIMES = ("timestamp", "datetime")
+
+_NOW = "timestamp(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6)"
+# Names are told apart by case and accents, as everywhere else. The longest that fits an index of any row format, twice.
+_NAME = "varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL"
+_CURSOR_TYPES = {"int": "bigint", "str": "varchar(255)"}
+_FOREIGN_ID_TYPES = {"text": "varchar(255)", "bigint": "bigint"}
+
+
+def schema_sql(name: Name) -> str:
+    """Return the expression for the database that a table is in."""
+    # Its characters are checked by Name.
+    return "DATABASE()" if name.schema is None else f"'{name.schema}'"
+
+
+async def timestamp_type(driver: Driver, connection: Any, schema: EventsSchema) -> tuple[str, int] | None:
+    """Return the type and precision of an events table's timestamp column; ``None`` if it can't hold one."""
+    statement = _TIMESTAMP_TYPE.format(schema=schema_sql(schema.table))
+    rows = await driver.fetch(connection, statement, schema.table.table, schema.columns.timestamp)
+    return (rows[0][0], rows[0][1]) if rows and rows[0][0] in _TIMES else None
+
+
+class MysqlSchema(SchemaDialect):
+    """Tables on MySQL and MariaDB."""
+
+    quote: ClassVar[str] = "`"
+
+    def ddl(self, schema: TableSchema) -> str:
+        return f"{self._create(schema, 'CREATE TABLE')};"
+
+    def create(self, schema: TableSchema) -> str:
+        return self._create(schema, "CREATE TABLE IF NOT EXISTS")
+
+    def expected(self, schema: TableSchema) -> Sequence[ExpectedColumn]:
+        if isinstance(schema, CursorsSchema):
+            cursors = schema.columns
+            return [
+                ExpectedColumn(cursors.id, _TEXTS, unique=True),
+                ExpectedColumn(cursors.last_event_id, _INTEGERS if schema.cursor_type == "int" else _TEXTS),
+                ExpectedColumn(cursors.updated_at, _TIMES, nullable=True),
+            ]
+        if isinstance(schema, ErrorsSchema):
+            errors = schema.columns
+            return [
+                ExpectedColumn(errors.id, _IDS, unique=True),
+                ExpectedColumn(errors.consumer, _TEXTS),
+                ExpectedColumn(errors.event_id, _TEXTS),
+                ExpectedColumn(errors.error_msg, _TEXTS),
+                ExpectedColumn(errors.created_at, _TIMES),
+                ExpectedColumn(errors.updated_at, _TIMES),
+                ExpectedColumn(errors.error_status, _ANY_INTEGERS),
+            ]
+        if isinstance(schema, LeasesSchema):
+            leases = schema.columns
+            return [
+                ExpectedColumn(leases.id, _TEXTS, unique=True),
+                ExpectedColumn(leases.owner, _TEXTS),
+                ExpectedColumn(leases.epoch, _INTEGERS),
+                # A timestamp would be read and written in the session's time zone.
+                ExpectedColumn(leases.expires_at, ("datetime",)),
+            ]
+        if isinstance(schema, AttemptsSchema):
+            attempts = schema.columns
+            return [
+                ExpectedColumn(attempts.consumer, _TEXTS),
+                ExpectedColumn(attempts.event_id, _TEXTS),
+                ExpectedColumn(attempts.attempts, _INTEGERS),
+                ExpectedColumn(attempts.next_try_at, ("datetime",)),
+            ]
+        events = schema.columns
+        columns = [
+            ExpectedColumn(events.id, _IDS, unique=True),
+            ExpectedColumn(events.type, _ANY_INTEGERS),
+            ExpectedColumn(events.timestamp, _TIMES),
+            _foreign_id(schema),
+        ]
+        if schema.metadata:
+            columns.append(ExpectedColumn(events.metadata, _BYTES, nullable=True))
+        if schema.trace:
+            columns.append(ExpectedColumn(events.trace, _BYTES, nullable=True))
+        return columns
+
+    def key(self, schema: TableSchema) -> Sequence[str]:
+        if isinstance(schema, ErrorsSchema | AttemptsSchema):
+            return schema.columns.consumer, schema.columns.event_id
+        return ()
+
+    async def found(self, driver: Driver, connection: Any, table: Name) -> FoundTable | None:
+        async def ask(statement: str) -> Sequence[Row]:
+            return await driver.fetch(connection, statement.format(schema=schema_sql(table)), table.table)
+
+        tables = await ask(_TABLE)
+        if not tables:
+            return None
+        keys = _keys(await ask(_KEYS))
+        columns = [_column(row, keys) for row in await ask(_COLUMNS)]
+        return FoundTable(_kind(*tables[0]), {column.name: column for column in columns}, keys)
+
+    def _create(self, schema: TableSchema, create: str) -> str:
+        if isinstance(schema, EventsSchema) and schema.trigger:
+            raise ValueError(
+                f"wakeups='trigger' of {schema.table} is not accepted: MySQL and MariaDB have no NOTIFY, which the"
+                " trigger would call"
+            )
+        lines = [f"    {self._quoted(name)} {kind}" for name, kind in self._columns(schema)]
+        if not isinstance(schema, AttemptsSchema):
+            lines.append(f"    PRIMARY KEY ({self._quoted(schema.columns.id)})")
+        if key := self.key(schema):
+            kind = "PRIMARY KEY" if isinstance(schema, AttemptsSchema) else "UNIQUE"
+            lines.append(f"    {kind} ({', '.join(map(self._quoted, key))})")
+        inside = ",\n".join(lines)
+        return f"{create} {schema.table.quoted(self.quote)} (\n{inside}\n) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4"
+
+    def _columns(self, schema: TableSchema) -> list[tuple[str, str]]:
+        if isinstance(schema, CursorsSchema):
+            cursors = schema.columns
+            return [
+                (cursors.id, _NAME),
+                (cursors.last_event_id, f"{_CURSOR_TYPES[schema.cursor_type]} NOT NULL"),
+                (cursors.updated_at, _NOW),
+            ]
+        if isinstance(schema, ErrorsSchema):
+            errors = schema.columns
+            return [
+                (errors.id, "bigint NOT NULL AUTO_INCREMENT"),
+                (errors.consumer, _NAME),
+                (errors.event_id, _NAME),
+                (errors.error_msg, "mediumtext NOT NULL"),
+                (errors.created_at, _NOW),
+                (errors.updated_at, _NOW),
+                (errors.error_status, "int NOT NULL"),
+            ]
+        if isinstance(schema, LeasesSchema):
+            leases = schema.columns
+            return [
+                (leases.id, _NAME),
+                (leases.owner, _NAME),
+                (leases.epoch, "bigint NOT NULL"),
+                (leases.expires_at, "datetime(6) NOT NULL"),
+            ]
+        if isinstance(schema, AttemptsSchema):
+            attempts = schema.columns
+            return [
+                (attempts.consumer, _NAME),
+                (attempts.event_id, _NAME),
+                (attempts.attempts, "bigint NOT NULL"),
+                (attempts.next_try_at, "datetime(6) NOT NULL"),
+            ]
+        events = schema.columns
+        columns = [
+            (events.id, "bigint NOT NULL AUTO_INCREMENT"),
+            (events.type, "int NOT NULL"),
+            (events.timestamp, _NOW),
+            (events.foreign_id, f"{_FOREIGN_ID_TYPES[schema.foreign_id]} NOT NULL"),
+        ]
+        if schema.metadata:
+            columns.append((events.metadata, "longblob"))
+        if schema.trace:
+            columns.append((events.trace, "blob"))
+        return columns
+
+    def _quoted(self, name: str) -> str:
+        return f"{self.quote}{name}{self.quote}"
+
+
+def _kind(table_type: str, engine: str | None) -> str:
+    kind = _KINDS.get(table_type, f"relation of kind {table_type!r}")
+    if kind == "table" and engine != "InnoDB":
+        return f"table of the engine {engine}, which has no transactions as InnoDB has"
+    return kind
+
+
+def _column(row: Row, keys: Sequence[frozenset[str]]) -> FoundColumn:
+    name, kind, unsigned, auto_increment, nullable, has_default = row
+    kind += " unsigned" * bool(unsigned) + " auto_increment" * bool(auto_increment)
+    return FoundColumn(name, kind, bool(nullable), bool(has_default), unique=frozenset({name}) in keys)
+
+
+def _keys(rows: Sequence[Row]) -> list[frozenset[str]]:
+    columns: dict[str, set[str]] = defaultdict(set)
+    partial = set()
+    for index, column, sub_part in rows:
+        columns[index].add(column)
+        if sub_part is not None:
+            partial.add(index)
+    return [frozenset(names) for index, names in columns.items() if index not in partial]
+
+
+def _foreign_id(schema: EventsSchema) -> ExpectedColumn:
+    name = schema.columns.foreign_id
+    if schema.foreign_id == "bigint":
+        return ExpectedColumn(name, (*_ANY_INTEGERS, *_TEXTS))
+    # A uuid, which MariaDB has, can be streamed and inserted.
+    return ExpectedColumn(name, (*_TEXTS, "uuid"), otherwise="foreign_id='bigint' is for integers")

@@ -1,0 +1,252 @@
+"""PostgreSQL: making tables, and looking at those there are."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from reflex_aio.sql.drivers.base import Driver
+from reflex_aio.sql.schema.dialect import SchemaDialect
+from reflex_aio.sql.schema.names import (
+    AttemptsSchema,
+    CursorsSchema,
+    ErrorsSchema,
+    EventsSchema,
+    ExpectedColumn,
+    FoundColumn,
+    FoundTable,
+    LeasesSchema,
+    Name,
+    TableSchema,
+)
+
+__all__ = ["PostgresSchema"]
+
+_KINDS = {"r": "table", "p": "table", "v": "view", "m": "materialized view", "f": "foreign table"}
+
+# A partitioned table's unique index can't be on the id alone, unless it is partitioned by the id: it
+# counts if it begins with the id. A domain counts as the type that it is made of.
+_COLUMNS = """
+SELECT c.relkind::text, a.attname::text, format_type(coalesce(nullif(t.typbasetype, 0), t.oid), NULL),
+       NOT (a.attnotnull OR t.typnotnull),
+       a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL,
+       EXISTS (SELECT FROM pg_index i
+               WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate
+                 AND i.indpred IS NULL AND i.indkey[0] = a.attnum
+                 AND (i.indnkeyatts = 1 OR c.relkind = 'p'))
+FROM pg_class c
+LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+LEFT JOIN pg_type t ON t.oid = a.atttypid
+WHERE c.oid = to_regclass($1)
+ORDER BY a.attnum
+"""
+
+_KEYS = """
+SELECT array_agg(a.attname::text)
+FROM pg_index i
+JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+WHERE i.indrelid = to_regclass($1) AND i.indisunique AND i.indisvalid AND i.indimmediate
+  AND i.indpred IS NULL AND i.indexprs IS NULL
+GROUP BY i.indexrelid
+"""
+
+_INTEGERS = ("integer", "bigint")
+_TEXTS = ("text", "character varying")
+# One without a time zone is taken as UTC.
+_TIMES = ("timestamp with time zone", "timestamp without time zone")
+_CURSOR_TYPES = {"int": "bigint", "str": "text"}
+
+# The trigger and its function share this name; one function serves all tables of a schema.
+_WAKE = "reflex_aio_wake"
+
+# The payload is the one of reflex_aio.sql.wakeups.postgres_notifier, byte for byte.
+_WAKE_BODY = """
+DECLARE
+    payload text := TG_TABLE_SCHEMA || '.' || TG_TABLE_NAME;
+BEGIN
+    IF octet_length(convert_to(payload, 'UTF8')) > 200 THEN
+        payload := 'md5:' || md5(convert_to(payload, 'UTF8'));
+    END IF;
+    PERFORM pg_notify('reflex_aio', payload);
+    RETURN NULL;
+END
+""".strip()
+
+
+class PostgresSchema(SchemaDialect):
+    """Tables of PostgreSQL 14 or later."""
+
+    quote: ClassVar[str] = '"'
+
+    def ddl(self, schema: TableSchema) -> str:
+        statements = [self._table(schema)]
+        if isinstance(schema, EventsSchema) and schema.trigger:
+            statements += [self._function(schema.table), self._trigger(schema.table)]
+        return "".join(f"{statement};\n" for statement in statements)
+
+    def create(self, schema: TableSchema) -> str:
+        table = schema.table.quoted(self.quote)
+        # IF NOT EXISTS would look in one schema of the search path alone, ask for the right to create even where
+        # nothing is to be created, and fail when two services start at once.
+        statements = [
+            "PERFORM pg_advisory_xact_lock(hashtext('reflex_aio create'))",
+            f"IF to_regclass('{table}') IS NULL THEN\n{self._table(schema)};\nEND IF",
+        ]
+        if isinstance(schema, EventsSchema) and schema.trigger:
+            # Not OR REPLACE: that would lock out the writers of a table in use, whenever a service starts.
+            statements.append(
+                f"IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgname = '{_WAKE}' AND tgrelid = '{table}'::regclass)"
+                f" THEN\n{self._function(schema.table)};\n{self._trigger(schema.table)};\nEND IF"
+            )
+        return "DO $create$ BEGIN\n" + "".join(f"{statement};\n" for statement in statements) + "END $create$"
+
+    def expected(self, schema: TableSchema) -> Sequence[ExpectedColumn]:
+        if isinstance(schema, CursorsSchema):
+            cursors = schema.columns
+            return [
+                ExpectedColumn(cursors.id, _TEXTS, unique=True),
+                ExpectedColumn(cursors.last_event_id, _INTEGERS if schema.cursor_type == "int" else _TEXTS),
+                ExpectedColumn(cursors.updated_at, _TIMES, nullable=True),
+            ]
+        if isinstance(schema, ErrorsSchema):
+            errors = schema.columns
+            return [
+                ExpectedColumn(errors.id, _INTEGERS, needs_default=True, unique=True),
+                ExpectedColumn(errors.consumer, _TEXTS),
+                ExpectedColumn(errors.event_id, _TEXTS),
+                ExpectedColumn(errors.error_msg, _TEXTS),
+                ExpectedColumn(errors.created_at, ("timestamp with time zone",)),
+                ExpectedColumn(errors.updated_at, ("timestamp with time zone",)),
+                ExpectedColumn(errors.error_status, ("smallint", *_INTEGERS)),
+            ]
+        if isinstance(schema, LeasesSchema):
+            leases = schema.columns
+            return [
+                ExpectedColumn(leases.id, _TEXTS, unique=True),
+                ExpectedColumn(leases.owner, _TEXTS),
+                ExpectedColumn(leases.epoch, _INTEGERS),
+                ExpectedColumn(leases.expires_at, ("timestamp with time zone",)),
+            ]
+        if isinstance(schema, AttemptsSchema):
+            attempts = schema.columns
+            return [
+                ExpectedColumn(attempts.consumer, _TEXTS),
+                ExpectedColumn(attempts.event_id, _TEXTS),
+                ExpectedColumn(attempts.attempts, _INTEGERS),
+                ExpectedColumn(attempts.next_try_at, ("timestamp with time zone",)),
+            ]
+        events = schema.columns
+        columns = [
+            ExpectedColumn(events.id, _INTEGERS, needs_default=True, unique=True),
+            ExpectedColumn(events.type, ("smallint", *_INTEGERS)),
+            ExpectedColumn(events.timestamp, _TIMES, needs_default=True),
+            _foreign_id(schema),
+        ]
+        if schema.metadata:
+            columns.append(ExpectedColumn(events.metadata, ("bytea",), nullable=True))
+        if schema.trace:
+            columns.append(ExpectedColumn(events.trace, ("bytea",), nullable=True))
+        return columns
+
+    def key(self, schema: TableSchema) -> Sequence[str]:
+        if isinstance(schema, ErrorsSchema | AttemptsSchema):
+            return schema.columns.consumer, schema.columns.event_id
+        return ()
+
+    async def found(self, driver: Driver, connection: Any, table: Name) -> FoundTable | None:
+        rows = await driver.fetch(connection, _COLUMNS, table.quoted(self.quote))
+        if not rows:
+            return None
+        kind: str = rows[0][0]
+        columns = [FoundColumn(*row[1:]) for row in rows if row[1] is not None]
+        keys = await driver.fetch(connection, _KEYS, table.quoted(self.quote))
+        return FoundTable(
+            _KINDS.get(kind, f"relation of kind {kind!r}"),
+            {column.name: column for column in columns},
+            {frozenset(row[0]) for row in keys},
+        )
+
+    def _table(self, schema: TableSchema) -> str:
+        columns = ",\n".join(
+            f"    {self.quote}{name}{self.quote} {kind}" for name, kind in self._columns(schema)
+        )
+        if key := self.key(schema):
+            names = ", ".join(f"{self.quote}{name}{self.quote}" for name in key)
+            kind = "PRIMARY KEY" if isinstance(schema, AttemptsSchema) else "UNIQUE"
+            columns += f",\n    {kind} ({names})"
+        partitioned = ""
+        if isinstance(schema, EventsSchema) and schema.partitioned:
+            partitioned = f" PARTITION BY RANGE ({self.quote}{schema.columns.id}{self.quote})"
+        return f"CREATE TABLE {schema.table.quoted(self.quote)} (\n{columns}\n){partitioned}"
+
+    def _columns(self, schema: TableSchema) -> list[tuple[str, str]]:
+        if isinstance(schema, CursorsSchema):
+            cursors = schema.columns
+            return [
+                (cursors.id, "text PRIMARY KEY"),
+                (cursors.last_event_id, f"{_CURSOR_TYPES[schema.cursor_type]} NOT NULL"),
+                (cursors.updated_at, "timestamptz NOT NULL DEFAULT now()"),
+            ]
+        if isinstance(schema, ErrorsSchema):
+            errors = schema.columns
+            return [
+                (errors.id, "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY"),
+                (errors.consumer, "text NOT NULL"),
+                (errors.event_id, "text NOT NULL"),
+                (errors.error_msg, "text NOT NULL"),
+                (errors.created_at, "timestamptz NOT NULL DEFAULT now()"),
+                (errors.updated_at, "timestamptz NOT NULL DEFAULT now()"),
+                (errors.error_status, "integer NOT NULL"),
+            ]
+        if isinstance(schema, LeasesSchema):
+            leases = schema.columns
+            return [
+                (leases.id, "text PRIMARY KEY"),
+                (leases.owner, "text NOT NULL"),
+                (leases.epoch, "bigint NOT NULL"),
+                (leases.expires_at, "timestamptz NOT NULL"),
+            ]
+        if isinstance(schema, AttemptsSchema):
+            attempts = schema.columns
+            return [
+                (attempts.consumer, "text NOT NULL"),
+                (attempts.event_id, "text NOT NULL"),
+                (attempts.attempts, "bigint NOT NULL"),
+                (attempts.next_try_at, "timestamptz NOT NULL"),
+            ]
+        events = schema.columns
+        columns = [
+            # ALWAYS: an id chosen by hand, below the head while its transaction is open, could be missed.
+            (events.id, "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY"),
+            (events.type, "integer NOT NULL"),
+            # Not now(), the beginning of the transaction: times are to follow ids, and the event of a long
+            # transaction isn't old when it is inserted.
+            (events.timestamp, "timestamptz NOT NULL DEFAULT clock_timestamp()"),
+            (events.foreign_id, f"{schema.foreign_id} NOT NULL"),
+        ]
+        if schema.metadata:
+            columns.append((events.metadata, "bytea"))
+        if schema.trace:
+            columns.append((events.trace, "bytea"))
+        return columns
+
+    def _function(self, table: Name) -> str:
+        return (
+            f"CREATE OR REPLACE FUNCTION {self._wake(table)}() RETURNS trigger LANGUAGE plpgsql AS $wake$\n"
+            f"{_WAKE_BODY}\n$wake$"
+        )
+
+    def _trigger(self, table: Name) -> str:
+        return (
+            f"CREATE TRIGGER {_WAKE} AFTER INSERT ON {table.quoted(self.quote)}\n"
+            f"    FOR EACH STATEMENT EXECUTE FUNCTION {self._wake(table)}()"
+        )
+
+    def _wake(self, table: Name) -> str:
+        return Name(_WAKE, table.schema).quoted(self.quote)
+
+
+def _foreign_id(schema: EventsSchema) -> ExpectedColumn:
+    name = schema.columns.foreign_id
+    if schema.foreign_id == "bigint":
+        return ExpectedColumn(name, ("smallint", *_INTEGERS, *_TEXTS))
+    # A uuid can be streamed, and inserted by an inserter.
+    return ExpectedColumn(name, (*_TEXTS, "uuid"), otherwise="foreign_id='bigint' is for integers")

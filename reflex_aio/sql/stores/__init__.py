@@ -1,1 +1,0 @@
-"""Cursors and leases in tables, as the stores that runs and runners use."""
