@@ -1,74 +1,97 @@
-"""Where consumers keep their cursors."""
+"""Where consumers keep their cursors: the interface, and the order of cursors."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
-from typing import Any, Protocol, runtime_checkable
+from types import TracebackType
+from typing import Any, ClassVar, Self
 
 from reflex_aio.lease import Lease
 
-__all__ = [
-    "AtomicCursorStore",
-    "CursorMark",
-    "CursorStore",
-    "MarkingCursorStore",
-    "is_behind",
-    "is_number",
-    "marking",
-]
+__all__ = ["CursorMark", "CursorStore", "is_behind", "is_number"]
 
 
-@runtime_checkable
-class CursorStore(Protocol):
-    """Keeps, for each consumer, the cursor of the last event that it consumed.
+class CursorMark:
+    """A run's position, which its cursor store reads whenever it stores cursors.
 
-    A store that is also an asynchronous context manager is entered by :func:`~reflex_aio.running.run.run`; several
-    runs may share one store, and so enter it several times.
+    At a million events a second, a call of the store for each event would cost more than the rest of the run.
     """
 
+    __slots__ = ("cursor", "refused")
+
+    def __init__(self) -> None:
+        self.cursor: str = ""
+        """The last event that was handled; ``""`` before the first. The run writes it."""
+        self.refused: bool = False
+        """Whether the store no longer reads the mark: the next ``set`` raises the reason. The store writes it."""
+
+
+class CursorStore(ABC):
+    """Keeps, for each consumer, the cursor of the last event that it consumed.
+
+    :func:`~reflex_aio.run` enters the store as an asynchronous context manager; several runs may share one store, and
+    so enter it several times.
+    """
+
+    has_transactions: ClassVar[bool] = False
+    """Whether the store has :meth:`transaction`, which consumers need whose effects commit with the cursor."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(  # noqa: B027
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release what entering the store acquired, by default nothing."""
+
+    @abstractmethod
     async def get(self, name: str) -> str:
         """Return the cursor of the consumer ``name``, or ``""`` if it has none."""
-        ...
 
+    @abstractmethod
     async def set(
         self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
     ) -> None:
         """Move the cursor of the consumer ``name`` forward to ``cursor``.
 
-        :param expected: move it only if it stands there, ``""`` being nowhere
-        :param fence: move it only while this lease is held, which is compared in the same step: who has lost it can't
-            move the cursor even forward
+        :param expected: move it only from there, ``""`` if the consumer has none
+        :param fence: move it only while this lease is held; the store compares it in the same step
         :raises CursorConflict: if it would move backwards, or isn't where it is expected
-        :raises LeaseLost: if ``fence`` isn't held any more
+        :raises LeaseLost: if ``fence`` is no longer held
         :raises TypeError: if ``fence`` isn't a lease that this store can compare
         """
-        ...
 
-    async def flush(self) -> None:
-        """Return once every cursor that was set is stored for good."""
-        ...
-
+    @abstractmethod
     async def all(self) -> Mapping[str, str]:
         """Return the stored cursors by consumer."""
-        ...
 
+    async def flush(self) -> None:  # noqa: B027
+        """Return once every cursor that was set is stored for good. By default :meth:`set` has stored it."""
 
-@runtime_checkable
-class AtomicCursorStore(CursorStore, Protocol):
-    """A cursor store in a database, where a cursor and what else is written there can move together."""
+    def mark(self, name: str, *, fence: Lease | None = None) -> AbstractContextManager[CursorMark | None]:
+        """Return a context that yields a mark of the consumer ``name``, or ``None`` if each cursor has to be set.
 
-    def moving(
+        Within the context, a cursor written to the mark counts as set. The store reads it a last time at the end.
+        By default there is no mark.
+
+        :param fence: as for :meth:`set`
+        """
+        return nullcontext()
+
+    def transaction(
         self, name: str, cursor: str, *, expected: str, fence: Lease | None = None
     ) -> AbstractAsyncContextManager[Any]:
-        """Return a transaction that moves the cursor of the consumer ``name``, as a context that yields its connection.
+        """Return a transaction that moves the cursor of the consumer ``name``; the context yields its connection.
 
-        The cursor is moved, and so locked, in the beginning, and compared with ``expected``; the lease in the end. What
-        is raised within the context undoes all of it.
+        The cursor is compared with ``expected``, moved, and so locked, at the beginning; the lease is compared at the
+        end. An exception raised within the context rolls back the transaction.
 
         :raises CursorConflict: if it would move backwards, or isn't where it is expected
-        :raises LeaseLost: if ``fence`` isn't held any more
+        :raises LeaseLost: if ``fence`` is no longer held
         :raises TypeError: if ``fence`` isn't a lease that this store can compare
+        :raises NotImplementedError: if the store has no transactions, which is the default
         """
-        ...
+        raise NotImplementedError(f"{self!r} has no transactions")
 
 
 def is_behind(cursor: str, other: str) -> bool:
@@ -85,41 +108,3 @@ def is_behind(cursor: str, other: str) -> bool:
 def is_number(text: object) -> bool:
     """Tell whether ``text`` is a string of digits."""
     return isinstance(text, str) and text.isascii() and text.isdecimal()
-
-
-class CursorMark:
-    """Where a run has come to, for its cursor store to look at now and then.
-
-    At a million events a second, to call the store for each would cost more than all else that a run does.
-    """
-
-    __slots__ = ("cursor", "refused")
-
-    def __init__(self) -> None:
-        self.cursor: str = ""
-        """The last event that was finished; ``""`` before the first. The run writes it."""
-        self.refused: bool = False
-        """Whether the store has stopped looking: the next ``set`` raises why. The store writes it."""
-
-
-@runtime_checkable
-class MarkingCursorStore(CursorStore, Protocol):
-    """A cursor store that keeps cursors in memory for a while anyway, and so need not be told of each."""
-
-    def marking(self, name: str, *, fence: Lease | None = None) -> AbstractContextManager[CursorMark | None]:
-        """Return a context that yields a mark of the consumer ``name``, or None if each cursor has to be set.
-
-        While in the context, what is written to the mark is as good as set. It is looked at a last time in the end.
-
-        :param fence: as for :meth:`~reflex_aio.cursor.CursorStore.set`
-        """
-        ...
-
-
-def marking(
-    store: CursorStore, name: str, *, fence: Lease | None = None
-) -> AbstractContextManager[CursorMark | None]:
-    """Return a mark's context for any store. See :meth:`MarkingCursorStore.marking`."""
-    if isinstance(store, MarkingCursorStore):
-        return store.marking(name, fence=fence)
-    return nullcontext()

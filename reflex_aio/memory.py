@@ -9,7 +9,7 @@ import anyio
 import anyio.lowlevel
 
 from reflex_aio.attempts import Attempts, check_attempt
-from reflex_aio.cursor import is_behind, is_number
+from reflex_aio.cursor import CursorStore, is_behind, is_number
 from reflex_aio.errors import CursorAhead, CursorConflict, InvalidCursor, LeaseLost
 from reflex_aio.event import Event, check_event
 from reflex_aio.lease import Lease, LeaseState, check_lease, check_ttl
@@ -118,7 +118,7 @@ class _MemoryStream(EventStream):
         """Nothing is held."""
 
 
-class MemoryCursorStore:
+class MemoryCursorStore(CursorStore):
     """Cursors in a dictionary.
 
     Cursors of digits go forward only, by their values. Of other cursors no order is known: they can be set to anything,
@@ -159,9 +159,6 @@ class MemoryCursorStore:
         """
         _check_cursor(cursor)
         self._cursors[name] = cursor
-
-    async def flush(self) -> None:
-        """Return at once: every cursor that was set is in the dictionary."""
 
     async def all(self) -> Mapping[str, str]:
         """Return the stored cursors by consumer."""

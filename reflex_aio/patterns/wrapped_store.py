@@ -2,18 +2,18 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self
 
-from reflex_aio.cursor import CursorMark, CursorStore, marking
+from reflex_aio.cursor import CursorMark, CursorStore
 from reflex_aio.errors import CursorConflict
 from reflex_aio.lease import Lease
 
 __all__ = ["WrappedStore"]
 
 
-class WrappedStore(ABC):
+class WrappedStore(CursorStore, ABC):
     """Keeps cursors in ``store``, and finds one for a consumer that has none there.
 
     :raises TypeError: if ``store`` is no cursor store
@@ -29,15 +29,13 @@ class WrappedStore(ABC):
         """Return a cursor for a consumer that has none, or ``""``."""
 
     async def __aenter__(self) -> Self:
-        if isinstance(self._store, AbstractAsyncContextManager):
-            await self._store.__aenter__()
+        await self._store.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(self._store, AbstractAsyncContextManager):
-            await self._store.__aexit__(kind, error, trace)
+        await self._store.__aexit__(kind, error, trace)
 
     async def get(self, name: str) -> str:
         """Return the cursor of the consumer ``name``; store the one that is found if it has none."""
@@ -58,9 +56,9 @@ class WrappedStore(ABC):
         """Move the cursor of the consumer ``name`` forward. See :class:`~reflex_aio.cursor.CursorStore`."""
         await self._store.set(name, cursor, expected=expected, fence=fence)
 
-    def marking(self, name: str, *, fence: Lease | None = None) -> AbstractContextManager[CursorMark | None]:
-        """Return a mark's context. See :class:`~reflex_aio.cursor.MarkingCursorStore`."""
-        return marking(self._store, name, fence=fence)
+    def mark(self, name: str, *, fence: Lease | None = None) -> AbstractContextManager[CursorMark | None]:
+        """Return a mark's context. See :class:`~reflex_aio.cursor.CursorStore`."""
+        return self._store.mark(name, fence=fence)
 
     async def flush(self) -> None:
         """Return once every cursor that was set is stored for good."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import anyio
 
-from reflex_aio.cursor import AtomicCursorStore, CursorStore
+from reflex_aio.cursor import CursorStore
 from reflex_aio.lease import Lease
 
 __all__ = ["MovingCursor"]
@@ -85,7 +85,7 @@ class MovingCursor:
 
         :raises TypeError: if the store has no transactions, or it isn't known where the cursor stands
         """
-        if not isinstance(self._store, AtomicCursorStore) or self._expected is None:
+        if not self._store.has_transactions or self._expected is None:
             raise TypeError(
                 f"{self._name}: {self._store!r} can't move its cursor in a transaction:"
                 " accepted is a store as of cursors.store(pool)"
@@ -95,7 +95,7 @@ class MovingCursor:
         self._moving = True
         undone = False
         try:
-            async with self._store.moving(
+            async with self._store.transaction(
                 self._name, cursor, expected=self._expected, fence=self._fence
             ) as connection:
                 try:

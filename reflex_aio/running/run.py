@@ -9,7 +9,7 @@ import anyio
 
 from reflex_aio.backoff import Backoff
 from reflex_aio.consumer import Handler
-from reflex_aio.cursor import CursorMark, marking
+from reflex_aio.cursor import CursorMark
 from reflex_aio.errors import LeaseLost, StreamStopped
 from reflex_aio.event import Event
 from reflex_aio.running.cursor_writer import MovingCursor
@@ -129,7 +129,7 @@ class Run:
         try:
             async with (
                 self._attempts_written(),
-                _entered(self._store),
+                self._store,
                 self._flushed(),
                 _entered(consumer),
                 self._source_stream(await self._store.get(consumer.name)) as stream,
@@ -165,7 +165,7 @@ class Run:
         return self._consumer.plain_handler if self._delivery.is_plain else self._delivery.deliver
 
     async def _consume(self, stream: EventStream) -> None:
-        with marking(self._store, self._consumer.name, fence=self._spec.fence) as mark:
+        with self._store.mark(self._consumer.name, fence=self._spec.fence) as mark:
             if mark is None:
                 await self._consume_setting(stream)
             else:

@@ -7,7 +7,6 @@ import asyncpg
 import pytest
 
 from reflex_aio import Consumer, Event, MemoryCursorStore, Spec, run
-from reflex_aio.cursor import marking
 from reflex_aio.errors import CursorConflict, InvalidCursor, LeaseLost
 from reflex_aio.patterns import ReadThroughStore
 from reflex_aio.sql import EventsTable, LeasesTable
@@ -26,7 +25,7 @@ filters = pytest.mark.parametrize("filter", [None, lambda event: event.type == 1
 async def test_what_is_marked_is_stored_every_period(pool: asyncpg.Pool) -> None:
     await made(pool)
     async with write_behind(pool, flush_every=0.02) as store:
-        with marking(store, "a") as mark:
+        with store.mark("a") as mark:
             assert mark is not None
             for cursor in ("1", "2"):
                 mark.cursor = cursor
@@ -41,7 +40,7 @@ async def test_what_is_marked_is_stored_every_period(pool: asyncpg.Pool) -> None
 async def test_mark_that_stays_costs_no_statement(pool: asyncpg.Pool, statements: Statements) -> None:
     await made(pool)
     async with write_behind(pool, flush_every=0.001) as store:
-        with marking(store, "a") as mark:
+        with store.mark("a") as mark:
             assert mark is not None
             mark.cursor = "1"
             await store.flush()
@@ -54,7 +53,7 @@ async def test_mark_that_stays_costs_no_statement(pool: asyncpg.Pool, statements
 async def test_what_is_marked_is_as_good_as_set(pool: asyncpg.Pool) -> None:
     await made(pool)
     async with write_behind(pool) as store:
-        with marking(store, "a") as mark:
+        with store.mark("a") as mark:
             assert mark is not None
             mark.cursor = "1"
             assert await store.get("a") == "1"
@@ -73,7 +72,7 @@ async def test_what_is_marked_is_as_good_as_set(pool: asyncpg.Pool) -> None:
 async def test_rewind_forgets_what_is_marked(pool: asyncpg.Pool) -> None:
     await made(pool)
     async with write_behind(pool) as store:
-        with marking(store, "a") as mark:
+        with store.mark("a") as mark:
             assert mark is not None
             mark.cursor = "7"
             await store.rewind("a", "3")
@@ -83,7 +82,7 @@ async def test_rewind_forgets_what_is_marked(pool: asyncpg.Pool) -> None:
 async def test_refused_mark_is_looked_at_no_more_and_the_next_set_tells_why(pool: asyncpg.Pool) -> None:
     await made(pool)
     async with write_behind(pool, flush_every=0.01) as store:
-        with marking(store, "a") as mark, marking(store, "b") as other:
+        with store.mark("a") as mark, store.mark("b") as other:
             assert mark is not None
             assert other is not None
             await rival(pool, "9")
@@ -105,7 +104,7 @@ async def test_mark_that_can_not_be_kept_is_refused(
     await made(pool)
     async with write_behind(pool) as store:
         await store.set("a", "2")
-        with marking(store, "a") as mark:
+        with store.mark("a") as mark:
             assert mark is not None
             mark.cursor = cursor
             with pytest.raises(error):
@@ -116,7 +115,7 @@ async def test_mark_that_can_not_be_kept_is_refused(
 
 async def test_store_that_is_not_entered_has_each_cursor_set(pool: asyncpg.Pool) -> None:
     await made(pool)
-    with marking(write_behind(pool), "a") as mark:
+    with write_behind(pool).mark("a") as mark:
         assert mark is None
 
 
@@ -124,14 +123,14 @@ async def test_store_that_is_not_entered_has_each_cursor_set(pool: asyncpg.Pool)
     "make", [MemoryCursorStore, lambda: ReadThroughStore(MemoryCursorStore(), MemoryCursorStore())]
 )
 async def test_store_that_looks_at_no_marks_has_each_cursor_set(make: Any) -> None:
-    with marking(make(), "a") as mark:
+    with make().mark("a") as mark:
         assert mark is None
 
 
 async def test_wrapped_store_has_the_marks_of_the_one_within(pool: asyncpg.Pool) -> None:
     await made(pool)
     async with ReadThroughStore(write_behind(pool), MemoryCursorStore()) as store:
-        with marking(store, "a") as mark:
+        with store.mark("a") as mark:
             assert mark is not None
             mark.cursor = "1"
     assert await stored(pool) == "1"
@@ -146,7 +145,7 @@ async def test_mark_under_a_lease_that_is_lost_is_refused(pool: asyncpg.Pool) ->
     assert lease is not None
     store = write_behind(pool)
     async with store:
-        with marking(store, "a", fence=lease) as mark:
+        with store.mark("a", fence=lease) as mark:
             assert mark is not None
             mark.cursor = "1"
             await store.flush()
@@ -160,9 +159,9 @@ async def test_mark_under_a_lease_that_is_lost_is_refused(pool: asyncpg.Pool) ->
 
 async def test_marks_and_leases_of_the_wrong_kind_are_refused_at_once(pool: asyncpg.Pool) -> None:
     async with write_behind(pool) as store:
-        with pytest.raises(ValueError, match="consumer name ''"), marking(store, ""):
+        with pytest.raises(ValueError, match="consumer name ''"), store.mark(""):
             pass
-        with pytest.raises(TypeError, match="a lease"), marking(store, "a", fence="a lease"):  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="a lease"), store.mark("a", fence="a lease"):  # type: ignore[arg-type]
             pass
 
 

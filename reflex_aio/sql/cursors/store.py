@@ -4,10 +4,10 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
+from reflex_aio.cursor import CursorStore
 from reflex_aio.errors import ConnectionLost, CursorConflict, DatabaseError, LeaseLost
 from reflex_aio.lease import Lease
 from reflex_aio.sql.cursors.transactions import transaction_dialect
@@ -30,7 +30,7 @@ class _Undone(Exception):
     """Rolls back a transaction: what was raised within is no error of the database's, though it may look like one."""
 
 
-class TableCursorStore:
+class TableCursorStore(CursorStore):
     """Keeps cursors in a table, through a pool: each is committed when ``set`` returns.
 
     :meth:`~reflex_aio.sql.cursors.table.CursorsTable.store` makes it. Beside what they say, its methods raise
@@ -38,9 +38,11 @@ class TableCursorStore:
     :class:`~reflex_aio.errors.SchemaError` and, for all else that the database refuses,
     :class:`~reflex_aio.errors.DatabaseError`.
 
-    :param idle_timeout: in :meth:`moving`, how long nothing may be sent to the database before it undoes the
+    :param idle_timeout: in :meth:`transaction`, how long nothing may be sent to the database before it undoes the
         transaction, in seconds; ``None`` for as long as the session allows
     """
+
+    has_transactions = True
 
     def __init__(self, table: "CursorsTable", pool: Any, *, idle_timeout: float | None = None) -> None:
         self._driver = driver_of_pool(pool)
@@ -51,14 +53,6 @@ class TableCursorStore:
 
     def __repr__(self) -> str:
         return f"{self._table!r}.store({self._pool!r})"
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.flush()
 
     async def get(self, name: str) -> str:
         """Return the cursor of the consumer ``name``, or ``""`` if it has none."""
@@ -116,10 +110,10 @@ class TableCursorStore:
         return None
 
     @asynccontextmanager
-    async def moving(
+    async def transaction(
         self, name: str, cursor: str, *, expected: str, fence: Lease | None = None
     ) -> AsyncIterator[Any]:
-        """Be in a transaction that moves a cursor. See :class:`~reflex_aio.cursor.AtomicCursorStore`.
+        """Be in a transaction that moves a cursor. See :class:`~reflex_aio.cursor.CursorStore.transaction`.
 
         What is raised within passes through, unless the connection is lost.
         """
@@ -162,9 +156,6 @@ class TableCursorStore:
         """
         async with self._connection() as connection:
             await self._table.rewind(connection, name, cursor)
-
-    async def flush(self) -> None:
-        """Return once every cursor that was set is stored for good."""
 
     async def all(self) -> dict[str, str]:
         """Return the stored cursors by consumer."""

@@ -59,6 +59,9 @@ class WriteBehindCursorStore(TableCursorStore):
     :param flush_timeout: how long storing them may take, and how long those who wait for it do, in seconds
     """
 
+    # A cursor in memory is not part of any transaction.
+    has_transactions = False
+
     def __init__(
         self, table: "CursorsTable", pool: Any, *, flush_every: float, flush_timeout: float = 5.0
     ) -> None:
@@ -154,8 +157,8 @@ class WriteBehindCursorStore(TableCursorStore):
         self._flusher.changed()
 
     @contextmanager
-    def marking(self, name: str, *, fence: Lease | None = None) -> Iterator[CursorMark | None]:
-        """Be in a context that yields a mark. See :class:`~reflex_aio.cursor.MarkingCursorStore`.
+    def mark(self, name: str, *, fence: Lease | None = None) -> Iterator[CursorMark | None]:
+        """Be in a context that yields a mark. See :class:`~reflex_aio.cursor.CursorStore`.
 
         It is looked at whenever cursors are stored or asked for. If the store isn't entered, there is none.
         """

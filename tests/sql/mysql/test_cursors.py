@@ -186,7 +186,7 @@ async def test_a_deadlock_in_a_transaction_that_others_share_is_told(
     mysql: MysqlBackend, backend_pool: Any
 ) -> None:
     async def move() -> None:
-        async with CURSORS.store(backend_pool).moving("a", "7", expected="1"):
+        async with CURSORS.store(backend_pool).transaction("a", "7", expected="1"):
             raise AssertionError
 
     with pytest.raises(DatabaseError, match=r"cursors: Deadlock found .*\(error 1213\)") as raised:
