@@ -101,9 +101,9 @@ def test_a_server_that_is_down_is_not_reachable(unused_tcp_port: int) -> None:
 async def test_an_error_of_its_own_is_a_line_that_says_how_to_see_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fails(dialect: str) -> None:
+    def fails(*arguments: object) -> None:
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr("reflex_aio.sql.events.table.schema_dialect", fails)
+    monkeypatch.setattr("reflex_aio.sql.events.table.dialect_part", fails)
     told = (await reflex_aio("ddl", "events")).told(1)
     assert told == "RuntimeError: two lines (REFLEX_TRACEBACK=1 shows where)"

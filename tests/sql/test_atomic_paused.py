@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from reflex_aio.sql.cursors.transactions import transaction_dialect
+from reflex_aio.sql.cursors.dialect import CursorsDialect
+from reflex_aio.sql.dialect import dialect_part
+from reflex_aio.sql.schema.names import CursorsSchema, Name
 from tests.fix_backends import Backend
 from tests.fix_processes import Spawn
 from tests.sql.atomic_paused import NAME, consume, cursors, events
@@ -58,7 +60,7 @@ async def test_shorter_timeout_is_in_force_for_the_transaction_alone(
     backend: Backend, connection: Any, session: int, in_force: int
 ) -> None:
     await backend.fetch(connection, backend.set_idle_timeout.format(session))
-    transactions = transaction_dialect(backend.dialect)
+    transactions = dialect_part(CursorsDialect, backend.dialect, CursorsSchema(Name("cursors")))
     async with transactions.transaction(backend.driver, connection, idle_timeout=7.0):
         assert await backend.value(connection, backend.idle_timeout) == in_force
     assert await backend.value(connection, backend.idle_timeout) == session
@@ -66,7 +68,7 @@ async def test_shorter_timeout_is_in_force_for_the_transaction_alone(
 
 async def test_timeout_is_in_force_where_the_session_has_none(backend: Backend, connection: Any) -> None:
     before = await backend.value(connection, backend.idle_timeout)
-    transactions = transaction_dialect(backend.dialect)
+    transactions = dialect_part(CursorsDialect, backend.dialect, CursorsSchema(Name("cursors")))
     async with transactions.transaction(backend.driver, connection, idle_timeout=7.0):
         assert await backend.value(connection, backend.idle_timeout) == 7
     assert await backend.value(connection, backend.idle_timeout) == before

@@ -7,8 +7,9 @@ import asyncpg
 import pytest
 
 from reflex_aio.errors import TableNotFound
+from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers import driver_of_connection
-from reflex_aio.sql.schema.dialect import schema_dialect
+from reflex_aio.sql.schema.dialect import SchemaDialect
 from reflex_aio.sql.schema.names import (
     CursorColumns,
     CursorsSchema,
@@ -23,7 +24,7 @@ from reflex_aio.sql.wakeups.notifier import CHANNEL, payload_of
 from tests.fix_databases import Connect
 from tests.waiting import eventually
 
-POSTGRES = schema_dialect("postgres")
+POSTGRES = dialect_part(SchemaDialect, "postgres")
 LONGEST = "é" * 31 + "x"
 
 
@@ -110,7 +111,7 @@ def test_column_types_that_are_not_known_are_refused() -> None:
 
 def test_a_dialect_that_is_not_known_is_refused() -> None:
     with pytest.raises(ValueError, match="dialect 'oracle' is not known: accepted is 'mysql' or 'postgres'"):
-        schema_dialect("oracle")
+        dialect_part(SchemaDialect, "oracle")
 
 
 # Making tables.

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from dataclasses import astuple
 from typing import Any
 
-from reflex_aio.sql.attempts.dialect import AttemptDialect
+from reflex_aio.sql.attempts.dialect import AttemptsDialect
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.schema.names import AttemptsSchema
 
-__all__ = ["MysqlAttempts"]
+__all__ = ["MysqlAttemptsDialect"]
 
 _MICROSECONDS = 1_000_000
 
 
-class MysqlAttempts(AttemptDialect):
+class MysqlAttemptsDialect(AttemptsDialect):
     """The attempts of one table."""
 
     def __init__(self, schema: AttemptsSchema) -> None:

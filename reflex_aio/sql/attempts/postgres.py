@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import astuple
 from typing import Any
 
-from reflex_aio.sql.attempts.dialect import AttemptDialect
+from reflex_aio.sql.attempts.dialect import AttemptsDialect
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.schema.names import AttemptsSchema
 
-__all__ = ["PostgresAttempts"]
+__all__ = ["PostgresAttemptsDialect"]
 
 
-class PostgresAttempts(AttemptDialect):
+class PostgresAttemptsDialect(AttemptsDialect):
     """The attempts of one table."""
 
     def __init__(self, schema: AttemptsSchema) -> None:

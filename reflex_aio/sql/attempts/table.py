@@ -6,9 +6,10 @@ from typing import Any, TypedDict, Unpack
 
 from reflex_aio.attempts import Attempts, check_attempt
 from reflex_aio.errors import SchemaError
-from reflex_aio.sql.attempts.dialect import attempt_dialect
+from reflex_aio.sql.attempts.dialect import AttemptsDialect
+from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
-from reflex_aio.sql.schema.dialect import schema_dialect
+from reflex_aio.sql.schema.dialect import SchemaDialect
 from reflex_aio.sql.schema.names import AttemptColumns, AttemptsSchema, Name
 
 __all__ = ["AttemptsTable", "TableAttemptStore"]
@@ -57,7 +58,7 @@ class AttemptsTable:
 
         :raises ValueError: if there is no such dialect
         """
-        return schema_dialect(dialect).ddl(self._schema)
+        return dialect_part(SchemaDialect, dialect).ddl(self._schema)
 
     async def create(self, connection: Any) -> None:
         """Make the table if there is none. Several services may do so at once.
@@ -65,7 +66,7 @@ class AttemptsTable:
         :raises TypeError: if it isn't a connection
         """
         driver = driver_of_connection(connection)
-        await driver.fetch(connection, schema_dialect(driver.dialect).create(self._schema))
+        await driver.fetch(connection, dialect_part(SchemaDialect, driver.dialect).create(self._schema))
 
     async def validate(self, connection: Any) -> None:
         """Compare the table with what is expected of it.
@@ -75,7 +76,9 @@ class AttemptsTable:
         :raises SchemaError: if it differs, with all the differences
         """
         driver = driver_of_connection(connection)
-        differences = await schema_dialect(driver.dialect).compare(driver, connection, self._schema)
+        differences = await dialect_part(SchemaDialect, driver.dialect).compare(
+            driver, connection, self._schema
+        )
         if differences:
             raise SchemaError(table=self.name, differences=differences)
 
@@ -98,7 +101,7 @@ class TableAttemptStore:
 
     def __init__(self, schema: AttemptsSchema, pool: Any) -> None:
         self._driver = driver_of_pool(pool)
-        self._dialect = attempt_dialect(self._driver.dialect, schema)
+        self._dialect = dialect_part(AttemptsDialect, self._driver.dialect, schema)
         self._schema = schema
         self._pool = pool
 

@@ -2,19 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib import import_module
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.schema.names import CursorsSchema
 
-__all__ = ["CursorDialect", "cursor_dialect"]
-
-_DIALECTS = {"mysql": "MysqlCursors", "postgres": "PostgresCursors"}
+__all__ = ["CursorsDialect"]
 
 
-class CursorDialect(ABC):
+class CursorsDialect(ABC):
     """The cursors of one table, in one dialect. Has no state beside the statements' texts.
 
     Cursors are the text of their values. None moves backwards, as told by
@@ -57,15 +54,13 @@ class CursorDialect(ABC):
     async def put(self, driver: Driver, connection: Any, name: str, cursor: str) -> None:
         """Set a cursor wherever it is; ``""`` removes it."""
 
+    @abstractmethod
+    def transaction(
+        self, driver: Driver, connection: Any, *, idle_timeout: float
+    ) -> AbstractAsyncContextManager[None]:
+        """Return a context that is a transaction on ``connection``, on which none is open.
 
-@cache
-def cursor_dialect(name: str, schema: CursorsSchema) -> CursorDialect:
-    """Return the cursors of the dialect ``name``, which is a driver's ``dialect``.
-
-    :raises ValueError: if there is no such dialect
-    """
-    if name not in _DIALECTS:
-        raise ValueError(f"dialect {name!r} is not known: accepted is {' or '.join(map(repr, _DIALECTS))}")
-    module = import_module(f"reflex_aio.sql.cursors.{name}")
-    dialect: CursorDialect = getattr(module, _DIALECTS[name])(schema)
-    return dialect
+        Once the client has sent nothing for ``idle_timeout`` seconds, or for as long as the session allows if that is
+        less, the server rolls back the transaction and closes the connection. After an error within the context, the
+        connection may keep this timeout.
+        """

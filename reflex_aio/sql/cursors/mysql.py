@@ -1,24 +1,31 @@
 """MySQL and MariaDB: reading and moving cursors."""
 
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import astuple
 from typing import Any
 
-from reflex_aio.sql.cursors.dialect import CursorDialect
+from reflex_aio.sql.cursors.dialect import CursorsDialect
 from reflex_aio.sql.cursors.values import check_cursor
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.schema.names import CursorsSchema
 
-__all__ = ["MysqlCursors"]
+__all__ = ["MysqlCursorsDialect"]
 
 _LOCK_TIMEOUT = "innodb_lock_wait_timeout"
 # What LAST_INSERT_ID(x) is made to return by statements that have found a row: whether they moved its cursor. How many
 # rows were changed doesn't tell, as that depends on the connection's flags and on the precision of updated_at.
 _STAYED, _MOVED = 1, 2
+# In force within transactions too. MariaDB has a setting for these alone, which MySQL hasn't.
+_LIMIT_IDLE = (
+    "SET @reflex_aio_wait_timeout = @@SESSION.wait_timeout,"
+    " SESSION wait_timeout = LEAST(@@SESSION.wait_timeout, %s)"
+)
+_RESTORE_IDLE = "SET SESSION wait_timeout = @reflex_aio_wait_timeout"
 
 
-class MysqlCursors(CursorDialect):
+class MysqlCursorsDialect(CursorsDialect):
     """The cursors of one table."""
 
     def __init__(self, schema: CursorsSchema) -> None:
@@ -133,6 +140,16 @@ class MysqlCursors(CursorDialect):
             await driver.fetch(connection, self._put, name, self._value(cursor))
         else:
             await driver.fetch(connection, self._remove, name)
+
+    @asynccontextmanager
+    async def transaction(
+        self, driver: Driver, connection: Any, *, idle_timeout: float
+    ) -> AsyncIterator[None]:
+        await driver.fetch(connection, _LIMIT_IDLE, math.ceil(idle_timeout))
+        async with driver.transaction(connection):
+            yield
+        # After an error the connection isn't given back to its pool, but closed.
+        await driver.fetch(connection, _RESTORE_IDLE)
 
 
 @asynccontextmanager

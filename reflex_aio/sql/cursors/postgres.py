@@ -1,17 +1,25 @@
 """PostgreSQL: reading and moving cursors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import astuple
 from typing import Any
 
-from reflex_aio.sql.cursors.dialect import CursorDialect
+from reflex_aio.sql.cursors.dialect import CursorsDialect
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.schema.names import CursorsSchema
 
-__all__ = ["PostgresCursors"]
+__all__ = ["PostgresCursorsDialect"]
+
+_IDLE_TIMEOUT = "idle_in_transaction_session_timeout"
+# For the transaction alone. 0 is none.
+_LIMIT_IDLE = f"""
+    SELECT set_config('{_IDLE_TIMEOUT}', least(nullif(milliseconds, 0), $1::bigint)::text, true)
+    FROM (SELECT (extract(epoch FROM current_setting('{_IDLE_TIMEOUT}')::interval) * 1000)::bigint) AS s (milliseconds)
+"""
 
 
-class PostgresCursors(CursorDialect):
+class PostgresCursorsDialect(CursorsDialect):
     """The cursors of one table."""
 
     def __init__(self, schema: CursorsSchema) -> None:
@@ -79,3 +87,11 @@ class PostgresCursors(CursorDialect):
             await driver.fetch(connection, self._put, name, cursor)
         else:
             await driver.fetch(connection, self._remove, name)
+
+    @asynccontextmanager
+    async def transaction(
+        self, driver: Driver, connection: Any, *, idle_timeout: float
+    ) -> AsyncIterator[None]:
+        async with driver.transaction(connection):
+            await driver.fetch(connection, _LIMIT_IDLE, max(1, round(idle_timeout * 1000)))
+            yield

@@ -10,7 +10,8 @@ from weakref import WeakValueDictionary
 from reflex_aio.cursor import CursorStore
 from reflex_aio.errors import ConnectionLost, CursorConflict, DatabaseError, LeaseLost
 from reflex_aio.lease import Lease
-from reflex_aio.sql.cursors.transactions import transaction_dialect
+from reflex_aio.sql.cursors.dialect import CursorsDialect
+from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers import driver_of_pool
 from reflex_aio.sql.leases.store import check_fence, hold_lease
 
@@ -144,7 +145,7 @@ class TableCursorStore(CursorStore):
     def _limited_transaction(self, connection: Any) -> AbstractAsyncContextManager[None]:
         if self._idle_timeout is None:
             return self._driver.transaction(connection)
-        dialect = transaction_dialect(self._driver.dialect)
+        dialect = dialect_part(CursorsDialect, self._driver.dialect, self._table.schema)
         return dialect.transaction(self._driver, connection, idle_timeout=self._idle_timeout)
 
     async def rewind(self, name: str, cursor: str) -> None:

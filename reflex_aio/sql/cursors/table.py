@@ -8,12 +8,13 @@ from typing import Any, TypedDict, Unpack
 from reflex_aio.cursor import is_behind
 from reflex_aio.errors import CursorConflict, DatabaseError, SchemaError
 from reflex_aio.hooks import Hooks, installed
-from reflex_aio.sql.cursors.dialect import cursor_dialect
+from reflex_aio.sql.cursors.dialect import CursorsDialect
 from reflex_aio.sql.cursors.store import TableCursorStore
 from reflex_aio.sql.cursors.values import check_consumer, check_cursor
 from reflex_aio.sql.cursors.write_behind import WriteBehindCursorStore
+from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers import driver_of_connection
-from reflex_aio.sql.schema.dialect import schema_dialect
+from reflex_aio.sql.schema.dialect import SchemaDialect
 from reflex_aio.sql.schema.names import CursorColumns, CursorsSchema, CursorType, Name
 
 __all__ = ["CursorState", "CursorsTable"]
@@ -76,6 +77,11 @@ class CursorsTable:
         return str(self._schema.table)
 
     @property
+    def schema(self) -> CursorsSchema:
+        """The table's name, columns and type of cursors, as the dialects read them."""
+        return self._schema
+
+    @property
     def columns(self) -> CursorColumns:
         """What its columns are called."""
         return self._schema.columns
@@ -103,7 +109,7 @@ class CursorsTable:
 
     def ddl(self, dialect: str = "postgres") -> str:
         """Return the statements that make the table, for a migration."""
-        return schema_dialect(dialect).ddl(self._schema)
+        return dialect_part(SchemaDialect, dialect).ddl(self._schema)
 
     async def create(self, connection: Any) -> None:
         """Make the table if there is none. Several services may do so at once.
@@ -111,7 +117,7 @@ class CursorsTable:
         :raises TypeError: if it isn't a connection
         """
         driver = driver_of_connection(connection)
-        await driver.fetch(connection, schema_dialect(driver.dialect).create(self._schema))
+        await driver.fetch(connection, dialect_part(SchemaDialect, driver.dialect).create(self._schema))
 
     async def as_found(self, connection: Any) -> "CursorsTable":
         """Return a table object with the type of cursors that the real table has.
@@ -120,7 +126,7 @@ class CursorsTable:
         :raises TableNotFound: if there is no such table
         """
         driver = driver_of_connection(connection)
-        dialect = schema_dialect(driver.dialect)
+        dialect = dialect_part(SchemaDialect, driver.dialect)
         found = (await dialect.described(driver, connection, self._schema)).columns.get(
             self.columns.last_event_id
         )
@@ -139,7 +145,9 @@ class CursorsTable:
         :raises SchemaError: if it differs, with all the differences
         """
         driver = driver_of_connection(connection)
-        differences = await schema_dialect(driver.dialect).compare(driver, connection, self._schema)
+        differences = await dialect_part(SchemaDialect, driver.dialect).compare(
+            driver, connection, self._schema
+        )
         if differences:
             raise SchemaError(table=self.name, differences=differences)
 
@@ -151,7 +159,7 @@ class CursorsTable:
         :raises TypeError: if it isn't a connection
         """
         driver = driver_of_connection(connection)
-        dialect = cursor_dialect(driver.dialect, self._schema)
+        dialect = dialect_part(CursorsDialect, driver.dialect, self._schema)
         with driver.errors(self.name, schema_only=True):
             return await dialect.get(driver, connection, check_consumer(name))
 
@@ -161,7 +169,7 @@ class CursorsTable:
         :raises TypeError: if it isn't a connection
         """
         driver = driver_of_connection(connection)
-        dialect = cursor_dialect(driver.dialect, self._schema)
+        dialect = dialect_part(CursorsDialect, driver.dialect, self._schema)
         with driver.errors(self.name, schema_only=True):
             return await dialect.all(driver, connection)
 
@@ -171,7 +179,7 @@ class CursorsTable:
         :raises TypeError: if it isn't a connection
         """
         driver = driver_of_connection(connection)
-        dialect = cursor_dialect(driver.dialect, self._schema)
+        dialect = dialect_part(CursorsDialect, driver.dialect, self._schema)
         with driver.errors(self.name, schema_only=True):
             rows = await dialect.states(driver, connection)
         return [
@@ -204,7 +212,7 @@ class CursorsTable:
         :raises TypeError: if it isn't a connection
         """
         driver = driver_of_connection(connection)
-        dialect = cursor_dialect(driver.dialect, self._schema)
+        dialect = dialect_part(CursorsDialect, driver.dialect, self._schema)
         left = {
             check_consumer(name): check_cursor(cursor, self.cursor_type) for name, cursor in cursors.items()
         }
@@ -226,7 +234,7 @@ class CursorsTable:
 
     async def _set_from(self, connection: Any, name: str, cursor: str, expected: str) -> None:
         driver = driver_of_connection(connection)
-        dialect = cursor_dialect(driver.dialect, self._schema)
+        dialect = dialect_part(CursorsDialect, driver.dialect, self._schema)
         check_consumer(name)
         cursor = check_cursor(cursor, self.cursor_type)
         expected = expected and check_cursor(expected, self.cursor_type)
@@ -253,7 +261,7 @@ class CursorsTable:
         :raises TypeError: if it isn't a connection
         """
         driver = driver_of_connection(connection)
-        dialect = cursor_dialect(driver.dialect, self._schema)
+        dialect = dialect_part(CursorsDialect, driver.dialect, self._schema)
         cursor = cursor and check_cursor(cursor, self.cursor_type)
         with driver.errors(self.name, schema_only=True):
             await dialect.put(driver, connection, check_consumer(name), cursor)

@@ -3,16 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import datetime
-from functools import cache
-from importlib import import_module
 from typing import Any
 
 from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.schema.names import ErrorsSchema
 
-__all__ = ["ErrorsDialect", "errors_dialect"]
-
-_DIALECTS = {"mysql": "MysqlErrors", "postgres": "PostgresErrors"}
+__all__ = ["ErrorsDialect"]
 
 
 class ErrorsDialect(ABC):
@@ -65,11 +61,3 @@ class ErrorsDialect(ABC):
 
         :param unchanged_since: do so only if this is still the time of its last change
         """
-
-
-@cache
-def errors_dialect(name: str, schema: ErrorsSchema) -> ErrorsDialect:
-    """Return the errors of the dialect ``name``, which is a driver's ``dialect``."""
-    module = import_module(f"reflex_aio.sql.dead_letters.{name}")
-    dialect: ErrorsDialect = getattr(module, _DIALECTS[name])(schema)
-    return dialect

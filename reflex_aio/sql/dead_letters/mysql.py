@@ -9,12 +9,12 @@ from reflex_aio.sql.dead_letters.dialect import ErrorsDialect
 from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.schema.names import ErrorsSchema
 
-__all__ = ["MysqlErrors"]
+__all__ = ["MysqlErrorsDialect"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class MysqlErrors(ErrorsDialect):
+class MysqlErrorsDialect(ErrorsDialect):
     """The errors of one table."""
 
     def __init__(self, schema: ErrorsSchema) -> None:

@@ -9,10 +9,10 @@ from reflex_aio.sql.dead_letters.dialect import ErrorsDialect
 from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.schema.names import ErrorsSchema
 
-__all__ = ["PostgresErrors"]
+__all__ = ["PostgresErrorsDialect"]
 
 
-class PostgresErrors(ErrorsDialect):
+class PostgresErrorsDialect(ErrorsDialect):
     """The errors of one table."""
 
     def __init__(self, schema: ErrorsSchema) -> None:

@@ -12,11 +12,12 @@ from reflex_aio.errors import DatabaseError, ErrorNotFound, EventNotFound, Inval
 from reflex_aio.event import Event, check_type
 from reflex_aio.hooks import Hooks, installed
 from reflex_aio.sql.cursors.values import check_consumer, check_cursor
-from reflex_aio.sql.dead_letters.dialect import ErrorsDialect, errors_dialect
+from reflex_aio.sql.dead_letters.dialect import ErrorsDialect
+from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.events.table import EventsTable
-from reflex_aio.sql.schema.dialect import schema_dialect
+from reflex_aio.sql.schema.dialect import SchemaDialect
 from reflex_aio.sql.schema.names import ErrorColumns, ErrorsSchema, Name
 from reflex_aio.sql.wakeups.after_commit import within
 from reflex_aio.stream import Source
@@ -130,7 +131,7 @@ class ErrorsTable:
 
         :raises ValueError: if there is no such dialect
         """
-        statements = schema_dialect(dialect).ddl(self._schema)
+        statements = dialect_part(SchemaDialect, dialect).ddl(self._schema)
         return statements if self._events is None else statements + self._events.ddl(dialect)
 
     async def create(self, connection: Any) -> None:
@@ -139,7 +140,7 @@ class ErrorsTable:
         :raises TypeError: if it isn't a connection
         """
         driver = driver_of_connection(connection)
-        await driver.fetch(connection, schema_dialect(driver.dialect).create(self._schema))
+        await driver.fetch(connection, dialect_part(SchemaDialect, driver.dialect).create(self._schema))
         if self._events is not None:
             await self._events.create(connection)
 
@@ -151,7 +152,9 @@ class ErrorsTable:
         :raises SchemaError: if it differs, with all the differences
         """
         driver = driver_of_connection(connection)
-        differences = await schema_dialect(driver.dialect).compare(driver, connection, self._schema)
+        differences = await dialect_part(SchemaDialect, driver.dialect).compare(
+            driver, connection, self._schema
+        )
         if differences:
             raise SchemaError(table=self.name, differences=differences)
         if self._events is not None:
@@ -338,7 +341,7 @@ class ErrorsTable:
 
     def _of(self, connection: Any) -> tuple[Driver, ErrorsDialect]:
         driver = driver_of_connection(connection)
-        return driver, errors_dialect(driver.dialect, self._schema)
+        return driver, dialect_part(ErrorsDialect, driver.dialect, self._schema)
 
     async def _tell(self, connection: Any, error_id: str, status: int, consumer: str) -> None:
         if self._events is not None:

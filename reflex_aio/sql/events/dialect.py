@@ -2,18 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
-from functools import cache
-from importlib import import_module
 from typing import Any, ClassVar
 
+from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.events.loader import Loader
 from reflex_aio.sql.events.settings import EventsSettings, Wakeups
 from reflex_aio.sql.events.values import NewEvents, Values
 
-__all__ = ["EventsDialect", "EventsWriter", "events_dialect", "wakeable_dialect"]
-
-_DIALECTS = {"mysql": "MysqlEvents", "postgres": "PostgresEvents"}
+__all__ = ["EventsDialect", "EventsWriter", "wakeable_dialect"]
 
 
 class EventsDialect(ABC):
@@ -72,20 +69,12 @@ class EventsWriter(ABC):
         """
 
 
-@cache
-def events_dialect(name: str) -> EventsDialect:
-    """Return the events of the dialect ``name``, which is a driver's ``dialect``."""
-    module = import_module(f"reflex_aio.sql.events.{name}.dialect")
-    dialect: EventsDialect = getattr(module, _DIALECTS[name])()
-    return dialect
-
-
 def wakeable_dialect(name: str, settings: EventsSettings) -> EventsDialect:
     """Return the events of the dialect ``name``, which has the wake-ups of a table with these settings.
 
     :raises ValueError: if it doesn't have them
     """
-    dialect = events_dialect(name)
+    dialect = dialect_part(EventsDialect, name)
     if settings.wakeups not in dialect.wakeups:
         accepted = " and ".join(map(repr, dialect.wakeups))
         raise ValueError(

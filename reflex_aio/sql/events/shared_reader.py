@@ -6,9 +6,10 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.drivers.pinned_connection import Borrowed
-from reflex_aio.sql.events.dialect import events_dialect
+from reflex_aio.sql.events.dialect import EventsDialect
 from reflex_aio.sql.events.loader import Position
 from reflex_aio.sql.events.polling import Polling
 from reflex_aio.sql.events.settings import EventsSettings
@@ -30,7 +31,7 @@ class Reader:
         self, settings: EventsSettings, driver: Driver, pool: Any, primary: Any, fill_gaps: bool
     ) -> None:
         self.settings = settings
-        dialect = events_dialect(driver.dialect)
+        dialect = dialect_part(EventsDialect, driver.dialect)
         self.loader = dialect.loader(settings, driver, pool, primary=primary, fill_gaps=fill_gaps)
         # Held strongly, as what is shared goes by their identities.
         self._pool, self._settle_on = pool, primary

@@ -7,9 +7,10 @@ from typing import Any
 
 from reflex_aio.errors import InvalidCursor, StreamClosed
 from reflex_aio.event import Event
+from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.drivers.pinned_connection import Borrowed
-from reflex_aio.sql.events.dialect import events_dialect
+from reflex_aio.sql.events.dialect import EventsDialect
 from reflex_aio.sql.events.loader import Page, Position
 from reflex_aio.sql.events.read_ahead import ReadAhead
 from reflex_aio.sql.events.settings import EventsSettings
@@ -53,7 +54,7 @@ class TableSource:
         :raises ReflexError: if the database can't be asked
         """
         settings = self._settings
-        statement = events_dialect(self._driver.dialect).head(settings)
+        statement = dialect_part(EventsDialect, self._driver.dialect).head(settings)
         async with Borrowed(
             self._driver, self._pool, table=settings.name, timeout=settings.query_timeout
         ) as statements:

@@ -8,6 +8,7 @@ from typing import Any, Self
 from reflex_aio.errors import SchemaError
 from reflex_aio.hooks import Hooks, installed
 from reflex_aio.sql.cursors.values import check_cursor
+from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
 from reflex_aio.sql.events.dialect import wakeable_dialect
 from reflex_aio.sql.events.insert import Inserts
@@ -15,10 +16,10 @@ from reflex_aio.sql.events.settings import EventsSettings, Inserter, PageLoader,
 from reflex_aio.sql.events.source import TableSource
 from reflex_aio.sql.events.values import NewEvent
 from reflex_aio.sql.retention.backlog import Backlog, Extent
-from reflex_aio.sql.retention.backlog_dialect import backlog_dialect
+from reflex_aio.sql.retention.dialect import RetentionDialect
 from reflex_aio.sql.retention.partitions import Partitions
 from reflex_aio.sql.retention.prune import Pruned, Retention, prune
-from reflex_aio.sql.schema.dialect import schema_dialect
+from reflex_aio.sql.schema.dialect import SchemaDialect
 from reflex_aio.sql.schema.names import EventColumns, EventsSchema, ForeignIdType, Name
 from reflex_aio.sql.wakeups.notifier import Notifier
 from reflex_aio.stream import EventStream
@@ -123,7 +124,7 @@ class EventsTable:
 
         :raises ValueError: if there is no such dialect, or it doesn't have the wake-ups of this table
         """
-        schema = schema_dialect(dialect)
+        schema = dialect_part(SchemaDialect, dialect)
         wakeable_dialect(dialect, self._settings)
         return schema.ddl(self._settings.schema)
 
@@ -134,7 +135,9 @@ class EventsTable:
         """
         driver = driver_of_connection(connection)
         wakeable_dialect(driver.dialect, self._settings)
-        await driver.fetch(connection, schema_dialect(driver.dialect).create(self._settings.schema))
+        await driver.fetch(
+            connection, dialect_part(SchemaDialect, driver.dialect).create(self._settings.schema)
+        )
 
     async def drop(self, connection: Any) -> None:
         """Remove the table with its events, if there is one.
@@ -142,7 +145,9 @@ class EventsTable:
         :raises TypeError: if ``connection`` isn't one
         """
         driver = driver_of_connection(connection)
-        await driver.fetch(connection, schema_dialect(driver.dialect).drop(self._settings.schema))
+        await driver.fetch(
+            connection, dialect_part(SchemaDialect, driver.dialect).drop(self._settings.schema)
+        )
 
     async def as_found(self, connection: Any) -> Self:
         """Return a table object with the foreign ids, and with metadata and traces or not, that the real table has.
@@ -153,7 +158,7 @@ class EventsTable:
         :raises TypeError: if ``connection`` isn't one
         """
         driver = driver_of_connection(connection)
-        dialect, schema = schema_dialect(driver.dialect), self._settings.schema
+        dialect, schema = dialect_part(SchemaDialect, driver.dialect), self._settings.schema
         found = (await dialect.described(driver, connection, schema)).columns
         columns = schema.columns
         foreign_id = found.get(columns.foreign_id)
@@ -177,7 +182,7 @@ class EventsTable:
         """
         driver = driver_of_connection(connection)
         schema = self._settings.schema
-        differences = await schema_dialect(driver.dialect).compare(driver, connection, schema)
+        differences = await dialect_part(SchemaDialect, driver.dialect).compare(driver, connection, schema)
         if differences:
             raise SchemaError(table=self.name, differences=differences)
 
@@ -289,7 +294,9 @@ class EventsTable:
         """
         driver = driver_of_connection(connection)
         with driver.errors(self.name, schema_only=True):
-            oldest, newest = await backlog_dialect(driver.dialect).extent(driver, connection, self._settings)
+            oldest, newest = await dialect_part(RetentionDialect, driver.dialect).extent(
+                driver, connection, self._settings
+            )
         return Extent(*("" if event_id is None else str(event_id) for event_id in (oldest, newest)))
 
     async def backlogs(
@@ -313,7 +320,7 @@ class EventsTable:
         positions = [int(check_cursor(cursor, "int")) if cursor != "" else 0 for cursor in given]
         driver = driver_of_connection(connection)
         with driver.errors(self.name, schema_only=True):
-            found = await backlog_dialect(driver.dialect).after(
+            found = await dialect_part(RetentionDialect, driver.dialect).backlogs(
                 driver, connection, self._settings, positions, limit
             )
         # A clock that was set back makes no age negative.

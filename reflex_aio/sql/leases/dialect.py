@@ -2,20 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from functools import cache
-from importlib import import_module
 from typing import Any
 
 from reflex_aio.lease import Lease
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.schema.names import LeasesSchema
 
-__all__ = ["LeaseDialect", "lease_dialect"]
-
-_DIALECTS = {"mysql": "MysqlLeases", "postgres": "PostgresLeases"}
+__all__ = ["LeasesDialect"]
 
 
-class LeaseDialect(ABC):
+class LeasesDialect(ABC):
     """The leases of one table, in one dialect. Has no state beside the statements' texts.
 
     A row stays for good, as its epoch counts on; that of a released name has the owner ``""``. What time it is, the
@@ -47,11 +43,3 @@ class LeaseDialect(ABC):
 
         Who acquires their names meanwhile waits for that; if somebody is about to, this waits.
         """
-
-
-@cache
-def lease_dialect(name: str, schema: LeasesSchema) -> LeaseDialect:
-    """Return the leases of the dialect ``name``, which is a driver's ``dialect``."""
-    module = import_module(f"reflex_aio.sql.leases.{name}")
-    dialect: LeaseDialect = getattr(module, _DIALECTS[name])(schema)
-    return dialect

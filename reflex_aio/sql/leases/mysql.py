@@ -6,15 +6,15 @@ from typing import Any
 
 from reflex_aio.lease import Lease
 from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.leases.dialect import LeaseDialect
+from reflex_aio.sql.leases.dialect import LeasesDialect
 from reflex_aio.sql.schema.names import LeasesSchema
 
-__all__ = ["MysqlLeases"]
+__all__ = ["MysqlLeasesDialect"]
 
 _MICROSECONDS = 1_000_000
 
 
-class MysqlLeases(LeaseDialect):
+class MysqlLeasesDialect(LeasesDialect):
     """The leases of one table."""
 
     def __init__(self, schema: LeasesSchema) -> None:

@@ -6,13 +6,13 @@ from typing import Any
 
 from reflex_aio.lease import Lease
 from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.leases.dialect import LeaseDialect
+from reflex_aio.sql.leases.dialect import LeasesDialect
 from reflex_aio.sql.schema.names import LeasesSchema
 
-__all__ = ["PostgresLeases"]
+__all__ = ["PostgresLeasesDialect"]
 
 
-class PostgresLeases(LeaseDialect):
+class PostgresLeasesDialect(LeasesDialect):
     """The leases of one table."""
 
     def __init__(self, schema: LeasesSchema) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 from reflex_aio.errors import LeaseLost
 from reflex_aio.lease import Lease, LeaseState, check_lease, check_ttl
+from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers import driver_of_pool
 from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.leases.dialect import lease_dialect
+from reflex_aio.sql.leases.dialect import LeasesDialect
 from reflex_aio.sql.schema.names import LeasesSchema
 
 __all__ = ["TableLease", "TableLeaseStore", "check_fence", "hold_lease", "lost_leases"]
@@ -33,7 +34,7 @@ class TableLeaseStore:
 
     def __init__(self, schema: LeasesSchema, pool: Any) -> None:
         self._driver = driver_of_pool(pool)
-        self._dialect = lease_dialect(self._driver.dialect, schema)
+        self._dialect = dialect_part(LeasesDialect, self._driver.dialect, schema)
         self._schema = schema
         self._pool = pool
 
@@ -119,7 +120,7 @@ async def lost_leases(driver: Driver, connection: Any, leases: Collection[Lease]
     """Return which of ``leases`` are lost, with what to raise; keep the others as :func:`hold_lease` does."""
     held: set[Lease] = set()
     for schema in {check_fence(lease).schema for lease in leases}:
-        dialect = lease_dialect(driver.dialect, schema)
+        dialect = dialect_part(LeasesDialect, driver.dialect, schema)
         beside = [lease for lease in leases if check_fence(lease).schema == schema]
         with driver.errors(str(schema.table), schema_only=True):
             held |= await dialect.hold(driver, connection, beside)

@@ -3,9 +3,10 @@
 from typing import Any, TypedDict, Unpack
 
 from reflex_aio.errors import SchemaError
+from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers import driver_of_connection
 from reflex_aio.sql.leases.store import TableLeaseStore
-from reflex_aio.sql.schema.dialect import schema_dialect
+from reflex_aio.sql.schema.dialect import SchemaDialect
 from reflex_aio.sql.schema.names import LeaseColumns, LeasesSchema, Name
 
 __all__ = ["LeasesTable"]
@@ -54,7 +55,7 @@ class LeasesTable:
 
         :raises ValueError: if there is no such dialect
         """
-        return schema_dialect(dialect).ddl(self._schema)
+        return dialect_part(SchemaDialect, dialect).ddl(self._schema)
 
     async def create(self, connection: Any) -> None:
         """Make the table if there is none. Several services may do so at once.
@@ -62,7 +63,7 @@ class LeasesTable:
         :raises TypeError: if it isn't a connection
         """
         driver = driver_of_connection(connection)
-        await driver.fetch(connection, schema_dialect(driver.dialect).create(self._schema))
+        await driver.fetch(connection, dialect_part(SchemaDialect, driver.dialect).create(self._schema))
 
     async def validate(self, connection: Any) -> None:
         """Compare the table with what is expected of it.
@@ -72,7 +73,9 @@ class LeasesTable:
         :raises SchemaError: if it differs, with all the differences
         """
         driver = driver_of_connection(connection)
-        differences = await schema_dialect(driver.dialect).compare(driver, connection, self._schema)
+        differences = await dialect_part(SchemaDialect, driver.dialect).compare(
+            driver, connection, self._schema
+        )
         if differences:
             raise SchemaError(table=self.name, differences=differences)
 

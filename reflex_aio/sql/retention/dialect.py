@@ -1,14 +1,13 @@
-"""What a dialect has to do to delete old events, a batch at a time."""
+"""What a dialect has to do to delete old events in batches, and to count the events after a cursor."""
 
 from abc import ABC, abstractmethod
-from functools import cache
-from importlib import import_module
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.events.settings import EventsSettings
 
-__all__ = ["Batch", "Batches", "Found", "RetentionDialect", "retention_dialect"]
+__all__ = ["Batch", "Batches", "Found", "RetentionDialect"]
 
 
 class Found(NamedTuple):
@@ -62,7 +61,7 @@ class Batches(ABC):
 
 
 class RetentionDialect(ABC):
-    """Deleting the events of one dialect. Has no state."""
+    """Deleting the events of one dialect, and counting those before and after a cursor. Has no state."""
 
     @abstractmethod
     async def open(self, driver: Driver, connection: Any, settings: EventsSettings) -> Batches:
@@ -72,13 +71,19 @@ class RetentionDialect(ABC):
         :raises TableRefused: if it is no table of events that can be deleted from
         """
 
+    @abstractmethod
+    async def extent(
+        self, driver: Driver, connection: Any, settings: EventsSettings
+    ) -> tuple[int | None, int | None]:
+        """Return the least and the greatest visible id, noops' too."""
 
-_DIALECTS = {"mysql": "MysqlRetention", "postgres": "PostgresRetention"}
+    @abstractmethod
+    async def backlogs(
+        self, driver: Driver, connection: Any, settings: EventsSettings, cursors: Sequence[int], limit: int
+    ) -> Sequence[tuple[int, float | None]]:
+        """Return for each cursor how many events are after it, and how old the first of these is.
 
+        Noops don't count. The age is in seconds, by the database's clock; ``None`` if there is no such event.
 
-@cache
-def retention_dialect(name: str) -> RetentionDialect:
-    """Return that of the dialect ``name``, which is a driver's ``dialect``."""
-    module = import_module(f"reflex_aio.sql.retention.{name}")
-    dialect: RetentionDialect = getattr(module, _DIALECTS[name])()
-    return dialect
+        :param limit: count up to so many
+        """

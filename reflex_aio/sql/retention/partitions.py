@@ -5,13 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers import driver_of_pool
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.events.settings import EventsSettings
 from reflex_aio.sql.retention.low_watermark import slowest
 from reflex_aio.sql.retention.postgres_partitions import PostgresPartitions
 from reflex_aio.sql.retention.prune import Pruned, Retention, prune
-from reflex_aio.sql.schema.dialect import schema_dialect
+from reflex_aio.sql.schema.dialect import SchemaDialect
 
 __all__ = ["Dropped", "Partitions"]
 
@@ -50,7 +51,7 @@ class Partitions:
 
     def ddl(self) -> str:
         """Return the statements that make the table, for a migration. :meth:`extend` makes its partitions."""
-        return schema_dialect("postgres").ddl(replace(self._settings.schema, partitioned=True))
+        return dialect_part(SchemaDialect, "postgres").ddl(replace(self._settings.schema, partitioned=True))
 
     async def room(self, pool: Any) -> int:
         """Return how many ids there are until inserts fail.

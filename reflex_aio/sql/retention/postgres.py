@@ -1,5 +1,6 @@
 """PostgreSQL: deleting old events, a batch at a time."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from reflex_aio.errors import DatabaseError, TableNotFound, TableRefused
@@ -9,7 +10,7 @@ from reflex_aio.sql.events.postgres.catalog import FIND
 from reflex_aio.sql.events.settings import EventsSettings
 from reflex_aio.sql.retention.dialect import Batch, Batches, Found, RetentionDialect
 
-__all__ = ["PostgresRetention"]
+__all__ = ["PostgresRetentionDialect"]
 
 # How long a statement waits for whoever has locked its rows, or the table.
 _LIMIT_LOCKS = "SET LOCAL lock_timeout = '1s'"
@@ -17,7 +18,7 @@ _LIMIT_LOCKS = "SET LOCAL lock_timeout = '1s'"
 _LOCKED = ("55P03", "40P01", "40001")
 
 
-class PostgresRetention(RetentionDialect):
+class PostgresRetentionDialect(RetentionDialect):
     """Deleting events on PostgreSQL."""
 
     async def open(self, driver: Driver, connection: Any, settings: EventsSettings) -> Batches:
@@ -35,6 +36,37 @@ class PostgresRetention(RetentionDialect):
                 remedy="prune the table that the view reads",
             )
         return _Batches(driver, settings, name)
+
+    async def extent(
+        self, driver: Driver, connection: Any, settings: EventsSettings
+    ) -> tuple[int | None, int | None]:
+        table, event_id = settings.schema.table.quoted('"'), f'"{settings.columns.id}"'
+        rows = await driver.fetch(
+            connection, f"SELECT min({event_id})::int8, max({event_id})::int8 FROM {table}"
+        )
+        return rows[0][0], rows[0][1]
+
+    async def backlogs(
+        self, driver: Driver, connection: Any, settings: EventsSettings, cursors: Sequence[int], limit: int
+    ) -> Sequence[tuple[int, float | None]]:
+        columns, table = settings.columns, settings.schema.table.quoted('"')
+        event_id = f'"{columns.id}"'
+        of_them = (
+            f"FROM {table} WHERE {event_id} > cursor"
+            f' AND ("{columns.type}", "{columns.foreign_id}"::text)'
+            f" IS DISTINCT FROM ({NOOP_TYPE}, '{NOOP_FOREIGN_ID}'::text)"
+        )
+        # One without a time zone is taken as UTC, and so is its epoch.
+        age = f'extract(epoch FROM clock_timestamp()) - extract(epoch FROM "{columns.timestamp}")'
+        rows = await driver.fetch(
+            connection,
+            f"SELECT (SELECT count(*) FROM (SELECT {of_them} LIMIT $2) AS counted),"
+            f" (SELECT ({age})::float8 {of_them} ORDER BY {event_id} LIMIT 1)"
+            " FROM unnest($1::int8[]) WITH ORDINALITY AS given(cursor, place) ORDER BY place",
+            cursors,
+            limit,
+        )
+        return [(row[0], row[1]) for row in rows]
 
 
 class _Batches(Batches):

@@ -11,9 +11,10 @@ from typing import Any, Literal, TypeAlias
 from reflex_aio.cursor import CursorStore
 from reflex_aio.errors import DatabaseError
 from reflex_aio.sql.cursors.values import check_cursor
+from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers import driver_of_pool
 from reflex_aio.sql.events.settings import EventsSettings
-from reflex_aio.sql.retention.dialect import Batch, Batches, Found, retention_dialect
+from reflex_aio.sql.retention.dialect import Batch, Batches, Found, RetentionDialect
 from reflex_aio.sql.retention.low_watermark import slowest
 
 __all__ = ["PruneLimit", "Pruned", "Retention", "prune"]
@@ -130,7 +131,7 @@ async def prune(
     driver = driver_of_pool(pool)
     with driver.errors(settings.name):
         async with driver.acquire(pool) as connection:
-            batches = await retention_dialect(driver.dialect).open(driver, connection, settings)
+            batches = await dialect_part(RetentionDialect, driver.dialect).open(driver, connection, settings)
             found = await batches.found(connection)
     pruning = _Pruning(settings, pool, retention, batches, found, dry_run=dry_run, most=batch_size)
     while await pruning.step():

@@ -2,17 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cache
-from importlib import import_module
 from typing import Any, ClassVar
 
 from reflex_aio.errors import TableNotFound
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.schema.names import ExpectedColumn, FoundTable, Name, TableSchema, differences
 
-__all__ = ["SchemaDialect", "schema_dialect"]
-
-_DIALECTS = {"mysql": "MysqlSchema", "postgres": "PostgresSchema"}
+__all__ = ["SchemaDialect"]
 
 
 class SchemaDialect(ABC):
@@ -62,15 +58,3 @@ class SchemaDialect(ABC):
         """
         found = await self.described(driver, connection, schema)
         return differences(found, self.expected(schema), self.key(schema))
-
-
-@cache
-def schema_dialect(name: str) -> SchemaDialect:
-    """Return the tables of the dialect ``name``, which is a driver's ``dialect``.
-
-    :raises ValueError: if there is no such dialect
-    """
-    if name not in _DIALECTS:
-        raise ValueError(f"dialect {name!r} is not known: accepted is {' or '.join(map(repr, _DIALECTS))}")
-    dialect: SchemaDialect = getattr(import_module(f"reflex_aio.sql.schema.{name}"), _DIALECTS[name])()
-    return dialect

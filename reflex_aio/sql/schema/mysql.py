@@ -19,7 +19,7 @@ from reflex_aio.sql.schema.names import (
     TableSchema,
 )
 
-__all__ = ["MysqlSchema", "schema_sql", "timestamp_type"]
+__all__ = ["MysqlSchemaDialect", "schema_sql", "timestamp_type"]
 
 _KINDS = {"BASE TABLE": "table", "SYSTEM VERSIONED": "table", "VIEW": "view"}
 
@@ -71,7 +71,7 @@ async def timestamp_type(driver: Driver, connection: Any, schema: EventsSchema) 
     return (rows[0][0], rows[0][1]) if rows and rows[0][0] in _TIMES else None
 
 
-class MysqlSchema(SchemaDialect):
+class MysqlSchemaDialect(SchemaDialect):
     """Tables on MySQL and MariaDB."""
 
     quote: ClassVar[str] = "`"

@@ -18,7 +18,7 @@ from reflex_aio.sql.schema.names import (
     TableSchema,
 )
 
-__all__ = ["PostgresSchema"]
+__all__ = ["PostgresSchemaDialect"]
 
 _KINDS = {"r": "table", "p": "table", "v": "view", "m": "materialized view", "f": "foreign table"}
 
@@ -71,7 +71,7 @@ END
 """.strip()
 
 
-class PostgresSchema(SchemaDialect):
+class PostgresSchemaDialect(SchemaDialect):
     """Tables of PostgreSQL 14 or later."""
 
     quote: ClassVar[str] = '"'

@@ -4,8 +4,9 @@ from collections.abc import Hashable
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.events.dialect import events_dialect
+from reflex_aio.sql.events.dialect import EventsDialect
 from reflex_aio.sql.events.settings import EventsSettings
 from reflex_aio.sql.wakeups.after_commit import call_after_ours
 from reflex_aio.sql.wakeups.notifier import CHANNEL, Notifier, payload_of
@@ -52,7 +53,7 @@ class Announcer:
         settings = self._settings
         if settings.wakeups == "transaction":
             topic = await self._topic(driver, connection, table)
-            notify = events_dialect(driver.dialect).notify()
+            notify = dialect_part(EventsDialect, driver.dialect).notify()
             await driver.fetch(connection, notify, CHANNEL, payload_of(topic))
         elif settings.wakeups == "commit":
             fixed = driver.fixed(connection)
@@ -84,7 +85,7 @@ class Announcer:
         key = (await driver.server(connection), table)
         topic = self._topics.get(key)
         if topic is None:
-            dialect = events_dialect(driver.dialect)
+            dialect = dialect_part(EventsDialect, driver.dialect)
             rows = await driver.fetch(connection, dialect.topic, dialect.table(settings))
             topic = rows[0][0] if rows else settings.name
             if table is not None:

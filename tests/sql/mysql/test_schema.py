@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from reflex_aio.errors import TableNotFound
-from reflex_aio.sql.schema.dialect import schema_dialect
+from reflex_aio.sql.dialect import dialect_part
+from reflex_aio.sql.schema.dialect import SchemaDialect
 from reflex_aio.sql.schema.names import (
     CursorColumns,
     CursorsSchema,
@@ -20,7 +21,7 @@ from tests.fix_backends import MysqlBackend
 
 pytestmark = pytest.mark.asyncio
 
-DIALECT = schema_dialect("mysql")
+DIALECT = dialect_part(SchemaDialect, "mysql")
 
 EVENTS = EventsSchema(Name("events"))
 FULL = EventsSchema(Name("events"), metadata=True, trace=True)

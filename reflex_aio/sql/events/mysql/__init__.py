@@ -1,1 +1,5 @@
 """MySQL and MariaDB: their SQL, how their gaps are settled, and how their tables are made."""
+
+from reflex_aio.sql.events.mysql.dialect import MysqlEventsDialect
+
+__all__ = ["MysqlEventsDialect"]

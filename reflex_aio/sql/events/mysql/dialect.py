@@ -10,10 +10,10 @@ from reflex_aio.sql.events.mysql.queries import head_sql
 from reflex_aio.sql.events.mysql.writer import MysqlWriter
 from reflex_aio.sql.events.settings import EventsSettings, Wakeups
 
-__all__ = ["MysqlEvents"]
+__all__ = ["MysqlEventsDialect"]
 
 
-class MysqlEvents(EventsDialect):
+class MysqlEventsDialect(EventsDialect):
     """Events on MySQL and MariaDB."""
 
     wakeups: ClassVar[tuple[Wakeups, ...]] = "commit", None

@@ -1,1 +1,5 @@
 """PostgreSQL: its SQL, how its gaps are settled, and how its tables are made."""
+
+from reflex_aio.sql.events.postgres.dialect import PostgresEventsDialect
+
+__all__ = ["PostgresEventsDialect"]

@@ -11,10 +11,10 @@ from reflex_aio.sql.events.postgres.queries import head_sql, insert_many_sql, in
 from reflex_aio.sql.events.settings import EventsSettings, Wakeups
 from reflex_aio.sql.events.values import NewEvents, Values, presenter
 
-__all__ = ["PostgresEvents"]
+__all__ = ["PostgresEventsDialect"]
 
 
-class PostgresEvents(EventsDialect):
+class PostgresEventsDialect(EventsDialect):
     """Events on PostgreSQL."""
 
     wakeups: ClassVar[tuple[Wakeups, ...]] = "commit", "transaction", "trigger", None
