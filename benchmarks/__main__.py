@@ -18,8 +18,7 @@ from benchmarks.bench_stream import bench_stream
 from benchmarks.measure import Result, Series
 from benchmarks.plot import write_svg
 from benchmarks.report import print_series, print_table, write_json
-from reflex_aio.ext.accounts import EmbeddedServerError
-from reflex_aio.ext.embedded import EmbeddedPostgres
+from reflex_aio.ext.embedded import EmbeddedPostgres, EmbeddedServerError
 
 RESULTS = Path(__file__).parent / "results"
 MORE = 3

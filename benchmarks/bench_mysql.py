@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from benchmarks.measure import Baseline, Measured, Result, compare
-from reflex_aio.ext.embedded_mariadb import EmbeddedMariaDB
+from reflex_aio.ext.embedded import EmbeddedMariaDB
 from reflex_aio.sql import EventsTable, open_pool, transaction
 
 __all__ = ["bench_mysql"]

@@ -19,8 +19,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from reflex_aio.ext.embedded import EmbeddedPostgres
-from reflex_aio.ext.embedded_mariadb import EmbeddedMariaDB
+from reflex_aio.ext.embedded import EmbeddedMariaDB, EmbeddedPostgres
 from reflex_aio.sql.drivers import driver_named
 from reflex_aio.sql.drivers.base import Driver, Row
 from tests.fix_databases import Database

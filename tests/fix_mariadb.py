@@ -20,8 +20,8 @@ import asyncmy
 import pytest
 import pytest_asyncio
 
-from reflex_aio.ext.embedded_mariadb import EmbeddedMariaDB, EmbeddedMariaDBError
-from reflex_aio.ext.embedded_server import Setting
+from reflex_aio.ext.embedded import EmbeddedMariaDB, EmbeddedServerError
+from reflex_aio.ext.embedded.server import Setting
 from reflex_aio.sql.drivers.mysql_dsn import arguments_of
 from reflex_aio.sql.wakeups.postgres_notifier import close_notifiers
 from tests.fix_servers import CI, Servers, memory
@@ -63,7 +63,7 @@ def make_mariadb(*, port: int | None = None, **settings: Setting) -> EmbeddedMar
     """A MariaDB server of ours, not yet started."""
     try:
         return EmbeddedMariaDB(temporary_in=memory(), port=port, settings={**SETTINGS, **settings})
-    except EmbeddedMariaDBError as exc:
+    except EmbeddedServerError as exc:
         reason = f"{exc}, or set REFLEX_TEST_MYSQL_DSN=mysql://user:password@host:port"
         if CI:
             pytest.fail(reason, pytrace=False)

@@ -22,7 +22,6 @@ PUBLIC = [
     "reflex_aio.rpc",
     "reflex_aio.testing",
     "reflex_aio.ext.embedded",
-    "reflex_aio.ext.embedded_mariadb",
 ]
 
 

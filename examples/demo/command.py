@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from examples.demo.screen import Screen
 from examples.demo.story import DATABASES, tell
-from reflex_aio.ext.accounts import EmbeddedServerError
+from reflex_aio.ext.embedded import EmbeddedServerError
 
 _DESCRIPTION = """
 Shows reflex_aio at work, in about 15 seconds: a users service that inserts events in the transactions of its changes,

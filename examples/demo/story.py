@@ -17,8 +17,7 @@ from examples.users.search import search_spec
 from examples.users.server import serving
 from examples.users.service import TeamIsFull, Users
 from reflex_aio import Spec, run_forever
-from reflex_aio.ext.embedded import EmbeddedPostgres
-from reflex_aio.ext.embedded_mariadb import EmbeddedMariaDB
+from reflex_aio.ext.embedded import EmbeddedMariaDB, EmbeddedPostgres
 from reflex_aio.sql import open_pool
 
 __all__ = ["DATABASES", "report", "tell"]

@@ -1,1 +1,1 @@
-"""What needs an optional dependency: one module for each, imported by its own name."""
+"""Integrations with optional dependencies, one module for each; import them by their own names."""

@@ -157,15 +157,16 @@ def test_a_server_that_is_not_installed_is_named() -> None:
     )
     assert ran.returncode == 2
     assert ran.stderr == (
-        "the demonstration can't be run: there is no mariadbd: install MariaDB, as by apt-get install mariadb-server\n"
+        "the demonstration can't be run: mariadbd was not found: install MariaDB, for example with"
+        " apt-get install mariadb-server\n"
     )
 
 
 # Nor are there programs where they usually are.
 _WITHOUT_PROGRAMS = """
 import sys
-from reflex_aio.ext import embedded_mariadb
-embedded_mariadb._SYSTEM = ()
+from reflex_aio.ext.embedded import mariadb
+mariadb._SYSTEM_DIRECTORIES = ()
 from examples.demo.command import main
 sys.exit(main(["--database", "mariadb"]))
 """

@@ -7,11 +7,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import asyncpg
 import pytest
 
-from reflex_aio.ext.embedded import EmbeddedPostgres, EmbeddedPostgresError, StopMode
+from reflex_aio.ext.embedded import EmbeddedPostgres, EmbeddedServerError
 from tests.ext.servers import children, ended, started_since
 from tests.fix_processes import Spawn
 from tests.fix_servers import memory
@@ -65,7 +66,9 @@ async def test_a_given_directory_is_kept_and_used_again(reachable_path: Path) ->
 
 
 @pytest.mark.parametrize("mode", ["smart", "fast", "immediate"])
-async def test_committed_rows_survive_each_kind_of_restart(mode: StopMode) -> None:
+async def test_committed_rows_survive_each_kind_of_restart(
+    mode: Literal["smart", "fast", "immediate"],
+) -> None:
     async with EmbeddedPostgres(settings=FAST) as server:
         dsn, before = server.dsn, await pid_of(server)
         await answer(dsn, "CREATE TABLE kept AS SELECT 7 AS n")
@@ -118,21 +121,21 @@ async def test_settings_reach_the_server() -> None:
 
 
 async def test_a_start_that_fails_tells_what_the_server_said() -> None:
-    with pytest.raises(EmbeddedPostgresError, match='unrecognized configuration parameter "no_such"'):
+    with pytest.raises(EmbeddedServerError, match='unrecognized configuration parameter "no_such"'):
         async with EmbeddedPostgres(settings={"no_such": 1}):
             pass
 
 
 async def test_a_directory_in_use_is_refused(reachable_path: Path) -> None:
     async with EmbeddedPostgres(reachable_path, settings=FAST) as server:
-        with pytest.raises(EmbeddedPostgresError, match=r"lock file .* already exists"):
+        with pytest.raises(EmbeddedServerError, match=r"lock file .* already exists"):
             async with EmbeddedPostgres(reachable_path, settings=FAST):
                 pass
         assert await answer(server.dsn) == 1
 
 
 async def test_a_server_outside_its_context_is_refused() -> None:
-    with pytest.raises(EmbeddedPostgresError, match="outside of its `async with`"):
+    with pytest.raises(EmbeddedServerError, match="outside of its `async with`"):
         _ = EmbeddedPostgres().dsn
 
 
@@ -185,7 +188,7 @@ async def test_a_server_is_stopped_even_if_leaving_is_cancelled() -> None:
 
 async def test_a_start_that_takes_too_long_is_given_up() -> None:
     before = children()
-    with pytest.raises(EmbeddedPostgresError, match="not ready after 0 s"):
+    with pytest.raises(EmbeddedServerError, match="not ready after 0 s"):
         async with EmbeddedPostgres(settings=FAST, start_timeout=0.0):
             pass
     assert not started_since(before)
@@ -230,7 +233,7 @@ async def test_programs_out_of_the_accounts_reach_are_refused(reachable_path: Pa
     closed = reachable_path / "closed"
     closed.mkdir(mode=0o700)
     (closed / "bin").symlink_to(EmbeddedPostgres().programs)
-    with pytest.raises(EmbeddedPostgresError, match="out of reach of the account"):
+    with pytest.raises(EmbeddedServerError, match=r"the account \w+, .* can't access .*/closed/bin: "):
         async with EmbeddedPostgres(programs=closed / "bin"):
             pass
 
@@ -244,7 +247,7 @@ async def test_without_the_extra_the_error_says_how_to_install_it(monkeypatch: p
 async def test_a_program_that_fails_tells_what_it_said() -> None:
     async with EmbeddedPostgres(settings=FAST) as server:
         assert (await server.run("initdb", "--version")).startswith("initdb (PostgreSQL) 18")
-        with pytest.raises(EmbeddedPostgresError, match="exists but is not empty"):
+        with pytest.raises(EmbeddedServerError, match="exists but is not empty"):
             await server.run("initdb", "--pgdata", str(server.directory))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import asyncmy
 import pytest
 
-from reflex_aio.ext.embedded_mariadb import EmbeddedMariaDB, EmbeddedMariaDBError
+from reflex_aio.ext.embedded import EmbeddedMariaDB, EmbeddedServerError
 from reflex_aio.sql.drivers.mysql_dsn import arguments_of
 from tests.ext.servers import children, ended, started_since
 from tests.fix_mariadb import SETTINGS, make_mariadb
@@ -104,7 +104,7 @@ async def test_settings_reach_the_server() -> None:
 
 
 async def test_a_start_that_fails_tells_what_the_server_said() -> None:
-    with pytest.raises(EmbeddedMariaDBError, match="unknown variable 'no_such=1'"):
+    with pytest.raises(EmbeddedServerError, match="unknown variable 'no_such=1'"):
         async with make_mariadb(no_such=1):
             pass
 
@@ -112,7 +112,7 @@ async def test_a_start_that_fails_tells_what_the_server_said() -> None:
 async def test_without_mariadb_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     with pytest.raises(
-        EmbeddedMariaDBError, match="there is no mariadbd: install MariaDB, as by apt-get install"
+        EmbeddedServerError, match="mariadbd was not found: install MariaDB, for example with apt-get install"
     ):
         EmbeddedMariaDB()
 

@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from reflex_aio.ext.embedded import EmbeddedPostgres
-from reflex_aio.ext.embedded_mariadb import EmbeddedMariaDB
+from reflex_aio.ext.embedded import EmbeddedMariaDB, EmbeddedPostgres
 from reflex_aio.sql import open_pool
 from reflex_aio.sql.drivers import driver_of_pool
 from tests.fix_processes import Child, Spawn

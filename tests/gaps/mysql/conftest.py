@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from reflex_aio.ext.embedded_mariadb import EmbeddedMariaDB
+from reflex_aio.ext.embedded import EmbeddedMariaDB
 from reflex_aio.sql import EventsTable
 from reflex_aio.sql.drivers.base import Row
 from reflex_aio.sql.drivers.mysql import MysqlDriver

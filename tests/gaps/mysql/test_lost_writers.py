@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from reflex_aio.ext.embedded_mariadb import EmbeddedMariaDB
+from reflex_aio.ext.embedded import EmbeddedMariaDB
 from reflex_aio.sql import EventsTable
 from tests.fix_backends import MYSQL
 from tests.fix_mariadb import MysqlDatabase

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from reflex_aio.ext.embedded_mariadb import EmbeddedMariaDB
+from reflex_aio.ext.embedded import EmbeddedMariaDB
 from tests.fix_backends import MYSQL
 from tests.fix_mariadb import MysqlDatabase
 from tests.fix_processes import Spawn
