@@ -1,4 +1,4 @@
-"""How long to wait before the next try."""
+"""Exponential backoff: the delays before retries."""
 
 import itertools
 import math
@@ -13,13 +13,13 @@ __all__ = ["Backoff"]
 class Backoff:
     """Exponential backoff with equal jitter: each delay is between half of its bound and the bound.
 
-    Half of the bound is kept, so that a service that is down is never hammered by a run of short delays.
+    Half of the bound is guaranteed, so that a run of short delays never overloads a service that is down.
     Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
 
-    :param initial: the first bound, in seconds
-    :param maximum: the greatest bound, in seconds
-    :param factor: how much a bound is longer than the one before
-    :raises ValueError: if a value is out of its range
+    :param initial: first bound, in seconds
+    :param maximum: greatest bound, in seconds
+    :param factor: growth of the bound from one delay to the next
+    :raises ValueError: if a value is out of range
     """
 
     initial: float = 0.1
@@ -40,11 +40,11 @@ class Backoff:
             yield self.delay(failures)
 
     def delay(self, failures: int) -> float:
-        """Return how long to wait after so many failures, in seconds.
+        """Return the delay after ``failures`` failures, in seconds.
 
         :param failures: at least 1
         """
-        # By logarithms first: of thousands of failures the power would overflow.
+        # Compare logarithms first: after thousands of failures the power would overflow.
         steps = failures - 1
         if steps * math.log(self.factor) >= math.log(self.maximum / self.initial):
             bound = self.maximum

@@ -1,12 +1,13 @@
-"""Consumers: a name, and what is done with an event."""
+"""Consumers: a name under which a cursor is kept, filters, and a handler."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from inspect import iscoroutinefunction
 from typing import Generic, TypeAlias, TypedDict, TypeVar
 
+from reflex_aio.checks import check_callable, check_instance, check_seconds, is_storable_text, wrong_type
 from reflex_aio.errors import FilterError
 from reflex_aio.event import Event, check_type
-from reflex_aio.tasks import times_asked_to_cancel
+from reflex_aio.tasks import pending_cancellations
 
 __all__ = [
     "BaseConsumer",
@@ -30,7 +31,7 @@ EventFilter: TypeAlias = Callable[[Event], bool]
 
 
 class ConsumerOptions(TypedDict, Generic[Item], total=False):
-    """The keyword arguments that all consumers take: see :class:`Consumer`."""
+    """The keyword arguments that all consumers accept: see :class:`Consumer`."""
 
     types: Iterable[int]
     filter: EventFilter | None
@@ -40,10 +41,9 @@ class ConsumerOptions(TypedDict, Generic[Item], total=False):
 
 
 class BaseConsumer(Generic[Item]):
-    """What all consumers have: a name, filters, and a handler of what they make of events.
+    """Base of all consumers: a name, filters, and a handler of items, which are made of events.
 
-    A subclass that is also an asynchronous context manager is entered for the time of each run. For the
-    parameters see :class:`Consumer`.
+    If a subclass is an asynchronous context manager, each run enters it. For the parameters see :class:`Consumer`.
     """
 
     def __init__(
@@ -57,38 +57,34 @@ class BaseConsumer(Generic[Item]):
         lag_alert: float | None = 1800.0,
         activity_ttl: float | None = 86400.0,
     ) -> None:
-        _check("name", name, isinstance(name, str), "a str")
-        _check("handler", handler, callable(handler), "an async function")
-        _check("types", types, isinstance(types, Iterable), "a collection of event types")
+        check_instance("name", name, str, "a str")
+        if not is_storable_text(name) or name.isspace():
+            raise ValueError(
+                f"name {name!r} is blank, or contains a NUL or a lone surrogate: accepted is any other str"
+            )
+        check_callable("handler", handler)
+        check_instance("types", types, Iterable, "a collection of event types")
         if filter is not None:
             check_filter("filter", filter)
-        _check("recover", recover, recover is None or callable(recover), "an async function, or None")
-        if not name.strip() or "\0" in name:
-            raise ValueError(f"name {name!r} is empty or holds a NUL: the consumer's cursor is kept by it")
-        for what, seconds in (("lag_alert", lag_alert), ("activity_ttl", activity_ttl)):
-            if seconds is None:
-                continue
-            _check(what, seconds, isinstance(seconds, (int, float)), "a number of seconds above 0, or None")
-            if not seconds > 0:
-                raise ValueError(f"{what} {seconds} is out of range: accepted is a number above 0, or None")
+        check_callable("recover", recover, none=True)
         self.name = name
         self.handler = handler
         self.types: frozenset[int] = frozenset(check_type(t) for t in types)
         self.filter = filter
         self.recover = recover
-        self.lag_alert = lag_alert
-        self.activity_ttl = activity_ttl
+        self.lag_alert: float | None = check_seconds("lag_alert", lag_alert, none=True)
+        self.activity_ttl: float | None = check_seconds("activity_ttl", activity_ttl, none=True)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
 
     @property
     def filters(self) -> bool:
-        """Whether the consumer passes over some events."""
+        """Whether the consumer skips some events."""
         return bool(self.types) or self.filter is not None
 
     def wants(self, event: Event) -> bool:
-        """Tell whether the consumer's filters let ``event`` through.
+        """Return whether the consumer's filters accept ``event``.
 
         :raises FilterError: if the event filter raised
         """
@@ -101,64 +97,60 @@ class BaseConsumer(Generic[Item]):
         except Exception as exc:
             raise FilterError(consumer=self.name, event_id=event.id) from exc
 
-    def attempted(self, attempts: Mapping[str, int]) -> None:
-        """Take note of how often the consumer failed on which events before the run that begins now, by event id.
+    def restore_attempts(self, attempts: Mapping[str, int]) -> None:
+        """Take over the numbers of failed attempts before this run, by event id.
 
-        Called where attempts are kept: see ``attempts`` of :class:`~reflex_aio.spec.Spec`.
+        Called at the start of a run whose spec has ``attempts``: see :class:`~reflex_aio.spec.Spec`.
         """
 
     @property
-    def plain_handler(self) -> HandlerOf[Item]:
-        """What does the same as :meth:`consume`: the handler itself, where nothing is done around it."""
+    def effective_handler(self) -> HandlerOf[Item]:
+        """The handler itself if :meth:`consume` adds nothing to it, else :meth:`consume`."""
         if self.recover is None and type(self).consume is BaseConsumer.consume:
             return self.handler
         return self.consume
 
     async def consume(self, item: Item) -> None:
-        """Hand ``item`` to the handler, and to ``recover`` if the handler raises."""
+        """Call the handler with ``item``, and ``recover`` if the handler raises."""
         if self.recover is None:
             await self.handler(item)
             return
-        asked_before = times_asked_to_cancel()
+        pending_before = pending_cancellations()
         try:
             await self.handler(item)
         except Exception as exc:
-            if times_asked_to_cancel() > asked_before:
-                # A failed clean-up has taken the place of a cancellation: to recover would be to swallow it.
+            if pending_cancellations() > pending_before:
+                # An error during clean-up has replaced a cancellation: to recover would swallow the cancellation.
                 raise
             await self.recover(item, exc)
 
 
 class Consumer(BaseConsumer[Event]):
-    """Consumes events, one after the other, under a name that its cursor is kept by.
+    """Consumes events one after the other, under the name by which its cursor is kept.
 
-    The handler gets each event at least once, and must so be fit to get one again. A subclass that is also an
-    asynchronous context manager is entered for the time of each run.
+    The handler gets each event at least once, so it must be idempotent. If a subclass is an asynchronous context
+    manager, each run enters it.
 
-    :param name: what the cursor is kept by: unique among the consumers of a cursor store
-    :param handler: an async function of an event. What it raises ends the run, the cursor before the event
-    :param types: the event types to consume; none means all
-    :param filter: a plain function that tells whether to consume an event; asked only about the ``types``
-    :param recover: an async function of an event and the exception that the handler raised on it. If it
-        returns, the event counts as consumed; what it raises ends the run instead
-    :param lag_alert: how far the consumer may be behind, in seconds, before hooks and metrics call it late
-    :param activity_ttl: how long the consumer may see no event, in seconds, before hooks and metrics call it
-        inactive
-    :raises ValueError: if the name is empty, or a value is out of its range
+    :param name: unique among the consumers of a cursor store
+    :param handler: an async function of an event. An exception ends the run, with the cursor before the event
+    :param types: the event types to consume; empty for all
+    :param filter: a plain function of an event, which returns whether to consume it; called
+        for events of ``types`` only
+    :param recover: an async function of an event and the exception that the handler raised. If it returns, the event
+        counts as consumed; if it raises, that exception ends the run instead
+    :param lag_alert: delay in seconds after which hooks and metrics report the consumer as late; ``None`` for never
+    :param activity_ttl: time without an event in seconds after which hooks and metrics report the consumer as inactive;
+        ``None`` for never
+    :raises ValueError: if the name is blank, or a value is out of range
     :raises TypeError: if a value has the wrong type
     """
 
 
-def check_filter(what: str, function: object) -> None:
-    """Check that ``function`` can be an event filter, or a part of one.
+def check_filter(name: str, function: object) -> None:
+    """Check an event filter, or a function that is part of one.
 
-    :raises TypeError: if it isn't a plain function
+    :raises TypeError: if it is not a plain function
     """
-    # An async filter would let everything through: its coroutine is true.
-    is_plain = callable(function) and not iscoroutinefunction(function)
-    _check(what, function, is_plain, "a plain function")
-
-
-def _check(what: str, value: object, fits: bool, accepted: str) -> None:
-    if not fits:
-        raise TypeError(f"{what} {value!r} is a {type(value).__name__}: accepted is {accepted}")
+    # An async filter would accept every event: its coroutine is true.
+    if not callable(function) or iscoroutinefunction(function):
+        raise wrong_type(name, function, "a plain function")

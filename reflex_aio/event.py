@@ -1,4 +1,4 @@
-"""The event: a pointer to something that changed, never the change itself."""
+"""Events: pointers to rows that changed, without the change itself."""
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -7,6 +7,8 @@ from operator import itemgetter
 from typing import Any, Self, overload
 
 import msgspec
+
+from reflex_aio.checks import is_storable_text, wrong_type
 
 __all__ = [
     "INT32_MAX",
@@ -32,13 +34,13 @@ _FLOAT_IS_EXACT = 2**32 * 1_000_000
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
-    """A change of state: which row (``foreign_id``) changed, and how (``type``).
+    """A change of state: the row that changed (``foreign_id``) and the kind of change (``type``).
 
-    ``id`` is the event's place in its stream and the cursor that stands after it. ``timestamp_us`` is the
-    time of the change in microseconds since 1970, UTC. ``metadata`` and ``trace`` are ``None`` where nothing
-    was stored. The constructor takes the stored values as they are; :meth:`new` checks them.
+    ``id`` is the event's place in its stream, and the cursor after it. ``timestamp_us`` is the time of the change in
+    microseconds since 1970, UTC. ``metadata`` and ``trace`` are ``None`` if nothing was stored. The constructor takes
+    the stored values unchecked; :meth:`new` checks them.
 
-    The struct isn't tracked by the garbage collector: a subclass may add scalars, never containers.
+    The garbage collector does not track the struct: a subclass may add scalars, but no containers.
     """
 
     id: str
@@ -59,18 +61,18 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         metadata: bytes | None = None,
         trace: bytes | None = None,
     ) -> Self:
-        """Make an event from what people write: integers for ids, an aware datetime.
+        """Return an event made of checked values: ids may be integers, and the time is an aware datetime.
 
-        :raises ValueError: if ``timestamp`` has no time zone, or a value is out of its range
+        :raises ValueError: if ``timestamp`` has no time zone, or a value is out of range
         :raises TypeError: if a value has the wrong type
         """
         if not isinstance(timestamp, datetime):
-            raise TypeError(f"timestamp {timestamp!r} is a {_name(timestamp)}: accepted is an aware datetime")
+            raise wrong_type("timestamp", timestamp, "an aware datetime")
         if timestamp.utcoffset() is None:
             raise ValueError(f"timestamp has no time zone: {timestamp!r}; accepted is an aware datetime")
         _check_bytes(metadata, trace)
         return cls(
-            _text("event id", "what its source calls it", id),
+            _text("event id", "the id that its source uses", id),
             check_type(type),
             check_foreign_id(foreign_id),
             (timestamp - _EPOCH) // _MICROSECOND,
@@ -83,34 +85,34 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         """The time of the change, as an aware datetime in UTC."""
         microseconds = self.timestamp_us
         if 0 <= microseconds < _FLOAT_IS_EXACT:
-            # Half the time of the sum below, and to the microsecond the same.
+            # Takes half the time of the sum below, with the same result to the microsecond.
             return datetime.fromtimestamp(microseconds / 1_000_000, UTC)
         return _EPOCH + timedelta(microseconds=microseconds)
 
     @property
     def id_int(self) -> int | None:
-        """The integer that ``id`` is the text of, or ``None`` if it is no integer's."""
+        """``id`` as an integer, or ``None`` if it is not the text of one."""
         return _as_int(self.id)
 
     @property
     def foreign_id_int(self) -> int | None:
-        """The integer that ``foreign_id`` is the text of, or ``None`` if it is no integer's."""
+        """``foreign_id`` as an integer, or ``None`` if it is not the text of one."""
         return _as_int(self.foreign_id)
 
     @property
     def is_noop(self) -> bool:
-        """Whether this is a placeholder for an id that was never committed: streams leave these out."""
+        """Whether this is a placeholder for an id that was never committed. Streams skip these."""
         return self.foreign_id == NOOP_FOREIGN_ID and self.type == NOOP_TYPE
 
 
 def check_type(type: object) -> int:
     """Return an event type as a plain integer.
 
-    :raises TypeError: if it is no integer
-    :raises ValueError: if it doesn't fit in 32 bits, signed
+    :raises TypeError: if it is not an integer
+    :raises ValueError: if it does not fit in 32 bits, signed
     """
     if not isinstance(type, int) or isinstance(type, bool):
-        raise TypeError(f"event type {type!r} is a {_name(type)}: accepted is an int or IntEnum")
+        raise wrong_type("event type", type, "an int or IntEnum")
     if not INT32_MIN <= type <= INT32_MAX:
         raise ValueError(f"event type {int(type)} is out of range: accepted is {INT32_MIN} to {INT32_MAX}")
     return int(type)
@@ -120,7 +122,7 @@ def check_foreign_id(foreign_id: object) -> str:
     """Return a foreign id as a string.
 
     :raises TypeError: if it is neither a string nor an integer
-    :raises ValueError: if it is empty, or holds what databases don't store: a NUL, or half a surrogate pair
+    :raises ValueError: if it is empty, or contains a NUL or a lone surrogate, which databases do not store
     """
     return _text("foreign id", "the id of the changed row", foreign_id)
 
@@ -128,49 +130,38 @@ def check_foreign_id(foreign_id: object) -> str:
 def check_event(
     foreign_id: object, type: object, metadata: object = None, trace: object = None
 ) -> tuple[str, int]:
-    """Return the foreign id and type of an event that is to be inserted, as they are stored.
+    """Return the foreign id and type of an event to be inserted, as they are stored.
 
     :raises TypeError: if a value has the wrong type
-    :raises ValueError: if a value is out of its range, or the two are those of a noop
+    :raises ValueError: if a value is out of range, or the two mark a noop
     """
     stored = check_foreign_id(foreign_id), check_type(type)
     if stored == _NOOP:
-        raise ValueError(
-            "foreign id 0 with type 0 marks a noop, which streams leave out: use another type or id"
-        )
+        raise ValueError("foreign id 0 with type 0 marks a noop, which streams skip: use another type or id")
     if metadata is not None or trace is not None:
         _check_bytes(metadata, trace)
     return stored
 
 
 def _check_bytes(metadata: object, trace: object) -> None:
-    for what, value in (("metadata", metadata), ("trace", trace)):
+    for name, value in (("metadata", metadata), ("trace", trace)):
         if value is not None and not isinstance(value, bytes):
-            raise TypeError(f"{what} is a {_name(value)}: accepted is bytes or None")
+            # Without the value, which may be long or confidential.
+            raise TypeError(f"{name} is a {value.__class__.__name__}: accepted is bytes or None")
 
 
-def _text(what: str, meaning: str, value: object) -> str:
+def _text(name: str, meaning: str, value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
-        # Of an IntEnum too, whatever its own __str__ says.
+        # An IntEnum may have a __str__ of its own.
         return str(int(value))
     if not isinstance(value, str):
-        raise TypeError(f"{what} {value!r} is a {_name(value)}: accepted is {meaning}, a str or int")
-    if not value or "\0" in value or not _is_encodable(value):
+        raise wrong_type(name, value, f"{meaning}, a str or int")
+    if not is_storable_text(value):
         raise ValueError(
-            f"{what} {value!r} is empty, or holds a NUL or a lone surrogate: accepted is {meaning}"
+            f"{name} {value!r} is empty, or contains a NUL or a lone surrogate: accepted is {meaning}"
         )
-    # Of an enum of strings too, for which str() would give the member's name.
+    # For a member of a string enum, str() would return the member's name.
     return str.__str__(value)
-
-
-def _is_encodable(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _as_int(text: str) -> int | None:
@@ -178,21 +169,17 @@ def _as_int(text: str) -> int | None:
         number = int(text)
     except ValueError:
         return None
-    # int() also reads " 7", "+7", "007", "1_000" and the digits of other scripts, which are other ids.
+    # int() also accepts " 7", "+7", "007", "1_000" and digits of other scripts, which are different ids.
     return number if str(number) == text else None
 
 
-def _name(value: object) -> str:
-    return value.__class__.__name__
-
-
 class EventBatch(Sequence[Event]):
-    """A sequence of events that holds their columns, and makes an event when one is looked at.
+    """A sequence of events stored as columns. An event object is created on access.
 
-    Those who only pass events on needn't make them and take them apart again. The columns are all of one length, and
-    not to be changed.
+    Code that only forwards events, such as a server, avoids creating event objects. All columns have the same length,
+    and must not be changed.
 
-    :param metadata: may be ``None`` if no event has any; ``traces`` likewise
+    :param metadata: ``None`` if no event has metadata; ``traces`` likewise
     """
 
     __slots__ = ("foreign_ids", "ids", "metadata", "timestamps_us", "traces", "types")
@@ -215,7 +202,7 @@ class EventBatch(Sequence[Event]):
 
     @classmethod
     def of(cls, events: Sequence[Event]) -> Self:
-        """Return a batch of ``events``; the same one, if they are a batch already."""
+        """Return ``events`` as a batch; unchanged if they are one already."""
         if isinstance(events, cls):
             return events
         return cls(
@@ -239,7 +226,7 @@ class EventBatch(Sequence[Event]):
             rest.append(repeat(None) if self.metadata is None else self.metadata)
         if self.traces is not None:
             rest.append(self.traces)
-        # In C, column by column: half the work of making them row by row.
+        # Runs in C, column by column: half the time of creating the events row by row.
         return map(Event, self.ids, self.types, self.foreign_ids, self.timestamps_us, *rest)
 
     @overload
@@ -259,7 +246,7 @@ class EventBatch(Sequence[Event]):
         )
 
     def without_noops(self) -> Self:
-        """Return the events without those that only fill gaps; the same batch, if it has none."""
+        """Return the events without noops; the same batch if it has none."""
         if NOOP_TYPE not in self.types:
             return self
         kept = [
@@ -269,7 +256,7 @@ class EventBatch(Sequence[Event]):
         return self._each(lambda column: list(compress(column, kept)))
 
     def _each(self, part: Callable[[Sequence[Any]], Sequence[Any]]) -> Self:
-        """Return a batch of the same part of each column."""
+        """Return a batch made of the same part of each column."""
         return type(self)(
             part(self.ids),
             part(self.types),

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import anyio
 import anyio.lowlevel
 
-from reflex_aio.attempts import Attempts, check_attempt
+from reflex_aio.attempts import Attempts, AttemptStore, check_attempt
 from reflex_aio.cursor import CursorStore, is_behind, is_number
 from reflex_aio.errors import CursorAhead, CursorConflict, InvalidCursor, LeaseLost
 from reflex_aio.event import Event, check_event
-from reflex_aio.lease import Lease, LeaseState, check_lease, check_ttl
+from reflex_aio.lease import Lease, LeaseState, LeaseStore, check_lease, check_ttl
 from reflex_aio.stream import EventStream, StreamOptions
 
 __all__ = ["MemoryAttemptStore", "MemoryCursorStore", "MemoryEvents", "MemoryLeaseStore"]
@@ -165,7 +165,7 @@ class MemoryCursorStore(CursorStore):
         return dict(self._cursors)
 
 
-class MemoryLeaseStore:
+class MemoryLeaseStore(LeaseStore):
     """Leases in a dictionary. They fence the cursors of a :class:`MemoryCursorStore`.
 
     :param clock: tells the time, in seconds from any moment on
@@ -223,7 +223,7 @@ class MemoryLeaseStore:
         }
 
 
-class MemoryAttemptStore:
+class MemoryAttemptStore(AttemptStore):
     """Failed attempts in a dictionary, which end with the process: for tests.
 
     :param clock: tells the time, in seconds from any moment on

@@ -7,6 +7,7 @@ from typing import Any
 
 from reflex_aio.attempts import AttemptStore
 from reflex_aio.backoff import Backoff
+from reflex_aio.checks import check_instance
 from reflex_aio.consumer import BaseConsumer
 from reflex_aio.cursor import CursorStore
 from reflex_aio.hooks import Hooks, installed
@@ -46,16 +47,16 @@ class Spec:
         hooks: Hooks | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if not isinstance(source, Source):
-            raise _wrong("source", source, "a Source, such as events.source(pool)")
-        if not isinstance(store, CursorStore):
-            raise _wrong("store", store, "a CursorStore, such as cursors.store(pool)")
-        if not isinstance(consumer, BaseConsumer):
-            raise _wrong("consumer", consumer, "a Consumer")
-        if not isinstance(attempts, AttemptStore | None):
-            raise _wrong("attempts", attempts, "an AttemptStore, such as attempts.store(pool), or None")
-        if not isinstance(retry_backoff, Backoff | None):
-            raise _wrong("retry_backoff", retry_backoff, "a Backoff, or None")
+        check_instance("source", source, Source, "a Source, such as events.source(pool)")
+        check_instance("store", store, CursorStore, "a CursorStore, such as cursors.store(pool)")
+        check_instance("consumer", consumer, BaseConsumer, "a Consumer")
+        check_instance(
+            "attempts",
+            attempts,
+            AttemptStore | None,
+            "an AttemptStore, such as attempts.store(pool), or None",
+        )
+        check_instance("retry_backoff", retry_backoff, Backoff | None, "a Backoff, or None")
         if attempts is None and retry_backoff is not None:
             raise ValueError(
                 f"retry_backoff {retry_backoff} without attempts: run_forever(spec, backoff=...) is without them"
@@ -76,15 +77,10 @@ class Spec:
         The lease has to be one that the spec's cursor store can compare, as :class:`~reflex_aio.cursor.CursorStore`
         says. Who renews it, and ends the run when that fails, is the caller.
         """
-        if not isinstance(lease, Lease):
-            raise _wrong("lease", lease, "a Lease, such as await leases.store(pool).acquire(...)")
+        check_instance("lease", lease, Lease, "a Lease, such as await leases.store(pool).acquire(...)")
         spec = copy(self)
         spec.fence = lease
         return spec
 
     def __repr__(self) -> str:
         return f"Spec({self.source!r}, {self.store!r}, {self.consumer!r})"
-
-
-def _wrong(what: str, value: object, accepted: str) -> TypeError:
-    return TypeError(f"{what} {value!r} is a {type(value).__name__}: accepted is {accepted}")

@@ -1,7 +1,6 @@
 """Streams of events, and the sources that they come from."""
 
 import logging
-import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar, runtime_checkable
 
 import anyio
 
+from reflex_aio.checks import check_bool, check_seconds
 from reflex_aio.errors import StreamClosed
 from reflex_aio.event import Event, EventBatch
 from reflex_aio.tasks import shielded
@@ -38,17 +38,9 @@ class StreamOptions:
     lag: float | None = None
 
     def __post_init__(self) -> None:
-        flag: object
-        for what, flag in (("from_head", self.from_head), ("to_head", self.to_head)):
-            if not isinstance(flag, bool):
-                raise TypeError(f"{what} {flag!r} is a {type(flag).__name__}: accepted is a bool")
-        lag: object = self.lag
-        if lag is None:
-            return
-        if isinstance(lag, bool) or not isinstance(lag, (int, float)):
-            raise TypeError(f"lag {lag!r} is a {type(lag).__name__}: accepted is a number of seconds or None")
-        if not 0 <= lag < math.inf:
-            raise ValueError(f"lag {lag} is out of range: accepted is a number of seconds from 0, or None")
+        check_bool("from_head", self.from_head)
+        check_bool("to_head", self.to_head)
+        check_seconds("lag", self.lag, zero=True, none=True)
 
 
 class Cancellable(Protocol):

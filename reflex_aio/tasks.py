@@ -17,11 +17,11 @@ from anyio.abc import TaskGroup
 __all__ = [
     "Group",
     "Tasks",
-    "asked_to_cancel",
     "is_cancellation",
+    "is_cancelling",
     "on_asyncio",
+    "pending_cancellations",
     "shielded",
-    "times_asked_to_cancel",
 ]
 
 logger = logging.getLogger(__name__)
@@ -107,27 +107,27 @@ def on_asyncio() -> bool:
     return _current_task() is not None
 
 
-def asked_to_cancel() -> bool:
+def is_cancelling() -> bool:
     """Tell whether the current task was asked to cancel, rather than met a CancelledError from below."""
-    return times_asked_to_cancel() > 0
+    return pending_cancellations() > 0
 
 
-def times_asked_to_cancel() -> int:
+def pending_cancellations() -> int:
     """Return how often the current task was asked to cancel; 0 where there is no asyncio."""
     task = _current_task()
     return 0 if task is None else task.cancelling()
 
 
-def is_cancellation(error: BaseException, *, asked_before: int) -> bool:
+def is_cancellation(error: BaseException, *, pending_before: int) -> bool:
     """Tell whether ``error`` is a cancellation that somebody asked for, rather than one that came from below.
 
     To be called where it was caught. grpc.aio, for one, raises a CancelledError of its own when a channel is
     closed under a read; in a task group it would end the siblings in silence.
 
-    :param asked_before: :func:`times_asked_to_cancel` before the work that raised it
+    :param pending_before: :func:`pending_cancellations` before the work that raised it
     """
     return isinstance(error, anyio.get_cancelled_exc_class()) and (
-        times_asked_to_cancel() > asked_before or anyio.current_effective_deadline() == -math.inf
+        pending_cancellations() > pending_before or anyio.current_effective_deadline() == -math.inf
     )
 
 
@@ -178,11 +178,11 @@ class Group:
         if self._error is not None:
             # It was started just before the failure, and would begin before its cancellation.
             return
-        asked_before = times_asked_to_cancel()
+        pending_before = pending_cancellations()
         try:
             await work(*args)
         except BaseException as exc:
-            if is_cancellation(exc, asked_before=asked_before):
+            if is_cancellation(exc, pending_before=pending_before):
                 raise
             self._failed(exc)
             self._tasks.cancel_scope.cancel()

@@ -39,8 +39,8 @@ class BatchConsumer(SessionConsumer[list[Event]]):
         super().__init__(name, handler, **options)
         if size is None and age is None:
             raise ValueError("size and age are both None: accepted is a limit for at least one of them")
-        self.size: int | None = None if size is None else check_count("size", size, least=1)
-        self.age: float | None = None if age is None else check_seconds("age", age)
+        self.size: int | None = check_count("size", size, least=1, none=True)
+        self.age: float | None = check_seconds("age", age, none=True)
 
     def session(self, turn: Turn[list[Event]]) -> "BatchSession":
         """Begin a run."""

@@ -6,7 +6,7 @@ from typing import Unpack
 
 import anyio
 
-from reflex_aio.checks import check_count
+from reflex_aio.checks import check_callable, check_count
 from reflex_aio.consumer import ConsumerOptions, Handler
 from reflex_aio.event import Event
 from reflex_aio.running.manual_commit import SessionConsumer, Turn
@@ -42,10 +42,7 @@ class ConcurrentConsumer(SessionConsumer[Event]):
         **options: Unpack[ConsumerOptions[Event]],
     ) -> None:
         super().__init__(name, handler, **options)
-        if ordered_by is not None and not callable(ordered_by):
-            raise TypeError(
-                f"ordered_by {ordered_by!r} is a {type(ordered_by).__name__}: accepted is a function, or None"
-            )
+        check_callable("ordered_by", ordered_by, "a plain function", none=True)
         self.limit: int = check_count("limit", limit, least=1)
         self.ordered_by = ordered_by
         self.window: int = check_count("window", window, least=limit)

@@ -2,6 +2,7 @@
 
 from typing import Protocol, Unpack, runtime_checkable
 
+from reflex_aio.checks import check_instance
 from reflex_aio.consumer import ConsumerOptions, Handler
 from reflex_aio.event import Event
 from reflex_aio.patterns.giving_up import GivingUpConsumer
@@ -45,11 +46,9 @@ class DeadLetterConsumer(GivingUpConsumer):
         **options: Unpack[ConsumerOptions[Event]],
     ) -> None:
         super().__init__(name, handler, retries=retries, **options)
-        if not isinstance(recorder, ErrorRecorder):
-            raise TypeError(
-                f"recorder {recorder!r} is a {type(recorder).__name__}: accepted is an ErrorRecorder, such as"
-                " errors_table.recorder(pool)"
-            )
+        check_instance(
+            "recorder", recorder, ErrorRecorder, "an ErrorRecorder, such as errors_table.recorder(pool)"
+        )
         self.recorder = recorder
 
     async def give_up(self, event: Event, error: Exception) -> None:

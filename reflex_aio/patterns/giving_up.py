@@ -7,7 +7,7 @@ from typing import Unpack
 from reflex_aio.checks import check_count
 from reflex_aio.consumer import Consumer, ConsumerOptions, Handler
 from reflex_aio.event import Event
-from reflex_aio.tasks import times_asked_to_cancel
+from reflex_aio.tasks import pending_cancellations
 
 __all__ = ["GivingUpConsumer"]
 
@@ -32,18 +32,18 @@ class GivingUpConsumer(Consumer, ABC):
     async def give_up(self, event: Event, error: Exception) -> None:
         """Let ``event`` go, after this last error; it counts as consumed when this returns."""
 
-    def attempted(self, attempts: Mapping[str, int]) -> None:
+    def restore_attempts(self, attempts: Mapping[str, int]) -> None:
         """Go on counting from these errors."""
         self._kept = attempts
 
     async def consume(self, item: Event) -> None:
         """Hand the event to the handler, and give it up if that has failed too often."""
-        asked_before = times_asked_to_cancel()
+        pending_before = pending_cancellations()
         try:
             await super().consume(item)
         except Exception as exc:
             # A failed clean-up may have taken the place of a cancellation, which counts for nothing.
-            if times_asked_to_cancel() > asked_before or not self._used_up(item):
+            if pending_cancellations() > pending_before or not self._used_up(item):
                 raise
             await self.give_up(item, exc)
         self._failing, self._errors = "", 0

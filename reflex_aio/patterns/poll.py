@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import anyio
 
-from reflex_aio.checks import check_seconds
+from reflex_aio.checks import check_callable, check_seconds
 from reflex_aio.event import Event
 from reflex_aio.stream import EventStream, StreamOptions
 
@@ -36,10 +36,8 @@ class PollSource:
         head: Callable[[], Awaitable[str]] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if not callable(poll):
-            raise TypeError(
-                f"poll {poll!r} is a {type(poll).__name__}: accepted is an async function of a cursor"
-            )
+        check_callable("poll", poll, "an async function of a cursor")
+        check_callable("head", head, none=True)
         self._poll = poll
         self._every = check_seconds("every", every)
         self._head = head

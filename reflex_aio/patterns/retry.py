@@ -6,9 +6,9 @@ from typing import TypeVar
 import anyio
 
 from reflex_aio.backoff import Backoff
-from reflex_aio.checks import check_count
+from reflex_aio.checks import check_callable, check_count
 from reflex_aio.consumer import HandlerOf
-from reflex_aio.tasks import times_asked_to_cancel
+from reflex_aio.tasks import pending_cancellations
 
 __all__ = ["retrying"]
 
@@ -37,20 +37,19 @@ def retrying(
     :raises ValueError: if ``retries`` is negative
     :raises TypeError: if an argument has the wrong type
     """
-    if not callable(handler):
-        raise TypeError(f"handler {handler!r} is a {type(handler).__name__}: accepted is an async function")
-    left_at_first = None if retries is None else check_count("retries", retries, least=0)
+    check_callable("handler", handler)
+    left_at_first = check_count("retries", retries, least=0, none=True)
     backoff = Backoff() if backoff is None else backoff
 
     async def handle(item: Item) -> None:
-        left, delays, asked_before = left_at_first, backoff.delays(), times_asked_to_cancel()
+        left, delays, pending_before = left_at_first, backoff.delays(), pending_cancellations()
         while True:
             try:
                 await handler(item)
                 return
             except errors as exc:
                 # A failed clean-up may have taken the place of a cancellation: to go on would be to swallow it.
-                if left == 0 or times_asked_to_cancel() > asked_before:
+                if left == 0 or pending_cancellations() > pending_before:
                     raise
                 delay = next(delays)
                 logger.warning("%r failed, trying again in %.1f s: %r", handler, delay, exc)

@@ -17,7 +17,7 @@ from reflex_aio.rpc.pages import events_from_page
 from reflex_aio.rpc.receiver import Receiver
 from reflex_aio.rpc.remote import Remote, remote_of_channel, remote_of_stub
 from reflex_aio.stream import EventStream, StreamOptions
-from reflex_aio.tasks import Tasks, asked_to_cancel
+from reflex_aio.tasks import Tasks, is_cancelling
 
 __all__ = ["RemoteSource"]
 
@@ -118,7 +118,7 @@ class RemoteSource:
                 raise RemoteError(no_head, code="UNIMPLEMENTED") from exc
             raise status.error_of(exc, after="", stream=self._name) from exc
         except asyncio.CancelledError as exc:
-            if asked_to_cancel():
+            if is_cancelling():
                 raise
             raise StreamStopped("the channel was closed") from exc
 

@@ -9,7 +9,7 @@ import grpc
 from reflex_aio.errors import StreamClosed, StreamStopped
 from reflex_aio.event import Event
 from reflex_aio.rpc import names
-from reflex_aio.tasks import Tasks, asked_to_cancel
+from reflex_aio.tasks import Tasks, is_cancelling
 
 # How many bytes of messages wait for their reader before no more are taken from the network. HTTP/2 holds as
 # many again.
@@ -101,7 +101,7 @@ class Receiver:
         except asyncio.CancelledError:
             # Also raised by a read under which the channel is closed, where nobody asked for it.
             self._end = StreamStopped("the channel of the event stream was closed")
-            if asked_to_cancel():
+            if is_cancelling():
                 raise
         except Exception as exc:
             self._end = exc

@@ -16,7 +16,7 @@ from reflex_aio.rpc import convert, names, status
 from reflex_aio.rpc.pages import events_to_pages
 from reflex_aio.rpc.sender import Sender
 from reflex_aio.stream import EventStream, Source
-from reflex_aio.tasks import Tasks, asked_to_cancel
+from reflex_aio.tasks import Tasks, is_cancelling
 
 __all__ = ["StreamServer"]
 
@@ -221,7 +221,7 @@ class StreamServer:
             # The call itself has ended: aborted already, or its client has gone.
             raise
         except asyncio.CancelledError as exc:
-            if asked_to_cancel():
+            if is_cancelling():
                 raise
             # grpc would take it for the client's, and leave the call without an end.
             await self._fail(context, exc)

@@ -1,7 +1,6 @@
 """Many specs in one process: who runs what, what it is doing, and how it ends."""
 
 import logging
-import math
 import os
 import secrets
 import socket
@@ -13,6 +12,7 @@ from typing import Self
 import anyio
 
 from reflex_aio.backoff import Backoff
+from reflex_aio.checks import check_instance, check_seconds
 from reflex_aio.health import ConsumerState, ConsumerStatus
 from reflex_aio.lease import Lease, LeaseStore, check_ttl
 from reflex_aio.runner.share import Share
@@ -70,18 +70,16 @@ class Runner:
     ) -> None:
         self._hosts: dict[str, Host] = {}
         backoff = Backoff() if backoff is None else backoff
-        _check("specs", specs, isinstance(specs, Iterable), "a list of specs")
+        check_instance("specs", specs, Iterable, "a list of specs")
         for spec in specs:
             self._add(spec, backoff)
         if not self._hosts:
             raise ValueError("there are no specs to run")
-        fits = leases is None or isinstance(leases, LeaseStore)
-        _check("leases", leases, fits, "a LeaseStore, such as leases.store(pool), or None")
+        check_instance(
+            "leases", leases, LeaseStore | None, "a LeaseStore, such as leases.store(pool), or None"
+        )
         check_ttl(lease_ttl)
-        fits = not isinstance(drain, bool) and isinstance(drain, (int, float))
-        _check("drain", drain, fits, "a number of seconds")
-        if not 0 <= drain < math.inf:
-            raise ValueError(f"drain {drain} is out of range: accepted is a number of seconds from 0")
+        check_seconds("drain", drain, zero=True)
         self.owner: str = owner or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._leases = leases
         self._ttl = lease_ttl
@@ -97,7 +95,7 @@ class Runner:
         self._done = anyio.Event()
 
     def _add(self, spec: Spec, backoff: Backoff) -> None:
-        _check("spec", spec, isinstance(spec, Spec), "a Spec")
+        check_instance("spec", spec, Spec, "a Spec")
         check_endless(spec)
         name = spec.consumer.name
         if name in self._hosts:
@@ -281,11 +279,6 @@ class Runner:
     def _has_changed(self) -> None:
         changed, self._changed = self._changed, anyio.Event()
         changed.set()
-
-
-def _check(what: str, value: object, fits: bool, accepted: str) -> None:
-    if not fits:
-        raise TypeError(f"{what} {value!r} is a {type(value).__name__}: accepted is {accepted}")
 
 
 class _Interrupted(Exception):

@@ -10,7 +10,7 @@ from reflex_aio.consumer import BaseConsumer
 from reflex_aio.event import Event
 from reflex_aio.hooks import Hooks
 from reflex_aio.running.retry_state import Attempting
-from reflex_aio.tasks import times_asked_to_cancel
+from reflex_aio.tasks import pending_cancellations
 
 __all__ = ["Delivery", "NotDue"]
 
@@ -98,13 +98,13 @@ class Delivery:
         """
         hooks, consumer = self._hooks, self._consumer
         with hooks.handling(consumer.name, events):
-            began, asked_before = time.perf_counter(), times_asked_to_cancel()
+            began, pending_before = time.perf_counter(), pending_cancellations()
             try:
                 await consumer.consume(item)
             except Exception as exc:
                 # Of several the first, as that is where the cursor stays. A failed clean-up may have taken the place of
                 # a cancellation, which is no attempt.
-                if self._attempting is not None and times_asked_to_cancel() == asked_before:
+                if self._attempting is not None and pending_cancellations() == pending_before:
                     self._attempting.failed(events[0])
                 hooks.event_failed(consumer.name, events[0], exc, time.perf_counter() - began)
                 raise

@@ -46,7 +46,9 @@ class Attempting:
         # Somebody has moved the cursor past them, or they could not be forgotten when they were consumed.
         self._handled = [event_id for event_id in self._attempts if _passed(event_id, cursor)]
         await self.forget_handled()
-        self._consumer.attempted({event_id: attempts.count for event_id, attempts in self._attempts.items()})
+        self._consumer.restore_attempts(
+            {event_id: attempts.count for event_id, attempts in self._attempts.items()}
+        )
 
     def seconds_left(self, event: Event) -> float:
         """Return in how many seconds ``event`` is to be tried; negative, or 0, if it may be at once."""

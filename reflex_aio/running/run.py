@@ -162,7 +162,7 @@ class Run:
 
     def _handler(self) -> Handler:
         """Return what is done with an event that the filters let through."""
-        return self._consumer.plain_handler if self._delivery.is_plain else self._delivery.deliver
+        return self._consumer.effective_handler if self._delivery.is_plain else self._delivery.deliver
 
     async def _consume(self, stream: EventStream) -> None:
         with self._store.mark(self._consumer.name, fence=self._spec.fence) as mark:

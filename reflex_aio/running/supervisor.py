@@ -10,7 +10,7 @@ from reflex_aio.backoff import Backoff
 from reflex_aio.errors import CursorConflict, ReflexError, is_expected
 from reflex_aio.health import ConsumerState
 from reflex_aio.hooks import Hooks
-from reflex_aio.tasks import is_cancellation, times_asked_to_cancel
+from reflex_aio.tasks import is_cancellation, pending_cancellations
 
 __all__ = ["Attempt", "Report", "Rerunning"]
 
@@ -105,7 +105,7 @@ class Rerunning:
 
     async def _try(self, attempt: Attempt) -> Exception | None:
         """Return what the run raised, or None if it was told to end."""
-        asked_before = times_asked_to_cancel()
+        pending_before = pending_cancellations()
         try:
             with anyio.CancelScope() as self._scope:
                 if not self._ending:
@@ -115,12 +115,12 @@ class Rerunning:
         except self._final:
             raise
         except Exception as exc:
-            if times_asked_to_cancel() > asked_before:
+            if pending_cancellations() > pending_before:
                 # A failed clean-up has taken the place of a cancellation: to go on would be to swallow it.
                 raise
             return exc
         except anyio.get_cancelled_exc_class() as exc:
-            if is_cancellation(exc, asked_before=asked_before):
+            if is_cancellation(exc, pending_before=pending_before):
                 raise
             error = ReflexError(f"{self._name}: cancelled by something below the handler or the source")
             error.__cause__ = exc

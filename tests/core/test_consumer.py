@@ -29,9 +29,9 @@ async def drive(consumer: Consumer, *events: Event) -> None:
 # Arguments.
 
 
-@pytest.mark.parametrize("name", ["", " ", "\t\n", "a\0b"])
+@pytest.mark.parametrize("name", ["", " ", "\t\n", "a\0b", "a\ud800"])
 def test_consumer_without_a_name_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=r"name .* is empty or holds a NUL"):
+    with pytest.raises(ValueError, match=r"name .* is blank, or contains a NUL or a lone surrogate"):
         Consumer(name, ignore)
 
 

@@ -105,13 +105,13 @@ def test_foreign_id_of_another_type_is_refused(foreign_id: Any) -> None:
 
 @pytest.mark.parametrize("foreign_id", ["", "\0", "a\0b", "a\ud800"])
 def test_foreign_id_that_no_database_stores_is_refused(foreign_id: str) -> None:
-    with pytest.raises(ValueError, match="is empty, or holds a NUL or a lone surrogate"):
+    with pytest.raises(ValueError, match="is empty, or contains a NUL or a lone surrogate"):
         check_foreign_id(foreign_id)
 
 
 @pytest.mark.parametrize("id", [None, True, 1.5, ""])
 def test_new_refuses_an_event_id_that_is_none(id: Any) -> None:
-    with pytest.raises((TypeError, ValueError), match=r"event id .*accepted is what its source calls it"):
+    with pytest.raises((TypeError, ValueError), match=r"event id .*accepted is the id that its source uses"):
         Event.new(id, 1, 42, timestamp=NOON)
 
 

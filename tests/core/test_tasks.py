@@ -6,7 +6,7 @@ import logging
 import anyio
 import pytest
 
-from reflex_aio.tasks import Tasks, asked_to_cancel, shielded, times_asked_to_cancel
+from reflex_aio.tasks import Tasks, is_cancelling, pending_cancellations, shielded
 from tests.waiting import eventually
 
 asyncio_only = pytest.mark.asyncio
@@ -286,13 +286,13 @@ async def test_cancellation_that_was_asked_for_is_told_from_one_that_comes_from_
         try:
             raise asyncio.CancelledError
         except asyncio.CancelledError:
-            told.append(asked_to_cancel())
+            told.append(is_cancelling())
 
     async def asked() -> None:
         try:
             await wait_for_ever()
         finally:
-            told.append(asked_to_cancel())
+            told.append(is_cancelling())
 
     await asyncio.create_task(met_below())
     task = asyncio.create_task(asked())
@@ -305,5 +305,5 @@ async def test_cancellation_that_was_asked_for_is_told_from_one_that_comes_from_
 
 @pytest.mark.anyio
 async def test_no_cancellation_was_asked_for_where_there_was_none() -> None:
-    assert times_asked_to_cancel() == 0
-    assert not asked_to_cancel()
+    assert pending_cancellations() == 0
+    assert not is_cancelling()

@@ -40,7 +40,7 @@ async def connection(backend: Backend, backend_pool: Any) -> AsyncIterator[Any]:
         yield connection
 
 
-class Releases:
+class Releases(LeaseStore):
     """A lease store that notes where the cursor was when the consumer's lease was given back."""
 
     def __init__(self, store: LeaseStore, connection: Any) -> None:

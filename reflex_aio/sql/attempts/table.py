@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypedDict, Unpack
 
-from reflex_aio.attempts import Attempts, check_attempt
+from reflex_aio.attempts import Attempts, AttemptStore, check_attempt
 from reflex_aio.errors import SchemaError
 from reflex_aio.sql.attempts.dialect import AttemptsDialect
 from reflex_aio.sql.dialect import dialect_part
@@ -90,7 +90,7 @@ class AttemptsTable:
         return TableAttemptStore(self._schema, pool)
 
 
-class TableAttemptStore:
+class TableAttemptStore(AttemptStore):
     """Keeps attempts in a table, through a pool. What time it is, the database tells.
 
     :meth:`AttemptsTable.store` makes it. Beside what they say, its methods raise

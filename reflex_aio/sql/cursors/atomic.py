@@ -20,7 +20,7 @@ from reflex_aio.sql.cursors.store import TableCursorStore
 from reflex_aio.sql.cursors.table import CursorsTable
 from reflex_aio.sql.drivers import driver_of_connection
 from reflex_aio.stream import Source
-from reflex_aio.tasks import times_asked_to_cancel
+from reflex_aio.tasks import pending_cancellations
 
 __all__ = ["AtomicBatchConsumer", "AtomicConsumer", "AtomicHandler", "Effect", "atomic_spec"]
 
@@ -79,7 +79,7 @@ class _Atomic(SessionConsumer[Effect[Item]]):
         :raises DatabaseError: if the handler has ended the transaction, or gone on after the database refused something
         """
         driver = driver_of_connection(item.connection)
-        asked_before = times_asked_to_cancel()
+        pending_before = pending_cancellations()
         failure: Exception | None = None
         returned = False
         try:
@@ -100,7 +100,7 @@ class _Atomic(SessionConsumer[Effect[Item]]):
             # Another error is the connection's, which can't be undone and recovered on.
             if exc is not failure or driver.is_closed(item.connection):
                 raise
-            if self.recover is None or times_asked_to_cancel() > asked_before:
+            if self.recover is None or pending_cancellations() > pending_before:
                 raise
             await self.recover(item, exc)
 

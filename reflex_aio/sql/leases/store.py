@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reflex_aio.errors import LeaseLost
-from reflex_aio.lease import Lease, LeaseState, check_lease, check_ttl
+from reflex_aio.lease import Lease, LeaseState, LeaseStore, check_lease, check_ttl
 from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers import driver_of_pool
 from reflex_aio.sql.drivers.base import Driver
@@ -23,7 +23,7 @@ class TableLease(Lease):
     schema: LeasesSchema = field(repr=False)
 
 
-class TableLeaseStore:
+class TableLeaseStore(LeaseStore):
     """Lends the leases of a table, through a pool. What time it is, the database tells.
 
     :meth:`~reflex_aio.sql.LeasesTable.store` makes it. Beside what they say, its methods raise

@@ -49,7 +49,7 @@ async def consume(event: Event) -> None:
         ({"lag": -1}, ValueError, "lag -1 is out of range: accepted is a number of seconds from 0, or None"),
         ({"lag": math.nan}, ValueError, "lag nan is out of range"),
         ({"lag": math.inf}, ValueError, "lag inf is out of range"),
-        ({"lag": "5"}, TypeError, "lag '5' is a str: accepted is a number of seconds or None"),
+        ({"lag": "5"}, TypeError, "lag '5' is a str: accepted is a number of seconds from 0, or None"),
         ({"from_head": 1}, TypeError, "from_head 1 is a int: accepted is a bool"),
         ({"to_head": "yes"}, TypeError, "to_head 'yes' is a str: accepted is a bool"),
     ],

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.asyncio
 ID = "accepted is the id of the changed row"
 TYPE = "accepted is an int or IntEnum"
 RANGE = "is out of range: accepted is -2147483648 to 2147483647"
-NOOP = "foreign id 0 with type 0 marks a noop, which streams leave out: use another type or id"
+NOOP = "foreign id 0 with type 0 marks a noop, which streams skip: use another type or id"
 
 
 @pytest.mark.parametrize(
@@ -23,9 +23,19 @@ NOOP = "foreign id 0 with type 0 marks a noop, which streams leave out: use anot
         (True, 1, TypeError, f"foreign id True is a bool: {ID}, a str or int"),
         (1.0, 1, TypeError, f"foreign id 1.0 is a float: {ID}, a str or int"),
         (b"1", 1, TypeError, f"foreign id b'1' is a bytes: {ID}, a str or int"),
-        ("", 1, ValueError, f"foreign id '' is empty, or holds a NUL or a lone surrogate: {ID}"),
-        ("a\0b", 1, ValueError, f"foreign id 'a\\x00b' is empty, or holds a NUL or a lone surrogate: {ID}"),
-        ("\ud800", 1, ValueError, f"foreign id '\\ud800' is empty, or holds a NUL or a lone surrogate: {ID}"),
+        ("", 1, ValueError, f"foreign id '' is empty, or contains a NUL or a lone surrogate: {ID}"),
+        (
+            "a\0b",
+            1,
+            ValueError,
+            f"foreign id 'a\\x00b' is empty, or contains a NUL or a lone surrogate: {ID}",
+        ),
+        (
+            "\ud800",
+            1,
+            ValueError,
+            f"foreign id '\\ud800' is empty, or contains a NUL or a lone surrogate: {ID}",
+        ),
         (1, None, TypeError, f"event type None is a NoneType: {TYPE}"),
         (1, True, TypeError, f"event type True is a bool: {TYPE}"),
         (1, "1", TypeError, f"event type '1' is a str: {TYPE}"),

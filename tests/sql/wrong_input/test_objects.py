@@ -85,7 +85,9 @@ async def test_what_is_neither_says_what_is_accepted_and_shows_no_password(wrong
 async def test_a_consumer_has_a_name() -> None:
     wrong: Any
     for wrong in ("", " ", "\t", "a\0"):
-        with pytest.raises(ValueError, match="is empty or holds a NUL: the consumer's cursor is kept by it"):
+        with pytest.raises(
+            ValueError, match="is blank, or contains a NUL or a lone surrogate: accepted is any other str"
+        ):
             Consumer(wrong, consume)
     for wrong in (None, 7, b"c"):
         with pytest.raises(TypeError, match="accepted is a str"):
