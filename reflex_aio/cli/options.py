@@ -7,7 +7,6 @@ import typer
 
 from reflex_aio.cli.exits import CommandError, Exit
 from reflex_aio.sql import (
-    AttemptColumns,
     AttemptsTable,
     CursorColumns,
     CursorsTable,
@@ -15,7 +14,6 @@ from reflex_aio.sql import (
     ErrorsTable,
     EventColumns,
     EventsTable,
-    LeaseColumns,
     LeasesTable,
 )
 
@@ -32,7 +30,7 @@ __all__ = [
     "Yes",
 ]
 
-C = TypeVar("C", AttemptColumns, EventColumns, CursorColumns, ErrorColumns, LeaseColumns)
+C = TypeVar("C", EventColumns, CursorColumns, ErrorColumns)
 
 _DATABASE = "Database"
 _TABLES = "Tables"
@@ -208,26 +206,14 @@ class LeasesOptions:
             help="The table of leases.",
         ),
     ] = None
-    leases_columns: Annotated[
-        str | None,
-        typer.Option(
-            "--leases-columns",
-            envvar="REFLEX_LEASES_COLUMNS",
-            metavar="NAMES",
-            show_default=False,
-            rich_help_panel=_TABLES,
-            help="Its columns: owner=holder.",
-        ),
-    ] = None
 
     def table(self) -> LeasesTable:
         """Return the table.
 
         :raises CommandError: if a name isn't accepted
         """
-        columns = _columns(LeaseColumns, "--leases-columns", self.leases_columns)
         try:
-            return LeasesTable("leases" if self.leases is None else self.leases, columns=columns)
+            return LeasesTable("leases" if self.leases is None else self.leases)
         except ValueError as exc:
             raise CommandError(f"--leases: {exc}", Exit.USAGE) from exc
 
@@ -246,26 +232,14 @@ class AttemptsOptions:
             help="The table of failed attempts.",
         ),
     ] = "consumer_attempts"
-    attempts_columns: Annotated[
-        str | None,
-        typer.Option(
-            "--attempts-columns",
-            envvar="REFLEX_ATTEMPTS_COLUMNS",
-            metavar="NAMES",
-            show_default=False,
-            rich_help_panel=_TABLES,
-            help="Its columns: next_try_at=due.",
-        ),
-    ] = None
 
     def table(self) -> AttemptsTable:
         """Return the table.
 
         :raises CommandError: if a name isn't accepted
         """
-        columns = _columns(AttemptColumns, "--attempts-columns", self.attempts_columns)
         try:
-            return AttemptsTable(self.attempts, columns=columns)
+            return AttemptsTable(self.attempts)
         except ValueError as exc:
             raise CommandError(f"--attempts: {exc}", Exit.USAGE) from exc
 

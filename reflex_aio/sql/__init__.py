@@ -22,11 +22,9 @@ from reflex_aio.sql.retention.backlog import Backlog, Extent
 from reflex_aio.sql.retention.partitions import Dropped, Partitions
 from reflex_aio.sql.retention.prune import Pruned, PruneLimit, Retention
 from reflex_aio.sql.schema.names import (
-    AttemptColumns,
     CursorColumns,
     ErrorColumns,
     EventColumns,
-    LeaseColumns,
 )
 from reflex_aio.sql.wakeups.after_commit import transaction
 from reflex_aio.sql.wakeups.notifier import LocalNotifier, Notifier
@@ -37,7 +35,6 @@ __all__ = [
     "AtomicBatchConsumer",
     "AtomicConsumer",
     "AtomicHandler",
-    "AttemptColumns",
     "AttemptsTable",
     "Backlog",
     "ConsumerError",
@@ -52,7 +49,6 @@ __all__ = [
     "EventsTable",
     "Extent",
     "Inserter",
-    "LeaseColumns",
     "LeasesTable",
     "LocalNotifier",
     "NewEvent",

@@ -104,6 +104,6 @@ async def test_an_error_of_its_own_is_a_line_that_says_how_to_see_more(
     def fails(*arguments: object) -> None:
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr("reflex_aio.sql.events.table.dialect_part", fails)
+    monkeypatch.setattr("reflex_aio.sql.schema.table.dialect_part", fails)
     told = (await reflex_aio("ddl", "events")).told(1)
     assert told == "RuntimeError: two lines (REFLEX_TRACEBACK=1 shows where)"

@@ -4,7 +4,6 @@ import pytest
 
 from reflex_aio.errors import TableNotFound
 from reflex_aio.sql import (
-    AttemptColumns,
     AttemptsTable,
     CursorsTable,
     ErrorsTable,
@@ -21,11 +20,7 @@ def test_ddl_is_that_of_the_tables() -> None:
     errors = call("ddl", "errors", "--errors", "app.failures").done().out
     assert errors == ErrorsTable("app.failures").ddl()
     assert call("ddl", "leases").done().out == LeasesTable("leases").ddl()
-    columns = AttemptColumns(next_try_at="due")
-    attempts = (
-        call("ddl", "attempts", "--attempts", "tries", "--attempts-columns", "next_try_at=due").done().out
-    )
-    assert attempts == AttemptsTable("tries", columns=columns).ddl()
+    assert call("ddl", "attempts", "--attempts", "tries").done().out == AttemptsTable("tries").ddl()
     assert call("ddl", "attempts").done().out == AttemptsTable().ddl()
 
 

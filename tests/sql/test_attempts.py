@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from reflex_aio import AttemptStore, Event, MemoryEvents, SchemaError, TableNotFound, run
-from reflex_aio.sql import AtomicConsumer, AttemptColumns, AttemptsTable, atomic_spec
+from reflex_aio.sql import AtomicConsumer, AttemptsTable, atomic_spec
 from reflex_aio.testing import attempt_store_rules, check_attempt_store
 from tests.fix_backends import Backend
 from tests.fix_processes import Spawn
@@ -53,9 +53,8 @@ async def test_next_attempt_is_due_by_the_database_clock_whatever_the_time_zone(
         assert 30 < (await attempts.store(western).get("billing"))["7"].seconds_left <= 60
 
 
-async def test_custom_columns_work(backend_pool: Any, connection: Any) -> None:
-    columns = AttemptColumns(consumer="who", event_id="what", attempts="times", next_try_at="then")
-    table = attempts.replace(name="tries", columns=columns)
+async def test_a_table_of_another_name_works(backend_pool: Any, connection: Any) -> None:
+    table = attempts.replace(name="Tries")
     for _ in range(2):
         await table.create(connection)
     await table.validate(connection)

@@ -563,7 +563,7 @@ async def test_a_replaced_table_keeps_everything_else(connect: Connect) -> None:
     await table.set(connection, "a", "x")
     assert hooks.sets == ["cursors"]
     with pytest.raises(TypeError, match="colums"):
-        table.replace(colums=columns)  # type: ignore[call-arg]
+        table.replace(colums=columns)
 
 
 async def test_a_replaced_table_uses_the_hooks_installed_when_it_is_made(connect: Connect) -> None:

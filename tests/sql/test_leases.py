@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from reflex_aio import CursorStore, Lease, LeaseLost, LeaseStore, MemoryLeaseStore, SchemaError, TableNotFound
-from reflex_aio.sql import CursorsTable, LeaseColumns, LeasesTable
+from reflex_aio.sql import CursorsTable, LeasesTable
 from reflex_aio.testing import check_fenced_store, check_lease_store, fenced_store_rules, lease_store_rules
 from tests.fix_backends import Backend
 
@@ -170,9 +170,8 @@ async def test_a_lease_expires_by_the_database_clock_whatever_the_time_zone(
 # Tables.
 
 
-async def test_custom_columns_work(backend: Backend, backend_pool: Any, connection: Any) -> None:
-    columns = LeaseColumns(id="name", owner="who", epoch="term", expires_at="until")
-    table = LEASES.replace(name="elections", columns=columns)
+async def test_a_table_of_another_name_works(backend: Backend, backend_pool: Any, connection: Any) -> None:
+    table = LEASES.replace(name="Elections")
     await table.create(connection)
     await table.create(connection)
     await table.validate(connection)

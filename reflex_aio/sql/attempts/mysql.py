@@ -1,7 +1,6 @@
 """MySQL and MariaDB: the statements for failed attempts."""
 
 from collections.abc import Sequence
-from dataclasses import astuple
 from typing import Any
 
 from reflex_aio.sql.attempts.dialect import AttemptsDialect
@@ -18,21 +17,20 @@ class MysqlAttemptsDialect(AttemptsDialect):
 
     def __init__(self, schema: AttemptsSchema) -> None:
         table = schema.table.quoted("`")
-        consumer, event_id, attempts, next_try_at = (f"`{column}`" for column in astuple(schema.columns))
         # The same in every session's time zone.
         now = "UTC_TIMESTAMP(6)"
         later = f"{now} + INTERVAL %s MICROSECOND"
         self._of = (
-            f"SELECT {event_id}, {attempts}, TIMESTAMPDIFF(MICROSECOND, {now}, {next_try_at})"
-            f" FROM {table} WHERE {consumer} = %s"
+            f"SELECT event_id, attempts, TIMESTAMPDIFF(MICROSECOND, {now}, next_try_at)"
+            f" FROM {table} WHERE consumer = %s"
         )
         # The delay twice: VALUES(column) is deprecated, and the row's alias unknown to MariaDB.
         self._record = (
-            f"INSERT INTO {table} ({consumer}, {event_id}, {attempts}, {next_try_at})"
+            f"INSERT INTO {table} (consumer, event_id, attempts, next_try_at)"
             f" VALUES (%s, %s, 1, {later})"
-            f" ON DUPLICATE KEY UPDATE {attempts} = {attempts} + 1, {next_try_at} = {later}"
+            f" ON DUPLICATE KEY UPDATE attempts = attempts + 1, next_try_at = {later}"
         )
-        self._clear = f"DELETE FROM {table} WHERE {consumer} = %s AND {event_id} = %s"
+        self._clear = f"DELETE FROM {table} WHERE consumer = %s AND event_id = %s"
 
     async def of(self, driver: Driver, connection: Any, consumer: str) -> Sequence[tuple[str, int, float]]:
         rows = await driver.fetch(connection, self._of, consumer)

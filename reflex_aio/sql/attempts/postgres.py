@@ -1,7 +1,6 @@
 """PostgreSQL: the statements for failed attempts."""
 
 from collections.abc import Sequence
-from dataclasses import astuple
 from typing import Any
 
 from reflex_aio.sql.attempts.dialect import AttemptsDialect
@@ -16,19 +15,18 @@ class PostgresAttemptsDialect(AttemptsDialect):
 
     def __init__(self, schema: AttemptsSchema) -> None:
         table = schema.table.quoted('"')
-        consumer, event_id, attempts, next_try_at = (f'"{column}"' for column in astuple(schema.columns))
         self._of = (
-            f"SELECT {event_id}::text, {attempts}::int8,"
-            f" extract(epoch FROM {next_try_at} - clock_timestamp())::float8"
-            f" FROM {table} WHERE {consumer} = $1"
+            f"SELECT event_id::text, attempts::int8,"
+            f" extract(epoch FROM next_try_at - clock_timestamp())::float8"
+            f" FROM {table} WHERE consumer = $1"
         )
         self._record = (
-            f"INSERT INTO {table} AS kept ({consumer}, {event_id}, {attempts}, {next_try_at})"
+            f"INSERT INTO {table} AS kept (consumer, event_id, attempts, next_try_at)"
             " VALUES ($1, $2, 1, clock_timestamp() + $3::float8 * interval '1 second')"
-            f" ON CONFLICT ({consumer}, {event_id}) DO UPDATE"
-            f" SET {attempts} = kept.{attempts} + 1, {next_try_at} = excluded.{next_try_at}"
+            f" ON CONFLICT (consumer, event_id) DO UPDATE"
+            f" SET attempts = kept.attempts + 1, next_try_at = excluded.next_try_at"
         )
-        self._clear = f"DELETE FROM {table} WHERE {consumer} = $1 AND {event_id} = $2"
+        self._clear = f"DELETE FROM {table} WHERE consumer = $1 AND event_id = $2"
 
     async def of(self, driver: Driver, connection: Any, consumer: str) -> Sequence[tuple[str, int, float]]:
         rows = await driver.fetch(connection, self._of, consumer)

@@ -2,85 +2,30 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 from reflex_aio.attempts import Attempts, AttemptStore, check_attempt
-from reflex_aio.errors import SchemaError
 from reflex_aio.sql.attempts.dialect import AttemptsDialect
 from reflex_aio.sql.dialect import dialect_part
-from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
-from reflex_aio.sql.schema.dialect import SchemaDialect
-from reflex_aio.sql.schema.names import AttemptColumns, AttemptsSchema, Name
+from reflex_aio.sql.drivers import driver_of_pool
+from reflex_aio.sql.schema.names import AttemptsSchema, Name
+from reflex_aio.sql.schema.table import Table
 
 __all__ = ["AttemptsTable", "TableAttemptStore"]
 
 
-class _Options(TypedDict, total=False):
-    name: str
-    columns: AttemptColumns | None
-
-
-class AttemptsTable:
+class AttemptsTable(Table[AttemptsSchema]):
     """A table with a row for each event that a consumer is at odds with: how often it has failed, when to try again.
 
     The row goes when the event is consumed, so there are hardly ever any.
 
     :param name: ``table`` or ``schema.table``; case counts
-    :param columns: what its columns are called
     :raises TypeError: if an argument has the wrong type
     :raises ValueError: if a name isn't accepted
     """
 
-    def __init__(self, name: str = "consumer_attempts", *, columns: AttemptColumns | None = None) -> None:
-        self._schema = AttemptsSchema(Name.parse(name), AttemptColumns() if columns is None else columns)
-
-    @property
-    def name(self) -> str:
-        """The table's name, with its schema if one was given."""
-        return str(self._schema.table)
-
-    @property
-    def columns(self) -> AttemptColumns:
-        """What its columns are called."""
-        return self._schema.columns
-
-    def __repr__(self) -> str:
-        return f"AttemptsTable({self.name!r})"
-
-    def replace(self, **changes: Unpack[_Options]) -> "AttemptsTable":
-        """Return a table like this one but for the changes, which are those that the constructor takes."""
-        options: _Options = {"name": self.name, "columns": self.columns}
-        options.update(changes)
-        return AttemptsTable(**options)
-
-    def ddl(self, dialect: str = "postgres") -> str:
-        """Return the statements that make the table, for a migration.
-
-        :raises ValueError: if there is no such dialect
-        """
-        return dialect_part(SchemaDialect, dialect).ddl(self._schema)
-
-    async def create(self, connection: Any) -> None:
-        """Make the table if there is none. Several services may do so at once.
-
-        :raises TypeError: if it isn't a connection
-        """
-        driver = driver_of_connection(connection)
-        await driver.fetch(connection, dialect_part(SchemaDialect, driver.dialect).create(self._schema))
-
-    async def validate(self, connection: Any) -> None:
-        """Compare the table with what is expected of it.
-
-        :raises TypeError: if it isn't a connection
-        :raises TableNotFound: if there is no such table
-        :raises SchemaError: if it differs, with all the differences
-        """
-        driver = driver_of_connection(connection)
-        differences = await dialect_part(SchemaDialect, driver.dialect).compare(
-            driver, connection, self._schema
-        )
-        if differences:
-            raise SchemaError(table=self.name, differences=differences)
+    def __init__(self, name: str = "consumer_attempts") -> None:
+        super().__init__(AttemptsSchema(Name.parse(name)), locals())
 
     def store(self, pool: Any) -> "TableAttemptStore":
         """Return the store that keeps attempts in this table, through a pool.

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 from reflex_aio.cursor import is_behind
-from reflex_aio.errors import CursorConflict, DatabaseError, SchemaError
+from reflex_aio.errors import CursorConflict, DatabaseError
 from reflex_aio.hooks import Hooks, installed
 from reflex_aio.sql.cursors.dialect import CursorsDialect
 from reflex_aio.sql.cursors.store import TableCursorStore
@@ -16,6 +16,7 @@ from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers import driver_of_connection
 from reflex_aio.sql.schema.dialect import SchemaDialect
 from reflex_aio.sql.schema.names import CursorColumns, CursorsSchema, CursorType, Name
+from reflex_aio.sql.schema.table import Table
 
 __all__ = ["CursorState", "CursorsTable"]
 
@@ -33,14 +34,7 @@ class CursorState:
     """When the cursor was last set, an aware datetime in UTC; ``None`` if the row doesn't tell."""
 
 
-class _Options(TypedDict, total=False):
-    name: str
-    columns: CursorColumns | None
-    cursor_type: CursorType
-    hooks: Hooks | None
-
-
-class CursorsTable:
+class CursorsTable(Table[CursorsSchema]):
     """A table with a row for each consumer: its name, and the cursor of the last event that it consumed.
 
     Cursors go forward only. Integers are compared by their values; so are strings that have digits only. Of
@@ -65,16 +59,11 @@ class CursorsTable:
         cursor_type: CursorType = "int",
         hooks: Hooks | None = None,
     ) -> None:
-        self._schema = CursorsSchema(
-            Name.parse(name), CursorColumns() if columns is None else columns, cursor_type
+        super().__init__(
+            CursorsSchema(Name.parse(name), CursorColumns() if columns is None else columns, cursor_type),
+            locals(),
         )
-        self._given_hooks = hooks
         self._hooks = installed() if hooks is None else hooks
-
-    @property
-    def name(self) -> str:
-        """The table's name, with its schema if one was given."""
-        return str(self._schema.table)
 
     @property
     def schema(self) -> CursorsSchema:
@@ -90,34 +79,6 @@ class CursorsTable:
     def cursor_type(self) -> CursorType:
         """What its cursors are."""
         return self._schema.cursor_type
-
-    def __repr__(self) -> str:
-        return f"CursorsTable({self.name!r})"
-
-    def replace(self, **changes: Unpack[_Options]) -> "CursorsTable":
-        """Return a table like this one but for the changes, which are those that the constructor takes."""
-        options: _Options = {
-            "name": self.name,
-            "columns": self.columns,
-            "cursor_type": self.cursor_type,
-            "hooks": self._given_hooks,
-        }
-        options.update(changes)
-        return CursorsTable(**options)
-
-    # The table.
-
-    def ddl(self, dialect: str = "postgres") -> str:
-        """Return the statements that make the table, for a migration."""
-        return dialect_part(SchemaDialect, dialect).ddl(self._schema)
-
-    async def create(self, connection: Any) -> None:
-        """Make the table if there is none. Several services may do so at once.
-
-        :raises TypeError: if it isn't a connection
-        """
-        driver = driver_of_connection(connection)
-        await driver.fetch(connection, dialect_part(SchemaDialect, driver.dialect).create(self._schema))
 
     async def as_found(self, connection: Any) -> "CursorsTable":
         """Return a table object with the type of cursors that the real table has.
@@ -136,20 +97,6 @@ class CursorsTable:
             if column.name == self.columns.last_event_id
         )
         return self.replace(cursor_type="int" if found is None or found.type in integers else "str")
-
-    async def validate(self, connection: Any) -> None:
-        """Compare the table with what is expected of it.
-
-        :raises TypeError: if it isn't a connection
-        :raises TableNotFound: if there is no such table
-        :raises SchemaError: if it differs, with all the differences
-        """
-        driver = driver_of_connection(connection)
-        differences = await dialect_part(SchemaDialect, driver.dialect).compare(
-            driver, connection, self._schema
-        )
-        if differences:
-            raise SchemaError(table=self.name, differences=differences)
 
     # The cursors.
 

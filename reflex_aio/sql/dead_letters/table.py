@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
 from traceback import format_exception_only
-from typing import Any, Self
+from typing import Any
 
 from reflex_aio.consumer import Handler
-from reflex_aio.errors import DatabaseError, ErrorNotFound, EventNotFound, InvalidCursor, SchemaError
+from reflex_aio.errors import DatabaseError, ErrorNotFound, EventNotFound, InvalidCursor
 from reflex_aio.event import Event, check_type
 from reflex_aio.hooks import Hooks, installed
 from reflex_aio.sql.cursors.values import check_consumer, check_cursor
@@ -17,8 +17,8 @@ from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.events.table import EventsTable
-from reflex_aio.sql.schema.dialect import SchemaDialect
 from reflex_aio.sql.schema.names import ErrorColumns, ErrorsSchema, Name
+from reflex_aio.sql.schema.table import Table
 from reflex_aio.sql.wakeups.after_commit import within
 from reflex_aio.stream import Source
 
@@ -53,7 +53,7 @@ class ConsumerError:
     """When its message or status was last set."""
 
 
-class ErrorsTable:
+class ErrorsTable(Table[ErrorsSchema]):
     """A table with a row for each event that a consumer failed on, and a table of events that tell of these rows.
 
     There is one row for a consumer and an event, however often it fails. The events have the row's id as foreign id,
@@ -79,8 +79,9 @@ class ErrorsTable:
         events: EventsTable | bool = True,
         hooks: Hooks | None = None,
     ) -> None:
-        self._arguments = {key: value for key, value in locals().items() if key != "self"}
-        self._schema = ErrorsSchema(Name.parse(name), ErrorColumns() if columns is None else columns)
+        super().__init__(
+            ErrorsSchema(Name.parse(name), ErrorColumns() if columns is None else columns), locals()
+        )
         if isinstance(events, bool):
             events_table = EventsTable(f"{name}_events", metadata=True, hooks=hooks) if events else None
         elif isinstance(events, EventsTable):
@@ -97,14 +98,6 @@ class ErrorsTable:
         self._events = events_table
         self._hooks = installed() if hooks is None else hooks
 
-    def __repr__(self) -> str:
-        return f"ErrorsTable({self.name!r})"
-
-    @property
-    def name(self) -> str:
-        """The table's name, with its schema if one was given."""
-        return str(self._schema.table)
-
     @property
     def columns(self) -> ErrorColumns:
         """What its columns are called."""
@@ -120,43 +113,25 @@ class ErrorsTable:
             raise ValueError(f"{self!r} was made with events=False: it has no events")
         return self._events
 
-    def replace(self, **changes: Any) -> Self:
-        """Return a table object that differs in the constructor's arguments given, and in nothing else."""
-        return type(self)(**{**self._arguments, **changes})
-
     # The tables.
 
     def ddl(self, dialect: str = "postgres") -> str:
-        """Return the statements that make the table and that of its events, for a migration.
+        """Return the statements that create the table and the table of its events, for a migration.
 
         :raises ValueError: if there is no such dialect
         """
-        statements = dialect_part(SchemaDialect, dialect).ddl(self._schema)
+        statements = super().ddl(dialect)
         return statements if self._events is None else statements + self._events.ddl(dialect)
 
     async def create(self, connection: Any) -> None:
-        """Make the table and that of its events, if there are none. Several services may do so at once.
-
-        :raises TypeError: if it isn't a connection
-        """
-        driver = driver_of_connection(connection)
-        await driver.fetch(connection, dialect_part(SchemaDialect, driver.dialect).create(self._schema))
+        """Create the table and the table of its events unless they exist. See :meth:`CursorsTable.create`."""
+        await super().create(connection)
         if self._events is not None:
             await self._events.create(connection)
 
     async def validate(self, connection: Any) -> None:
-        """Compare the table, and then that of its events, with what is expected of them.
-
-        :raises TypeError: if it isn't a connection
-        :raises TableNotFound: if there is no such table
-        :raises SchemaError: if it differs, with all the differences
-        """
-        driver = driver_of_connection(connection)
-        differences = await dialect_part(SchemaDialect, driver.dialect).compare(
-            driver, connection, self._schema
-        )
-        if differences:
-            raise SchemaError(table=self.name, differences=differences)
+        """Compare the table, and then the table of its events, with this object. See :meth:`CursorsTable.validate`."""
+        await super().validate(connection)
         if self._events is not None:
             await self._events.validate(connection)
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Self
 
-from reflex_aio.errors import SchemaError
 from reflex_aio.hooks import Hooks, installed
 from reflex_aio.sql.cursors.values import check_cursor
 from reflex_aio.sql.dialect import dialect_part
@@ -21,13 +20,14 @@ from reflex_aio.sql.retention.partitions import Partitions
 from reflex_aio.sql.retention.prune import Pruned, Retention, prune
 from reflex_aio.sql.schema.dialect import SchemaDialect
 from reflex_aio.sql.schema.names import EventColumns, EventsSchema, ForeignIdType, Name
+from reflex_aio.sql.schema.table import Table
 from reflex_aio.sql.wakeups.notifier import Notifier
 from reflex_aio.stream import EventStream
 
 __all__ = ["EventsTable"]
 
 
-class EventsTable:
+class EventsTable(Table[EventsSchema]):
     """A table of events. Holds settings alone: one object serves any number of connections, pools and event loops.
 
     :param name: the table's name, ``table`` or ``schema.table``; quoted, so case counts
@@ -76,9 +76,8 @@ class EventsTable:
         hooks: Hooks | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._arguments = {key: value for key, value in locals().items() if key != "self"}
-        self._settings = EventsSettings(
-            schema=EventsSchema(
+        super().__init__(
+            EventsSchema(
                 Name.parse(name),
                 EventColumns() if columns is None else columns,
                 foreign_id=foreign_id,
@@ -86,6 +85,10 @@ class EventsTable:
                 trace=trace,
                 trigger=wakeups == "trigger",
             ),
+            locals(),
+        )
+        self._settings = EventsSettings(
+            schema=self._schema,
             page_size=page_size,
             poll_period=poll_period,
             poll_floor=poll_floor,
@@ -100,22 +103,10 @@ class EventsTable:
         )
         self._inserts = Inserts(self._settings)
 
-    def __repr__(self) -> str:
-        return f"EventsTable({self.name!r})"
-
-    @property
-    def name(self) -> str:
-        """The table's name, as given."""
-        return self._settings.name
-
     @property
     def has_metadata(self) -> bool:
         """Whether the table has a column for metadata."""
         return self._settings.schema.metadata
-
-    def replace(self, **changes: Any) -> Self:
-        """Return a table object that differs in the constructor's arguments given, and in nothing else."""
-        return type(self)(**{**self._arguments, **changes})
 
     # The table itself.
 
@@ -124,20 +115,16 @@ class EventsTable:
 
         :raises ValueError: if there is no such dialect, or it doesn't have the wake-ups of this table
         """
-        schema = dialect_part(SchemaDialect, dialect)
         wakeable_dialect(dialect, self._settings)
-        return schema.ddl(self._settings.schema)
+        return super().ddl(dialect)
 
     async def create(self, connection: Any) -> None:
         """Make the table if there is none.
 
         :raises TypeError: if ``connection`` isn't one
         """
-        driver = driver_of_connection(connection)
-        wakeable_dialect(driver.dialect, self._settings)
-        await driver.fetch(
-            connection, dialect_part(SchemaDialect, driver.dialect).create(self._settings.schema)
-        )
+        wakeable_dialect(driver_of_connection(connection).dialect, self._settings)
+        await super().create(connection)
 
     async def drop(self, connection: Any) -> None:
         """Remove the table with its events, if there is one.
@@ -145,9 +132,7 @@ class EventsTable:
         :raises TypeError: if ``connection`` isn't one
         """
         driver = driver_of_connection(connection)
-        await driver.fetch(
-            connection, dialect_part(SchemaDialect, driver.dialect).drop(self._settings.schema)
-        )
+        await driver.fetch(connection, dialect_part(SchemaDialect, driver.dialect).drop(self._schema))
 
     async def as_found(self, connection: Any) -> Self:
         """Return a table object with the foreign ids, and with metadata and traces or not, that the real table has.
@@ -158,7 +143,7 @@ class EventsTable:
         :raises TypeError: if ``connection`` isn't one
         """
         driver = driver_of_connection(connection)
-        dialect, schema = dialect_part(SchemaDialect, driver.dialect), self._settings.schema
+        dialect, schema = dialect_part(SchemaDialect, driver.dialect), self._schema
         found = (await dialect.described(driver, connection, schema)).columns
         columns = schema.columns
         foreign_id = found.get(columns.foreign_id)
@@ -172,19 +157,6 @@ class EventsTable:
             metadata=columns.metadata in found,
             trace=columns.trace in found,
         )
-
-    async def validate(self, connection: Any) -> None:
-        """Compare the real table with what this object says.
-
-        :raises TableNotFound: if there is no such table
-        :raises SchemaError: with a line for each difference
-        :raises TypeError: if ``connection`` isn't one
-        """
-        driver = driver_of_connection(connection)
-        schema = self._settings.schema
-        differences = await dialect_part(SchemaDialect, driver.dialect).compare(driver, connection, schema)
-        if differences:
-            raise SchemaError(table=self.name, differences=differences)
 
     # Writing.
 

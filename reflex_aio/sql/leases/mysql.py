@@ -1,7 +1,6 @@
 """MySQL and MariaDB: lending leases, and comparing them."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import astuple
 from typing import Any
 
 from reflex_aio.lease import Lease
@@ -19,31 +18,25 @@ class MysqlLeasesDialect(LeasesDialect):
 
     def __init__(self, schema: LeasesSchema) -> None:
         table = schema.table.quoted("`")
-        name, owner, epoch, expires = (f"`{column}`" for column in astuple(schema.columns))
         # The same in every session's time zone. It is the statement's beginning: one that waits lends for less.
         now = "UTC_TIMESTAMP(6)"
         later = f"{now} + INTERVAL %s MICROSECOND"
-        this = f"{name} = %s AND {owner} = %s AND {epoch} = %s"
+        this = "id = %s AND owner = %s AND epoch = %s"
         # Assignments are made from left to right, so the epoch's comes first. LAST_INSERT_ID(x) is how an UPDATE
         # returns x.
         self._take = (
             f"UPDATE {table}"
-            f" SET {epoch} = LAST_INSERT_ID({epoch} + IF({owner} = %s AND {expires} > {now}, 0, 1)),"
-            f" {owner} = %s, {expires} = {later}"
-            f" WHERE {name} = %s AND ({owner} IN ('', %s) OR {expires} <= {now})"
+            f" SET epoch = LAST_INSERT_ID(epoch + IF(owner = %s AND expires_at > {now}, 0, 1)),"
+            f" owner = %s, expires_at = {later}"
+            f" WHERE id = %s AND (owner IN ('', %s) OR expires_at <= {now})"
         )
-        self._begin = (
-            f"INSERT IGNORE INTO {table} ({name}, {owner}, {epoch}, {expires}) VALUES (%s, %s, 1, {later})"
-        )
-        self._renew = f"UPDATE {table} SET {expires} = {later} WHERE {this}"
-        self._release = f"UPDATE {table} SET {owner} = '', {expires} = {now} WHERE {this}"
-        left = f"TIMESTAMPDIFF(MICROSECOND, {now}, {expires})"
-        self._all = f"SELECT {name}, {owner}, {epoch}, {left} FROM {table} ORDER BY 1"
+        self._begin = f"INSERT IGNORE INTO {table} (id, owner, epoch, expires_at) VALUES (%s, %s, 1, {later})"
+        self._renew = f"UPDATE {table} SET expires_at = {later} WHERE {this}"
+        self._release = f"UPDATE {table} SET owner = '', expires_at = {now} WHERE {this}"
+        left = f"TIMESTAMPDIFF(MICROSECOND, {now}, expires_at)"
+        self._all = f"SELECT id, owner, epoch, {left} FROM {table} ORDER BY 1"
         # A locking read sees what is committed, at every isolation level. In the order of names, as others do.
-        self._hold = (
-            f"SELECT {name}, {owner}, {epoch} FROM {table} WHERE {name} IN ({{}}) ORDER BY {name}"
-            " LOCK IN SHARE MODE"
-        )
+        self._hold = f"SELECT id, owner, epoch FROM {table} WHERE id IN ({{}}) ORDER BY id LOCK IN SHARE MODE"
 
     async def acquire(self, driver: Driver, connection: Any, name: str, owner: str, ttl: float) -> int | None:
         lasting = round(ttl * _MICROSECONDS)

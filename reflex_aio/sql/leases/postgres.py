@@ -1,7 +1,6 @@
 """PostgreSQL: lending leases, and comparing them."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import astuple
 from typing import Any
 
 from reflex_aio.lease import Lease
@@ -17,29 +16,28 @@ class PostgresLeasesDialect(LeasesDialect):
 
     def __init__(self, schema: LeasesSchema) -> None:
         table = schema.table.quoted('"')
-        name, owner, epoch, expires = (f'"{column}"' for column in astuple(schema.columns))
         # Not now(), the beginning of the transaction: a statement may wait for another one's end.
         later = "clock_timestamp() + {} * interval '1 second'"
-        this = f"{name} = $1 AND {owner} = $2 AND {epoch} = $3"
+        this = "id = $1 AND owner = $2 AND epoch = $3"
         self._acquire = (
-            f"INSERT INTO {table} AS lent ({name}, {owner}, {epoch}, {expires})"
+            f"INSERT INTO {table} AS lent (id, owner, epoch, expires_at)"
             f" VALUES ($1, $2, 1, {later.format('$3::float8')})"
-            f" ON CONFLICT ({name}) DO UPDATE SET {owner} = excluded.{owner}, {expires} = {later.format('$3::float8')},"
-            f" {epoch} = lent.{epoch}"
-            f" + (lent.{owner} <> excluded.{owner} OR lent.{expires} <= clock_timestamp())::int"
-            f" WHERE lent.{owner} IN ('', excluded.{owner}) OR lent.{expires} <= clock_timestamp()"
-            f" RETURNING {epoch}"
+            f" ON CONFLICT (id) DO UPDATE SET owner = excluded.owner, expires_at = {later.format('$3::float8')},"
+            f" epoch = lent.epoch"
+            f" + (lent.owner <> excluded.owner OR lent.expires_at <= clock_timestamp())::int"
+            f" WHERE lent.owner IN ('', excluded.owner) OR lent.expires_at <= clock_timestamp()"
+            f" RETURNING epoch"
         )
-        self._renew = f"UPDATE {table} SET {expires} = {later.format('$4::float8')} WHERE {this} RETURNING 1"
-        self._release = f"UPDATE {table} SET {owner} = '', {expires} = clock_timestamp() WHERE {this}"
-        left = f"extract(epoch FROM {expires} - clock_timestamp())::float8"
-        self._all = f"SELECT {name}::text, {owner}::text, {epoch}::int8, {left} FROM {table} ORDER BY 1"
+        self._renew = f"UPDATE {table} SET expires_at = {later.format('$4::float8')} WHERE {this} RETURNING 1"
+        self._release = f"UPDATE {table} SET owner = '', expires_at = clock_timestamp() WHERE {this}"
+        left = "extract(epoch FROM expires_at - clock_timestamp())::float8"
+        self._all = f"SELECT id::text, owner::text, epoch::int8, {left} FROM {table} ORDER BY 1"
         # At READ COMMITTED, a row that another transaction holds is waited for and looked at anew. In the order of
         # names, as others do.
         self._hold = (
-            f"SELECT {name}::text, {owner}::text, {epoch}::int8 FROM {table}"
-            f" WHERE ({name}, {owner}, {epoch}) IN (SELECT * FROM unnest($1::text[], $2::text[], $3::int8[]))"
-            f" ORDER BY {name} FOR SHARE"
+            f"SELECT id::text, owner::text, epoch::int8 FROM {table}"
+            f" WHERE (id, owner, epoch) IN (SELECT * FROM unnest($1::text[], $2::text[], $3::int8[]))"
+            f" ORDER BY id FOR SHARE"
         )
 
     async def acquire(self, driver: Driver, connection: Any, name: str, owner: str, ttl: float) -> int | None:

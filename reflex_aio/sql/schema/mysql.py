@@ -102,21 +102,19 @@ class MysqlSchemaDialect(SchemaDialect):
                 ExpectedColumn(errors.error_status, _ANY_INTEGERS),
             ]
         if isinstance(schema, LeasesSchema):
-            leases = schema.columns
             return [
-                ExpectedColumn(leases.id, _TEXTS, unique=True),
-                ExpectedColumn(leases.owner, _TEXTS),
-                ExpectedColumn(leases.epoch, _INTEGERS),
+                ExpectedColumn("id", _TEXTS, unique=True),
+                ExpectedColumn("owner", _TEXTS),
+                ExpectedColumn("epoch", _INTEGERS),
                 # A timestamp would be read and written in the session's time zone.
-                ExpectedColumn(leases.expires_at, ("datetime",)),
+                ExpectedColumn("expires_at", ("datetime",)),
             ]
         if isinstance(schema, AttemptsSchema):
-            attempts = schema.columns
             return [
-                ExpectedColumn(attempts.consumer, _TEXTS),
-                ExpectedColumn(attempts.event_id, _TEXTS),
-                ExpectedColumn(attempts.attempts, _INTEGERS),
-                ExpectedColumn(attempts.next_try_at, ("datetime",)),
+                ExpectedColumn("consumer", _TEXTS),
+                ExpectedColumn("event_id", _TEXTS),
+                ExpectedColumn("attempts", _INTEGERS),
+                ExpectedColumn("next_try_at", ("datetime",)),
             ]
         events = schema.columns
         columns = [
@@ -132,7 +130,9 @@ class MysqlSchemaDialect(SchemaDialect):
         return columns
 
     def key(self, schema: TableSchema) -> Sequence[str]:
-        if isinstance(schema, ErrorsSchema | AttemptsSchema):
+        if isinstance(schema, AttemptsSchema):
+            return "consumer", "event_id"
+        if isinstance(schema, ErrorsSchema):
             return schema.columns.consumer, schema.columns.event_id
         return ()
 
@@ -155,7 +155,8 @@ class MysqlSchemaDialect(SchemaDialect):
             )
         lines = [f"    {self._quoted(name)} {kind}" for name, kind in self._columns(schema)]
         if not isinstance(schema, AttemptsSchema):
-            lines.append(f"    PRIMARY KEY ({self._quoted(schema.columns.id)})")
+            unique = "id" if isinstance(schema, LeasesSchema) else schema.columns.id
+            lines.append(f"    PRIMARY KEY ({self._quoted(unique)})")
         if key := self.key(schema):
             kind = "PRIMARY KEY" if isinstance(schema, AttemptsSchema) else "UNIQUE"
             lines.append(f"    {kind} ({', '.join(map(self._quoted, key))})")
@@ -182,20 +183,18 @@ class MysqlSchemaDialect(SchemaDialect):
                 (errors.error_status, "int NOT NULL"),
             ]
         if isinstance(schema, LeasesSchema):
-            leases = schema.columns
             return [
-                (leases.id, _NAME),
-                (leases.owner, _NAME),
-                (leases.epoch, "bigint NOT NULL"),
-                (leases.expires_at, "datetime(6) NOT NULL"),
+                ("id", _NAME),
+                ("owner", _NAME),
+                ("epoch", "bigint NOT NULL"),
+                ("expires_at", "datetime(6) NOT NULL"),
             ]
         if isinstance(schema, AttemptsSchema):
-            attempts = schema.columns
             return [
-                (attempts.consumer, _NAME),
-                (attempts.event_id, _NAME),
-                (attempts.attempts, "bigint NOT NULL"),
-                (attempts.next_try_at, "datetime(6) NOT NULL"),
+                ("consumer", _NAME),
+                ("event_id", _NAME),
+                ("attempts", "bigint NOT NULL"),
+                ("next_try_at", "datetime(6) NOT NULL"),
             ]
         events = schema.columns
         columns = [

@@ -5,7 +5,6 @@ from dataclasses import astuple, dataclass, fields
 from typing import Literal, TypeAlias
 
 __all__ = [
-    "AttemptColumns",
     "AttemptsSchema",
     "CursorColumns",
     "CursorType",
@@ -18,7 +17,6 @@ __all__ = [
     "ForeignIdType",
     "FoundColumn",
     "FoundTable",
-    "LeaseColumns",
     "LeasesSchema",
     "Name",
     "TableSchema",
@@ -92,9 +90,7 @@ class Name:
         return self.table if self.schema is None else f"{self.schema}.{self.table}"
 
 
-def _check_columns(
-    columns: "AttemptColumns | EventColumns | CursorColumns | ErrorColumns | LeaseColumns",
-) -> None:
+def _check_columns(columns: "EventColumns | CursorColumns | ErrorColumns") -> None:
     names: tuple[str, ...] = astuple(columns)
     for field, name in zip(fields(columns), names, strict=True):
         _check_identifier(name, f"column name {field.name}=")
@@ -153,40 +149,6 @@ class ErrorColumns:
     created_at: str = "created_at"
     updated_at: str = "updated_at"
     error_status: str = "error_status"
-
-    def __post_init__(self) -> None:
-        _check_columns(self)
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseColumns:
-    """The column names of a leases table.
-
-    :raises TypeError: if a name is no string
-    :raises ValueError: if a name has characters that :class:`Name` refuses, or is given twice
-    """
-
-    id: str = "id"
-    owner: str = "owner"
-    epoch: str = "epoch"
-    expires_at: str = "expires_at"
-
-    def __post_init__(self) -> None:
-        _check_columns(self)
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptColumns:
-    """The column names of an attempts table.
-
-    :raises TypeError: if a name is no string
-    :raises ValueError: if a name has characters that :class:`Name` refuses, or is given twice
-    """
-
-    consumer: str = "consumer"
-    event_id: str = "event_id"
-    attempts: str = "attempts"
-    next_try_at: str = "next_try_at"
 
     def __post_init__(self) -> None:
         _check_columns(self)
@@ -256,30 +218,16 @@ class ErrorsSchema:
 
 @dataclass(frozen=True, slots=True)
 class LeasesSchema:
-    """What a leases table looks like.
-
-    :raises TypeError: if ``columns`` has the wrong type
-    """
+    """The schema of a leases table, whose columns have fixed names."""
 
     table: Name
-    columns: LeaseColumns = LeaseColumns()
-
-    def __post_init__(self) -> None:
-        _check_kind("columns", self.columns, LeaseColumns, "a LeaseColumns, or None for the usual names")
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptsSchema:
-    """What an attempts table looks like.
-
-    :raises TypeError: if ``columns`` has the wrong type
-    """
+    """The schema of an attempts table, whose columns have fixed names."""
 
     table: Name
-    columns: AttemptColumns = AttemptColumns()
-
-    def __post_init__(self) -> None:
-        _check_kind("columns", self.columns, AttemptColumns, "an AttemptColumns, or None for the usual names")
 
 
 TableSchema: TypeAlias = EventsSchema | CursorsSchema | ErrorsSchema | LeasesSchema | AttemptsSchema

@@ -118,20 +118,18 @@ class PostgresSchemaDialect(SchemaDialect):
                 ExpectedColumn(errors.error_status, ("smallint", *_INTEGERS)),
             ]
         if isinstance(schema, LeasesSchema):
-            leases = schema.columns
             return [
-                ExpectedColumn(leases.id, _TEXTS, unique=True),
-                ExpectedColumn(leases.owner, _TEXTS),
-                ExpectedColumn(leases.epoch, _INTEGERS),
-                ExpectedColumn(leases.expires_at, ("timestamp with time zone",)),
+                ExpectedColumn("id", _TEXTS, unique=True),
+                ExpectedColumn("owner", _TEXTS),
+                ExpectedColumn("epoch", _INTEGERS),
+                ExpectedColumn("expires_at", ("timestamp with time zone",)),
             ]
         if isinstance(schema, AttemptsSchema):
-            attempts = schema.columns
             return [
-                ExpectedColumn(attempts.consumer, _TEXTS),
-                ExpectedColumn(attempts.event_id, _TEXTS),
-                ExpectedColumn(attempts.attempts, _INTEGERS),
-                ExpectedColumn(attempts.next_try_at, ("timestamp with time zone",)),
+                ExpectedColumn("consumer", _TEXTS),
+                ExpectedColumn("event_id", _TEXTS),
+                ExpectedColumn("attempts", _INTEGERS),
+                ExpectedColumn("next_try_at", ("timestamp with time zone",)),
             ]
         events = schema.columns
         columns = [
@@ -147,7 +145,9 @@ class PostgresSchemaDialect(SchemaDialect):
         return columns
 
     def key(self, schema: TableSchema) -> Sequence[str]:
-        if isinstance(schema, ErrorsSchema | AttemptsSchema):
+        if isinstance(schema, AttemptsSchema):
+            return "consumer", "event_id"
+        if isinstance(schema, ErrorsSchema):
             return schema.columns.consumer, schema.columns.event_id
         return ()
 
@@ -197,20 +197,18 @@ class PostgresSchemaDialect(SchemaDialect):
                 (errors.error_status, "integer NOT NULL"),
             ]
         if isinstance(schema, LeasesSchema):
-            leases = schema.columns
             return [
-                (leases.id, "text PRIMARY KEY"),
-                (leases.owner, "text NOT NULL"),
-                (leases.epoch, "bigint NOT NULL"),
-                (leases.expires_at, "timestamptz NOT NULL"),
+                ("id", "text PRIMARY KEY"),
+                ("owner", "text NOT NULL"),
+                ("epoch", "bigint NOT NULL"),
+                ("expires_at", "timestamptz NOT NULL"),
             ]
         if isinstance(schema, AttemptsSchema):
-            attempts = schema.columns
             return [
-                (attempts.consumer, "text NOT NULL"),
-                (attempts.event_id, "text NOT NULL"),
-                (attempts.attempts, "bigint NOT NULL"),
-                (attempts.next_try_at, "timestamptz NOT NULL"),
+                ("consumer", "text NOT NULL"),
+                ("event_id", "text NOT NULL"),
+                ("attempts", "bigint NOT NULL"),
+                ("next_try_at", "timestamptz NOT NULL"),
             ]
         events = schema.columns
         columns = [
