@@ -14,7 +14,7 @@ from benchmarks.measure import Baseline, Measured, Result, compare
 from benchmarks.processes import child
 from reflex_aio import Consumer, Event, Source, Spec, pb, run
 from reflex_aio.rpc import RemoteSource, StreamServer, channel_options, server_options
-from reflex_aio.rpc.convert import event_to_message
+from reflex_aio.rpc.protocol import event_to_message
 from reflex_aio.sql import CursorsTable, EventsTable
 
 __all__ = ["bench_stream", "serve"]

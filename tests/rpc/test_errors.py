@@ -22,8 +22,8 @@ from reflex_aio import (
     pb,
 )
 from reflex_aio.rpc import RemoteSource, StreamServer, channel_options, server_options
-from reflex_aio.rpc.names import STREAM_METHOD
-from reflex_aio.rpc.pages import events_to_pages
+from reflex_aio.rpc.page_messages import encode_pages
+from reflex_aio.rpc.protocol import STREAM_METHOD
 from tests.fix_processes import Spawn
 from tests.fix_proxy import Proxy
 from tests.rpc.serving import Watched, ids, serving, some_events, started, take
@@ -75,7 +75,7 @@ async def test_an_unexpected_error_is_logged_in_the_server_and_kept_there(
         assert not is_expected(failed.value)
         with pytest.raises(RemoteError):
             await source.head()
-    logged = [record for record in caplog.records if record.name == "reflex_aio.rpc.server"]
+    logged = [record for record in caplog.records if record.name == "reflex_aio.rpc.stream_server"]
     assert [record.exc_info[1] for record in logged if record.exc_info] == [failure, failure]
     caplog.clear()
 
@@ -292,7 +292,7 @@ async def raw_server(*messages: bytes) -> AsyncIterator[grpc.aio.Channel]:
 
 
 async def test_an_empty_page_is_not_the_end_of_a_stream() -> None:
-    [page] = events_to_pages([Event("1", 1, "1", 1)], max_events=1, max_bytes=1)
+    [page] = encode_pages([Event("1", 1, "1", 1)], max_events=1, max_bytes=1)
     async with raw_server(b"", page) as channel, RemoteSource(channel).stream(to_head=True) as stream:
         assert ids(await take(stream, 1)) == [1]
 
@@ -322,7 +322,7 @@ async def test_what_a_server_sends_that_is_no_event_is_an_error(pages: bool) -> 
         raw_server(b"\xff") as channel,
         RemoteSource(channel, pages=pages).stream() as stream,
     ):
-        with pytest.raises(RemoteError, match="no event"):
+        with pytest.raises(RemoteError, match="malformed message"):
             await anext(stream)
 
 
@@ -339,7 +339,7 @@ async def test_a_lost_source_is_logged_without_a_stack(caplog: pytest.LogCapture
     ):
         with pytest.raises(ConnectionLost):
             await anext(stream)
-    [record] = [record for record in caplog.records if record.name == "reflex_aio.rpc.server"]
+    [record] = [record for record in caplog.records if record.name == "reflex_aio.rpc.stream_server"]
     assert (record.levelno, record.exc_info) == (logging.WARNING, None)
     assert "db1 is gone" in record.getMessage()
     assert "the stream without a name for ipv4:127.0.0.1" in record.getMessage()

@@ -173,7 +173,7 @@ async def test_a_go_server_can_not_tell_its_head() -> None:
         await until_cancelled()
 
     async with go_server(stream) as source:
-        with pytest.raises(RemoteError, match="no method that tells the head") as refused:
+        with pytest.raises(RemoteError, match="no method that returns the head") as refused:
             await source.head()
         assert refused.value.code == "UNIMPLEMENTED"
 
@@ -185,10 +185,10 @@ async def test_pages_are_asked_for_again_after_the_connection_was_lost() -> None
 
     async with go_server(old) as source, source.stream() as remote:
         await take(remote, 1)
-        assert not source._remote.has_pages
+        assert not source._service.has_pages
         with pytest.raises(Exception, match="Socket closed"):
             await anext(remote)
-        assert source._remote.has_pages
+        assert source._service.has_pages
 
 
 @asynccontextmanager

@@ -120,7 +120,7 @@ async def test_its_errors_are_ours(how: str) -> None:
             await users.streams.stop()
             with pytest.raises(StreamStopped):
                 await anext(stream)
-        with pytest.raises(RemoteError, match="no method that tells the head"):
+        with pytest.raises(RemoteError, match="no method that returns the head"):
             await source.head()
 
 

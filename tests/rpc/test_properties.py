@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reflex_aio import Event, StreamOptions, pb
-from reflex_aio.rpc import convert
-from reflex_aio.rpc.pages import events_from_page, events_to_pages
+from reflex_aio.rpc import protocol
+from reflex_aio.rpc.page_messages import decode_page, encode_pages
 
 _TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 # From the year 1 to the year 9999, which is what a protobuf timestamp holds.
@@ -25,9 +25,7 @@ _EVENTS = st.builds(
 def test_events_in_pages_are_the_same_whatever_the_pages_hold(
     events: list[Event], max_events: int, max_bytes: int
 ) -> None:
-    pages = [
-        events_from_page(page) for page in events_to_pages(events, max_events=max_events, max_bytes=max_bytes)
-    ]
+    pages = [decode_page(page) for page in encode_pages(events, max_events=max_events, max_bytes=max_bytes)]
     assert [event for page in pages for event in page] == events
     assert all(1 <= len(page) <= max_events for page in pages)
 
@@ -35,8 +33,8 @@ def test_events_in_pages_are_the_same_whatever_the_pages_hold(
 @given(_EVENTS)
 def test_a_single_event_is_the_same_but_that_what_is_absent_is_empty(event: Event) -> None:
     # The original's message can't tell one from the other.
-    data = convert.event_to_message(event, pb.Event).SerializeToString()
-    there = convert.event_from_bytes(data)
+    data = protocol.event_to_message(event, pb.Event).SerializeToString()
+    there = protocol.event_from_bytes(data)
     assert (there.id, there.type, there.foreign_id) == (event.id, event.type, event.foreign_id)
     assert there.timestamp_us == event.timestamp_us
     assert (there.metadata or b"", there.trace or b"") == (event.metadata or b"", event.trace or b"")
@@ -47,7 +45,7 @@ def test_a_request_says_the_same_on_the_other_side(
     after: str, from_head: bool, to_head: bool, lag_us: int | None
 ) -> None:
     options = StreamOptions(from_head, to_head, None if lag_us is None else lag_us / 1_000_000)
-    request = convert.make_request(pb.StreamRequest, after, options)
-    there, read = convert.read_request(pb.StreamRequest.FromString(request.SerializeToString()))
+    request = protocol.encode_request(pb.StreamRequest, after, options)
+    there, read = protocol.decode_request(pb.StreamRequest.FromString(request.SerializeToString()))
     assert (there, read.from_head, read.to_head) == (after, from_head, to_head)
     assert abs((read.lag or 0.0) - (options.lag or 0.0)) < 1e-6

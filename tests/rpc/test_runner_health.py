@@ -12,7 +12,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from reflex_aio.health import ConsumerState, ConsumerStatus
-from reflex_aio.rpc.health import RunnerHealth
+from reflex_aio.rpc.health_service import RunnerHealth
 from tests.rpc.serving import started
 
 pytestmark = pytest.mark.asyncio

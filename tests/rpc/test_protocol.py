@@ -3,7 +3,7 @@
 import pytest
 
 from reflex_aio import Event, StreamOptions, pb
-from reflex_aio.rpc import convert
+from reflex_aio.rpc import protocol
 from tests.pb import users_build
 
 FULL = Event("42", 3, "7", 1_234_567_890_500_001, b"m", b"t")
@@ -19,25 +19,25 @@ FULL = Event("42", 3, "7", 1_234_567_890_500_001, b"m", b"t")
     ],
 )
 def test_an_event_survives_the_round_trip(event: Event) -> None:
-    message = convert.event_to_message(event, pb.Event)
-    assert convert.event_from_bytes(message.SerializeToString()) == event
+    message = protocol.event_to_message(event, pb.Event)
+    assert protocol.event_from_bytes(message.SerializeToString()) == event
 
 
 def test_an_event_in_a_users_own_build_is_the_same_on_the_wire() -> None:
-    ours = convert.event_to_message(FULL, pb.Event).SerializeToString(deterministic=True)
-    theirs = convert.event_to_message(FULL, users_build.Event)
+    ours = protocol.event_to_message(FULL, pb.Event).SerializeToString(deterministic=True)
+    theirs = protocol.event_to_message(FULL, users_build.Event)
     assert theirs.SerializeToString(deterministic=True) == ours
-    assert convert.event_from_message(theirs) == FULL
+    assert protocol.event_from_message(theirs) == FULL
 
 
 def test_nanoseconds_of_other_languages_are_cut_to_microseconds() -> None:
     message = pb.Event(id="1", timestamp=pb.Timestamp(seconds=-1, nanos=999_999_999))
-    assert convert.event_from_message(message).timestamp_us == -1
+    assert protocol.event_from_message(message).timestamp_us == -1
 
 
 def test_what_is_no_message_is_refused() -> None:
-    with pytest.raises(convert.MalformedMessage):
-        convert.event_from_bytes(b"\xff")
+    with pytest.raises(protocol.MalformedMessage):
+        protocol.event_from_bytes(b"\xff")
 
 
 @pytest.mark.parametrize(
@@ -48,21 +48,21 @@ def test_what_is_no_message_is_refused() -> None:
 def test_a_request_survives_the_round_trip(
     request_class: type[pb.StreamRequest], options: StreamOptions
 ) -> None:
-    request = convert.make_request(request_class, "42", options)
-    assert convert.read_request(request) == ("42", options)
+    request = protocol.encode_request(request_class, "42", options)
+    assert protocol.decode_request(request) == ("42", options)
 
 
 def test_a_negative_lag_in_a_request_is_refused() -> None:
     request = pb.StreamRequest(options=pb.StreamOptions(lag=pb.Duration(seconds=-1)))
-    with pytest.raises(convert.MalformedMessage, match="lag -1"):
-        convert.read_request(request)
+    with pytest.raises(protocol.MalformedMessage, match="lag -1"):
+        protocol.decode_request(request)
 
 
 def test_a_lag_of_nothing_is_none() -> None:
     request = pb.StreamRequest(options=pb.StreamOptions(lag=pb.Duration()))
-    assert convert.read_request(request) == ("", StreamOptions())
+    assert protocol.decode_request(request) == ("", StreamOptions())
 
 
 def test_what_has_no_event_beside_it_is_no_request() -> None:
     with pytest.raises(TypeError, match=r"google\.protobuf\.Duration is no request for a stream"):
-        convert.event_class_beside(pb.Duration())
+        protocol.event_class_for(pb.Duration())

@@ -1,8 +1,8 @@
-"""Serving sources over gRPC."""
+"""A gRPC service that streams sources to clients."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,9 +12,9 @@ from google.protobuf.message import Message
 
 from reflex_aio import pb
 from reflex_aio.errors import StreamStopped, UnknownStream
-from reflex_aio.rpc import convert, names, status
-from reflex_aio.rpc.pages import events_to_pages
-from reflex_aio.rpc.sender import Sender
+from reflex_aio.rpc import error_mapping, protocol
+from reflex_aio.rpc.page_messages import encode_pages
+from reflex_aio.rpc.streaming_call import Sender
 from reflex_aio.stream import EventStream, Source
 from reflex_aio.tasks import Tasks, is_cancelling
 
@@ -22,7 +22,7 @@ __all__ = ["StreamServer"]
 
 logger = logging.getLogger(__name__)
 
-_SERVICES = (names.STREAM_SERVICE, names.PAGES_SERVICE)
+_SERVICES = (protocol.STREAM_SERVICE, protocol.PAGES_SERVICE)
 
 
 class StreamServer:
@@ -37,12 +37,12 @@ class StreamServer:
         await streams.stop()
         await server.stop(grace)
 
-    :param sources: the sources by the names that clients ask for, or a single one, which has no name
-    :param default: the name of the source for clients that ask for none; a single source needs no default
-    :param page_events: the greatest number of events in a page
-    :param page_bytes: the greatest size of a page in bytes, unless a single event is larger
-    :raises TypeError: if a source is none
-    :raises ValueError: if a name can't travel as metadata, or a value is out of its range
+    :param sources: the sources by the names that clients request, or a single source, which has no name
+    :param default: the name of the source for clients that request none; not needed for a single source
+    :param page_events: the maximum number of events in a page
+    :param page_bytes: the maximum size of a page in bytes, unless a single event is larger
+    :raises TypeError: if a source is not a :class:`~reflex_aio.stream.Source`
+    :raises ValueError: if a name can't be sent as metadata, or a value is out of its range
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class StreamServer:
         self._sources: dict[str, Source] = {}
         self._default: Source | None = None
         if isinstance(sources, Mapping):
-            self._sources = {names.check_stream_name(name): source for name, source in sources.items()}
+            self._sources = {protocol.check_stream_name(name): source for name, source in sources.items()}
             if not self._sources:
                 raise ValueError("there are no sources to serve")
             if default is not None and default not in self._sources:
@@ -64,7 +64,7 @@ class StreamServer:
             if default is not None or len(self._sources) == 1:
                 self._default = self._sources[default or next(iter(self._sources))]
         elif default is not None:
-            raise ValueError(f"default {default!r} is for sources with names: there is a single one")
+            raise ValueError(f"default {default!r} requires sources with names: a single source has none")
         else:
             self._default = sources
         for source in (*self._sources.values(), self._default):
@@ -84,16 +84,16 @@ class StreamServer:
     def add_to(self, server: grpc.aio.Server, *, health: bool = False, reflection: bool = False) -> None:
         """Register the services with ``server``, before it is started.
 
-        :param health: answer health checks too, and say NOT_SERVING once stopped (extra ``health``)
-        :param reflection: describe the services to those who ask (extra ``reflection``); other services of
-            the server are not described
+        :param health: respond to health checks too, with NOT_SERVING once stopped (extra ``health``)
+        :param reflection: describe the services to clients (extra ``reflection``); other services of the server are
+            not described
         """
         stream = grpc.unary_stream_rpc_method_handler(
             self._stream,
             request_deserializer=pb.StreamRequest.FromString,
             response_serializer=pb.Event.SerializeToString,
         )
-        # Pages come serialized, as that is how their size is known.
+        # Pages are serialized before they are written, so that their size is known.
         pages: grpc.RpcMethodHandler[pb.StreamPagesRequest, bytes] = grpc.unary_stream_rpc_method_handler(
             self._stream_pages, request_deserializer=pb.StreamPagesRequest.FromString
         )
@@ -104,25 +104,23 @@ class StreamServer:
         )
         server.add_generic_rpc_handlers(
             (
-                grpc.method_handlers_generic_handler(names.STREAM_SERVICE, {"Stream": stream}),
+                grpc.method_handlers_generic_handler(protocol.STREAM_SERVICE, {"Stream": stream}),
                 grpc.method_handlers_generic_handler(
-                    names.PAGES_SERVICE, {"StreamPages": pages, "Head": head}
+                    protocol.PAGES_SERVICE, {"StreamPages": pages, "Head": head}
                 ),
             )
         )
         if health:
-            from reflex_aio.rpc.health import Health
+            from reflex_aio.rpc.health_service import ServerHealth
 
-            self._stop_health = Health(server, _SERVICES, self._tasks).stop
+            self._stop_health = ServerHealth(server, _SERVICES, self._tasks).stop
         if reflection:
-            from reflex_aio.rpc.reflection import add_reflection
-
-            add_reflection(server, _SERVICES)
+            _add_reflection(server, _SERVICES)
 
     async def serve(
         self, request: Message, context: grpc.aio.ServicerContext[Any, Any], source: Source
     ) -> AsyncIterator[Message]:
-        """Stream the events of ``source`` from a method of your own service, until its client has enough.
+        """Stream the events of ``source`` from a method of your own service, until its client ends the call.
 
         ::
 
@@ -132,23 +130,23 @@ class StreamServer:
 
         :param request: a StreamRequest of reflex.proto, of any build
         :return: messages of the class Event of the same build
-        :raises TypeError: if ``request`` is something else
+        :raises TypeError: if ``request`` is not a StreamRequest
         """
-        message_class = convert.event_class_beside(request)
-        async with self._opened(request, context, source) as stream:
-            # When the call ends in a write, this generator is dropped at the yield, and can't await any more.
-            # The stub has a class where it means a protocol.
+        message_class = protocol.event_class_for(request)
+        async with self._open_stream(request, context, source) as stream:
+            # When the call ends during a write, this generator is dropped at the yield, and can't await any more.
+            # The type stub has a class where it means a protocol.
             context.add_done_callback(lambda _: self._close_soon(stream))  # type: ignore[arg-type]
             while events := await stream.read_page():
                 for event in events:
-                    yield convert.event_to_message(event, message_class)
+                    yield protocol.event_to_message(event, message_class)
 
     async def stop(self, *, grace: float = 5.0) -> None:
-        """End all streams in a way that tells their clients to come back, and refuse new ones.
+        """End all streams with a status that makes clients reconnect, and refuse new ones.
 
-        Twice is fine. Call it before the server's own ``stop``, which ends streams without a word.
+        Call it before the server's own ``stop``, which ends streams without such a status. It may be called again.
 
-        :param grace: how long to wait for clients to take what is on its way to them, in seconds
+        :param grace: the time to wait until clients have received the messages sent so far, in seconds
         """
         self._stopping = True
         if self._stop_health is not None:
@@ -164,99 +162,104 @@ class StreamServer:
     async def _stream(
         self, request: pb.StreamRequest, context: grpc.aio.ServicerContext[Any, pb.Event]
     ) -> None:
-        async with self._opened(request, context) as stream:
+        async with self._open_stream(request, context) as stream:
             while events := await stream.read_page():
                 for event in events:
-                    await context.write(convert.event_to_message(event, pb.Event))
+                    await context.write(protocol.event_to_message(event, pb.Event))
 
     async def _stream_pages(
         self, request: pb.StreamPagesRequest, context: grpc.aio.ServicerContext[Any, bytes]
     ) -> None:
         max_events = min(request.max_events or self._page_events, self._page_events)
-        async with self._opened(request.request, context) as stream, Sender(context) as sender:
+        async with self._open_stream(request.request, context) as stream, Sender(context) as sender:
             while batch := await stream.read_batch():
-                for page in events_to_pages(batch, max_events=max_events, max_bytes=self._page_bytes):
+                for page in encode_pages(batch, max_events=max_events, max_bytes=self._page_bytes):
                     await sender.send(page)
 
     async def _head(
         self, request: pb.HeadRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.HeadResponse:
-        async with self._answering(context):
-            return pb.HeadResponse(id=await self._source_for(context).head())
+        async with self._map_errors(context):
+            return pb.HeadResponse(id=await self._find_source(context).head())
         raise AssertionError  # abort has raised
 
     @asynccontextmanager
-    async def _opened(
+    async def _open_stream(
         self,
         request: Any,
         context: grpc.aio.ServicerContext[Any, Any],
         source: Source | None = None,
     ) -> AsyncIterator[EventStream]:
-        """Open the stream that a request asks for, and end the call when it ends."""
-        async with self._answering(context):
+        """Open the requested stream, and end the call when the stream ends."""
+        async with self._map_errors(context):
             if self._stopping:
                 raise StreamStopped
-            after, options = convert.read_request(request)
-            stream = (source or self._source_for(context)).stream(
+            after, options = protocol.decode_request(request)
+            stream = (source or self._find_source(context)).stream(
                 after, from_head=options.from_head, to_head=options.to_head, lag=options.lag
             )
             self._streams.add(stream)
             try:
                 async with stream:
-                    cursor = (names.CURSOR_KEY, stream.cursor.encode())
+                    cursor = (protocol.CURSOR_KEY, stream.cursor.encode())
                     await context.send_initial_metadata((cursor,))
                     yield stream
             finally:
                 self._streams.discard(stream)
-            await _abort(context, status.HEAD_REACHED)
+            await _abort(context, error_mapping.HEAD_REACHED)
 
     @asynccontextmanager
-    async def _answering(self, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
-        """Turn what goes wrong into the status that the call ends with."""
+    async def _map_errors(self, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
+        """End the call with the status for the error that is raised, and log unexpected errors."""
         self._calls += 1
         self._idle.clear()
         try:
             yield
         except grpc.aio.BaseError:
-            # The call itself has ended: aborted already, or its client has gone.
+            # The call has ended: it was aborted, or its client has disconnected.
             raise
         except asyncio.CancelledError as exc:
             if is_cancelling():
                 raise
-            # grpc would take it for the client's, and leave the call without an end.
+            # grpc would attribute it to the client, and never end the call.
             await self._fail(context, exc)
         except Exception as exc:
-            if (known := status.status_of(exc)) is None:
+            if (status := error_mapping.status_for_error(exc)) is None:
                 await self._fail(context, exc)
             else:
-                if known is status.SOURCE_LOST:
-                    logger.warning("%s has lost its source: %s", _told(context), exc)
-                await _abort(context, known)
+                if status is error_mapping.SOURCE_LOST:
+                    logger.warning("%s has lost its source: %s", _describe(context), exc)
+                await _abort(context, status)
         finally:
             self._calls -= 1
             if not self._calls:
                 self._idle.set()
 
     async def _fail(self, context: grpc.aio.ServicerContext[Any, Any], error: BaseException) -> None:
-        logger.error("%s has failed", _told(context), exc_info=error)
-        await _abort(context, status.FAILED)
+        logger.error("%s has failed", _describe(context), exc_info=error)
+        await _abort(context, error_mapping.FAILED)
 
-    def _source_for(self, context: grpc.aio.ServicerContext[Any, Any]) -> Source:
-        asked = names.value_of(names.STREAM_KEY, context.invocation_metadata())
-        if asked is None:
+    def _find_source(self, context: grpc.aio.ServicerContext[Any, Any]) -> Source:
+        """Return the source that a call requests by its metadata.
+
+        :raises UnknownStream: if there is none of that name, or no name and no default
+        """
+        requested = protocol.metadata_value(protocol.STREAM_KEY, context.invocation_metadata())
+        if requested is None:
             if self._default is None:
                 raise UnknownStream(
-                    f"this server has several streams, to be named by the metadata {names.STREAM_KEY}:"
-                    f" {self._told_names()}"
+                    f"this server has several streams, to be selected by the metadata {protocol.STREAM_KEY}:"
+                    f" {self._stream_names()}"
                 )
             return self._default
-        if (source := self._sources.get(str(asked))) is None:
+        if (source := self._sources.get(str(requested))) is None:
             raise UnknownStream(
-                f"there is no stream named {asked!r}: there are {self._told_names()}", name=str(asked)
+                f"there is no stream named {requested!r}: there are {self._stream_names()}",
+                name=str(requested),
             )
         return source
 
-    def _told_names(self) -> str:
+    def _stream_names(self) -> str:
         return ", ".join(map(repr, self._sources)) or "none with a name"
 
     def _close_soon(self, stream: EventStream) -> None:
@@ -264,10 +267,21 @@ class StreamServer:
             self._tasks.start(stream.aclose(), name="reflex_aio served stream")
 
 
-def _told(context: grpc.aio.ServicerContext[Any, Any]) -> str:
-    name = names.value_of(names.STREAM_KEY, context.invocation_metadata())
+def _describe(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    name = protocol.metadata_value(protocol.STREAM_KEY, context.invocation_metadata())
     return f"the stream {'without a name' if name is None else repr(name)} for {context.peer()}"
 
 
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], how: status.Status) -> None:
-    await context.abort(how.code, how.message, how.trailer())
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], status: error_mapping.Status) -> None:
+    await context.abort(status.code, status.message, status.trailer())
+
+
+def _add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
+    """Describe ``services``, given by their full names, to clients of ``server``."""
+    try:
+        from grpc_reflection.v1alpha import reflection
+    except ModuleNotFoundError as exc:
+        raise ModuleNotFoundError(
+            "reflection needs grpcio-reflection: pip install 'reflex-aio[reflection]'", name=exc.name
+        ) from exc
+    reflection.enable_server_reflection([*services, reflection.SERVICE_NAME], server, pool=pb.pool)

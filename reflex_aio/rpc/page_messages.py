@@ -1,6 +1,6 @@
-"""Events as pages: many in one message, as columns in MessagePack.
+"""Encoding of pages: many events in one message, as columns in MessagePack.
 
-Protobuf makes an object of each of a column's values as it is looked at; msgspec reads and writes whole lists.
+Protobuf creates an object for each value of a repeated field when it is accessed; msgspec reads and writes whole lists.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,16 +12,16 @@ from google.protobuf.message import DecodeError
 
 from reflex_aio import pb
 from reflex_aio.event import INT32_MAX, INT32_MIN, Event, EventBatch
-from reflex_aio.rpc.convert import MalformedMessage
+from reflex_aio.rpc.protocol import MalformedMessage
 
-__all__ = ["events_from_page", "events_to_pages"]
+__all__ = ["decode_page", "encode_pages"]
 
 _Int32 = Annotated[int, msgspec.Meta(ge=INT32_MIN, le=INT32_MAX)]
 _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class _Columns(msgspec.Struct, array_like=True, gc=False):
-    """What reflexaio.v1.Page holds. The last two are ``None`` if no event has any."""
+    """The content of a reflexaio.v1.Page. The last two columns are ``None`` if no event has a value for them."""
 
     ids: list[str]
     types: list[_Int32]
@@ -31,41 +31,45 @@ class _Columns(msgspec.Struct, array_like=True, gc=False):
     traces: list[bytes | None] | None
 
 
-def events_to_pages(events: Sequence[Event], *, max_events: int, max_bytes: int) -> Iterator[bytes]:
-    """Return ``events`` as serialized pages of at most so many events, and so many bytes if of several."""
+def encode_pages(events: Sequence[Event], *, max_events: int, max_bytes: int) -> Iterator[bytes]:
+    """Return ``events`` as serialized pages of at most ``max_events`` events and ``max_bytes`` bytes.
+
+    A single event that is larger than ``max_bytes`` becomes a page of its own.
+    """
     batch = EventBatch.of(events)
     for start in range(0, len(batch), max_events):
-        yield from _cut(batch[start : start + max_events], max_bytes)
+        yield from _split(batch[start : start + max_events], max_bytes)
 
 
-def _cut(batch: EventBatch, max_bytes: int) -> Iterator[bytes]:
-    page = _page(batch)
+def _split(batch: EventBatch, max_bytes: int) -> Iterator[bytes]:
+    page = _encode_page(batch)
     if len(page) <= max_bytes or len(batch) == 1:
         yield page
     else:
         half = len(batch) // 2
-        yield from _cut(batch[:half], max_bytes)
-        yield from _cut(batch[half:], max_bytes)
+        yield from _split(batch[:half], max_bytes)
+        yield from _split(batch[half:], max_bytes)
 
 
-def _page(batch: EventBatch) -> bytes:
+def _encode_page(batch: EventBatch) -> bytes:
     columns = (
         batch.ids,
         batch.types,
         batch.foreign_ids,
         batch.timestamps_us,
-        _values(batch.metadata),
-        _values(batch.traces),
+        _drop_empty(batch.metadata),
+        _drop_empty(batch.traces),
     )
     return pb.Page(columns=_encode(columns)).SerializeToString()
 
 
-def _values(column: Sequence[bytes | None] | None) -> Sequence[bytes | None] | None:
+def _drop_empty(column: Sequence[bytes | None] | None) -> Sequence[bytes | None] | None:
+    """Return a column, or ``None`` if it contains nothing but ``None``."""
     return None if column is None or column.count(None) == len(column) else column
 
 
-def _plain(value: object) -> object:
-    """Return what an instance of a subclass, which msgspec doesn't take, stands for."""
+def _to_base_type(value: object) -> object:
+    """Return an instance of a subclass, which msgspec rejects, as an instance of its base class."""
     match value:
         case str():
             return str.__str__(value)
@@ -76,14 +80,14 @@ def _plain(value: object) -> object:
     raise TypeError(f"{value!r} is a {type(value).__name__}, which no event holds")
 
 
-_encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
+_encode = msgspec.msgpack.Encoder(enc_hook=_to_base_type).encode
 _decode = msgspec.msgpack.Decoder(_Columns).decode
 
 
-def events_from_page(data: bytes) -> list[Event]:
+def decode_page(data: bytes) -> list[Event]:
     """Return the events of a serialized page.
 
-    :raises MalformedMessage: if it is none, or its columns don't fit together
+    :raises MalformedMessage: if ``data`` is not a page, or its columns differ in length
     """
     try:
         columns = pb.Page.FromString(data).columns

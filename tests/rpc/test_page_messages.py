@@ -7,14 +7,14 @@ import msgspec
 import pytest
 
 from reflex_aio import Event, pb
-from reflex_aio.rpc.convert import MalformedMessage
-from reflex_aio.rpc.pages import events_from_page, events_to_pages
+from reflex_aio.rpc.page_messages import decode_page, encode_pages
+from reflex_aio.rpc.protocol import MalformedMessage
 
 COLUMNS: list[Any] = [["1", "2"], [1, 2], ["3", "4"], [5, 6], None, None]
 
 
 def pages_of(events: list[Event], *, max_events: int = 1000, max_bytes: int = 1 << 20) -> list[bytes]:
-    return list(events_to_pages(events, max_events=max_events, max_bytes=max_bytes))
+    return list(encode_pages(events, max_events=max_events, max_bytes=max_bytes))
 
 
 def page_with(column: int, value: object) -> bytes:
@@ -33,7 +33,7 @@ def page_with(column: int, value: object) -> bytes:
 )
 def test_an_event_survives_the_round_trip(event: Event) -> None:
     [page] = pages_of([event])
-    assert events_from_page(page) == [event]
+    assert decode_page(page) == [event]
 
 
 def test_a_page_is_on_the_wire_what_its_proto_says() -> None:
@@ -56,12 +56,12 @@ def test_a_page_is_on_the_wire_what_its_proto_says() -> None:
 def test_absent_and_empty_stay_apart_in_a_page(values: list[bytes | None]) -> None:
     events = [Event(str(i), 1, "1", i, value, value) for i, value in enumerate(values)]
     [page] = pages_of(events)
-    assert events_from_page(page) == events
+    assert decode_page(page) == events
 
 
 def test_a_page_is_cut_by_count() -> None:
     events = [Event(str(i), 1, "1", i) for i in range(25)]
-    pages = [events_from_page(page) for page in pages_of(events, max_events=10)]
+    pages = [decode_page(page) for page in pages_of(events, max_events=10)]
     assert [len(page) for page in pages] == [10, 10, 5]
     assert [event for page in pages for event in page] == events
 
@@ -71,8 +71,8 @@ def test_a_page_is_cut_by_size_unless_one_event_is_larger() -> None:
     events = [Event(str(i), 1, "1", i, b"x" * size) for i, size in enumerate(sizes)]
     pages = pages_of(events, max_bytes=1000)
     for page in pages:
-        assert len(page) <= 1000 or len(events_from_page(page)) == 1
-    assert [event for page in pages for event in events_from_page(page)] == events
+        assert len(page) <= 1000 or len(decode_page(page)) == 1
+    assert [event for page in pages for event in decode_page(page)] == events
     assert len(pages) < len(events)
 
 
@@ -91,7 +91,7 @@ def test_values_of_subclasses_arrive_as_what_they_stand_for() -> None:
 
     events = [Event(Text("1"), Kind.CREATED, Text("2"), Number(4), Bytes(b"m"), Bytes(b"t"))]
     [page] = pages_of(events)
-    [event] = events_from_page(page)
+    [event] = decode_page(page)
     assert event == Event("1", 3, "2", 4, b"m", b"t")
     assert [type(value) for value in msgspec.structs.astuple(event)] == [str, int, str, int, bytes, bytes]
 
@@ -106,7 +106,7 @@ def test_what_no_event_holds_is_not_sent() -> None:
 def test_a_page_whose_columns_differ_in_length_is_refused(column: int, length: int) -> None:
     value = {0: "1", 1: 1, 2: "1", 3: 1}.get(column, b"")
     with pytest.raises(MalformedMessage, match="columns"):
-        events_from_page(page_with(column, [value] * length))
+        decode_page(page_with(column, [value] * length))
 
 
 @pytest.mark.parametrize(
@@ -126,14 +126,14 @@ def test_a_page_whose_columns_differ_in_length_is_refused(column: int, length: i
 )
 def test_a_value_that_is_not_its_columns_is_refused(column: int, value: object) -> None:
     with pytest.raises(MalformedMessage, match=rf"\$\[{column}\]"):
-        events_from_page(page_with(column, value))
+        decode_page(page_with(column, value))
 
 
 def test_an_empty_message_is_a_page_without_events() -> None:
-    assert events_from_page(b"") == []
+    assert decode_page(b"") == []
 
 
 @pytest.mark.parametrize("page", [b"\xff", pb.Page(columns=b"\x96\x91").SerializeToString()])
 def test_what_is_no_page_is_refused(page: bytes) -> None:
     with pytest.raises(MalformedMessage):
-        events_from_page(page)
+        decode_page(page)

@@ -1,8 +1,8 @@
-"""Errors as gRPC statuses, in both directions.
+"""Mapping of errors to gRPC statuses on the server, and of gRPC statuses to errors on the client.
 
-luno/reflex tells errors apart by codes of its own, which travel as luno/jettison's message in the status
-details; servers without jettison's interceptor send a status UNKNOWN with a message in words. Ours send an
-honest status code and the details; all of these are understood.
+luno/reflex identifies errors by its own codes, sent as luno/jettison's message in the status details. Servers without
+jettison's interceptor send the status UNKNOWN and only a text. Our servers send an exact status code and the details.
+The client understands all three.
 """
 
 from collections.abc import Iterator
@@ -25,12 +25,12 @@ from reflex_aio.errors import (
     StreamStopped,
     UnknownStream,
 )
-from reflex_aio.rpc.convert import MalformedMessage
+from reflex_aio.rpc.protocol import MalformedMessage
 
 _DETAILS_KEY = "grpc-status-details-bin"
 _JETTISON_TYPE = "type.googleapis.com/jettisonpb.WrappedError"
 
-# The headers' limit is 8 KiB; the message is in there three times, and a character may take twelve bytes.
+# Headers are limited to 8 KiB. They contain the message three times, and a character may take twelve bytes.
 _LONGEST_MESSAGE = 300
 
 
@@ -40,8 +40,8 @@ class _ReflexCode(StrEnum):
     INVALID_ID = "ERR_82d0368b5478d378"
 
 
-# As Go words them, somewhere in the message.
-_WORDS = {
+# The texts of luno/reflex, which may be anywhere in the message.
+_GO_TEXTS = {
     "the event stream has been stopped": _ReflexCode.STOPPED,
     "the event stream has reached the current head": _ReflexCode.HEAD_REACHED,
     "invalid id, only int supported": _ReflexCode.INVALID_ID,
@@ -50,7 +50,7 @@ _WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How a call ends. ``reflex_code`` is luno/reflex's code of the error, if it has one."""
+    """The status of a call that has ended. ``reflex_code`` is luno/reflex's code of the error, if it has one."""
 
     code: grpc.StatusCode
     message: str
@@ -58,11 +58,11 @@ class Status:
 
     @classmethod
     def of(cls, code: grpc.StatusCode, error: Exception, reflex_code: _ReflexCode | None = None) -> Self:
-        """Return the status that tells what ``error`` says, cut to what fits into HTTP/2's headers."""
+        """Return a status with the message of ``error``, truncated to fit into HTTP/2 headers."""
         return cls(code, str(error)[:_LONGEST_MESSAGE], reflex_code)
 
     def trailer(self) -> tuple[tuple[str, bytes], ...]:
-        """Return the trailing metadata that make a Go client understand."""
+        """Return the trailing metadata by which a Go client identifies the error."""
         if self.reflex_code is None:
             return ()
         error = pb.WrappedError(message=self.message, code=self.reflex_code)
@@ -78,13 +78,13 @@ STOPPED = Status(grpc.StatusCode.UNAVAILABLE, "the event stream has been stopped
 HEAD_REACHED = Status(
     grpc.StatusCode.OUT_OF_RANGE, "the event stream has reached the current head", _ReflexCode.HEAD_REACHED
 )
-# What went wrong is the server's own business: its log has it.
+# The message must not reveal the server's error, which may contain secrets. It is in the server's log.
 FAILED = Status(grpc.StatusCode.INTERNAL, "the event stream failed in the server")
 SOURCE_LOST = Status(grpc.StatusCode.UNAVAILABLE, "the server has lost the source of the event stream")
 
 
-def status_of(error: Exception) -> Status | None:
-    """Return how a call ends that meets ``error``, or ``None`` if that is an error nobody expects."""
+def status_for_error(error: Exception) -> Status | None:
+    """Return the status for a call that ends with ``error``, or ``None`` if the error is unexpected."""
     match error:
         case StreamStopped() | StreamClosed():
             return STOPPED
@@ -105,27 +105,27 @@ def status_of(error: Exception) -> Status | None:
 
 
 def is_unimplemented(error: grpc.aio.AioRpcError) -> bool:
-    """Tell whether the server doesn't have the method called."""
+    """Return whether the call failed because the server lacks the method."""
     return error.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def is_head_reached(error: grpc.aio.AioRpcError) -> bool:
-    """Tell whether a stream has ended because it is at the head."""
-    return _reflex_code(error) is _ReflexCode.HEAD_REACHED
+    """Return whether the stream ended because it has reached the head."""
+    return _find_reflex_code(error) is _ReflexCode.HEAD_REACHED
 
 
-def error_of(error: grpc.aio.AioRpcError, *, after: str, stream: str | None) -> ReflexError:
-    """Return what the failure of a call means.
+def error_for_status(error: grpc.aio.AioRpcError, *, after: str, stream: str | None) -> ReflexError:
+    """Return the error that the status of a failed call stands for.
 
-    :param after: the cursor that the call was made with
-    :param stream: the name of the stream that it asked for
+    :param after: the cursor of the request
+    :param stream: the stream name of the request
     """
     code, text = error.code(), error.details() or "no further information"
-    match _reflex_code(error):
+    match _find_reflex_code(error):
         case _ReflexCode.STOPPED:
             return StreamStopped()
         case _ReflexCode.INVALID_ID:
-            return InvalidCursor(after, f"one of the remote stream's, which says: {text}")
+            return InvalidCursor(after, f"one of the remote stream's ({text})")
     match code:
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.DEADLINE_EXCEEDED:
             return ConnectionLost(f"{code.name}: {text}")
@@ -135,25 +135,25 @@ def error_of(error: grpc.aio.AioRpcError, *, after: str, stream: str | None) -> 
             return UnknownStream(text, name=stream)
         case grpc.StatusCode.RESOURCE_EXHAUSTED if "larger than max" in text:
             return MessageTooLarge(
-                f"a message of the event stream is larger than is allowed ({text}): raise the channel option"
-                " grpc.max_receive_message_length, as channel_options(max_message=...) does, and the server's"
-                " grpc.max_send_message_length if that is set"
+                f"a message of the event stream exceeds the size limit ({text}): raise the channel option"
+                " grpc.max_receive_message_length, for example with channel_options(max_message=...), and the server"
+                " option grpc.max_send_message_length if it is set"
             )
         case _:
             return RemoteError(text, code=code.name)
 
 
-def _reflex_code(error: grpc.aio.AioRpcError) -> _ReflexCode | None:
-    """Return luno/reflex's code of an error, by its details or by its words."""
+def _find_reflex_code(error: grpc.aio.AioRpcError) -> _ReflexCode | None:
+    """Return luno/reflex's code of an error, from the status details or from the text."""
     for code in _jettison_codes(error):
         if code in _ReflexCode.__members__.values():
             return _ReflexCode(code)
     text = error.details() or ""
-    return next((code for words, code in _WORDS.items() if words in text), None)
+    return next((code for go_text, code in _GO_TEXTS.items() if go_text in text), None)
 
 
 def _jettison_codes(error: grpc.aio.AioRpcError) -> Iterator[str]:
-    """Return the codes in the status details, of an error and those that it wraps."""
+    """Return the codes in the status details: that of the error, and those of the errors it wraps."""
     for key, value in error.trailing_metadata() or ():
         if key != _DETAILS_KEY or not isinstance(value, bytes):
             continue
@@ -165,7 +165,7 @@ def _jettison_codes(error: grpc.aio.AioRpcError) -> Iterator[str]:
                 if detail.type_url == _JETTISON_TYPE
             ]
         except DecodeError:
-            # Details that can't be read tell nothing; the code and the message still do.
+            # Unreadable details are ignored: the status code and the message remain.
             continue
         while pending:
             wrapped = pending.pop()

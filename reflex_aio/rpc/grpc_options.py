@@ -1,0 +1,97 @@
+"""Options of gRPC channels and servers for long-lived streams: keepalive, reconnection, message size.
+
+Source of their meaning: https://github.com/grpc/grpc/blob/master/doc/keepalive.md
+"""
+
+from typing import TypeVar
+
+__all__ = ["channel_options", "server_options"]
+
+N = TypeVar("N", int, float)
+Options = list[tuple[str, int]]
+
+# The interval in seconds below which a server treats a client's pings as an attack. gRPC's default is 300.
+_LEAST_PING_INTERVAL = 10.0
+
+# The delay in seconds before a client first tries to connect again.
+_LEAST_BACKOFF = 0.1
+
+
+def channel_options(
+    *,
+    keepalive: float | None = 30.0,
+    keepalive_timeout: float = 10.0,
+    max_backoff: float = 5.0,
+    max_message: int | None = None,
+) -> Options:
+    """Return options for ``grpc.aio.insecure_channel`` and ``grpc.aio.secure_channel``.
+
+    A stream may be silent for hours. Keepalive pings detect a connection that was lost silently, and prevent network
+    equipment from dropping one that is idle.
+
+    :param keepalive: ping the server after this time without activity, in seconds; ``None``: never. A server without
+        :func:`server_options`, or a similar policy, drops connections that ping more often than every 300 seconds
+    :param keepalive_timeout: treat the connection as lost when a ping is not answered within this time, in seconds
+    :param max_backoff: the longest delay between two attempts to connect, in seconds. gRPC's default is 120; during the
+        delay calls fail at once, even if the server is back
+    :param max_message: the maximum size of a received message, in bytes; ``None``: 4 MiB, gRPC's default
+    :raises ValueError: if a value is out of its range
+    """
+    options = _keepalive_options(keepalive, keepalive_timeout)
+    options += [
+        ("grpc.initial_reconnect_backoff_ms", round(_LEAST_BACKOFF * 1000)),
+        ("grpc.max_reconnect_backoff_ms", round(_at_least(_LEAST_BACKOFF, max_backoff=max_backoff) * 1000)),
+    ]
+    if max_message is not None:
+        options.append(("grpc.max_receive_message_length", _at_least(1, max_message=max_message)))
+    return options
+
+
+def server_options(
+    *,
+    keepalive: float | None = 30.0,
+    keepalive_timeout: float = 10.0,
+    max_message: int | None = None,
+    max_streams: int | None = None,
+) -> Options:
+    """Return options for ``grpc.aio.server``.
+
+    :param keepalive: ping a client after this time without activity, in seconds; ``None``: never
+    :param keepalive_timeout: treat the connection as lost when a ping is not answered within this time, in seconds
+    :param max_message: the maximum size of a sent message, in bytes; ``None``: no limit
+    :param max_streams: the maximum number of concurrent calls per connection; ``None``: no limit. To limit the calls of
+        all connections together, use ``maximum_concurrent_rpcs`` of ``grpc.aio.server``
+    :raises ValueError: if a value is out of its range
+    """
+    options = _keepalive_options(keepalive, keepalive_timeout)
+    options.append(("grpc.http2.min_ping_interval_without_data_ms", round(_LEAST_PING_INTERVAL * 1000)))
+    if max_message is not None:
+        options.append(("grpc.max_send_message_length", _at_least(1, max_message=max_message)))
+    if max_streams is not None:
+        options.append(("grpc.max_concurrent_streams", _at_least(1, max_streams=max_streams)))
+    return options
+
+
+def _keepalive_options(period: float | None, timeout: float) -> Options:
+    if period is None:
+        return []
+    milliseconds = round(_at_least(0.1, keepalive_timeout=timeout) * 1000)
+    return [
+        ("grpc.keepalive_time_ms", round(_at_least(_LEAST_PING_INTERVAL, keepalive=period) * 1000)),
+        ("grpc.keepalive_timeout_ms", milliseconds),
+        # Without it gRPC waits a minute for the answer to a ping, whatever keepalive_timeout is (seen with 1.85).
+        ("grpc.http2.ping_timeout_ms", milliseconds),
+        # By default gRPC stops sending pings after the second one without data in between.
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+
+
+def _at_least(least: N, **named: N) -> N:
+    """Return the single keyword argument's value.
+
+    :raises ValueError: if it is less than ``least``
+    """
+    [(name, value)] = named.items()
+    if not value >= least:
+        raise ValueError(f"{name} {value!r} is out of range: accepted is a number from {least}")
+    return value
