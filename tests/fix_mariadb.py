@@ -22,7 +22,7 @@ import pytest_asyncio
 
 from reflex_aio.ext.embedded import EmbeddedMariaDB, EmbeddedServerError
 from reflex_aio.ext.embedded.server import Setting
-from reflex_aio.sql.drivers.mysql_dsn import arguments_of
+from reflex_aio.sql.drivers.dsn import arguments_of
 from reflex_aio.sql.wakeups.postgres_notifier import close_notifiers
 from tests.fix_servers import CI, Servers, memory
 from tests.waiting import eventually

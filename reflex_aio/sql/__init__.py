@@ -14,7 +14,7 @@ from reflex_aio.sql.cursors.atomic import (
 from reflex_aio.sql.cursors.table import CursorsTable, CursorState
 from reflex_aio.sql.dead_letters.table import ConsumerError, ErrorsTable, ErrorStatus
 from reflex_aio.sql.drivers.dsn import open_pool
-from reflex_aio.sql.events.settings import Inserter, PageLoader, Wakeups
+from reflex_aio.sql.events.dialect import Inserter, PageLoader, Wakeups
 from reflex_aio.sql.events.table import EventsTable
 from reflex_aio.sql.events.values import NewEvent
 from reflex_aio.sql.leases.table import LeasesTable

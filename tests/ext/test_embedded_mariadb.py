@@ -13,7 +13,7 @@ import asyncmy
 import pytest
 
 from reflex_aio.ext.embedded import EmbeddedMariaDB, EmbeddedServerError
-from reflex_aio.sql.drivers.mysql_dsn import arguments_of
+from reflex_aio.sql.drivers.dsn import arguments_of
 from tests.ext.servers import children, ended, started_since
 from tests.fix_mariadb import SETTINGS, make_mariadb
 from tests.fix_processes import Spawn

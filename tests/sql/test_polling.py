@@ -11,9 +11,8 @@ import pytest
 from reflex_aio import Event
 from reflex_aio.sql.drivers.pinned_connection import Borrowed
 from reflex_aio.sql.events.loader import Loader, Page, Position
-from reflex_aio.sql.events.polling import Polling
-from reflex_aio.sql.events.tail import Subscribe, Tail
-from reflex_aio.sql.wakeups.waking import TimedEvent
+from reflex_aio.sql.events.tail import Polling, Subscribe, Tail
+from reflex_aio.sql.wakeups.notifier import TimedEvent
 
 FLOOR, CEILING = 0.05, 1.0
 

@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from reflex_aio import Event
 from reflex_aio.sql.events.loader import Page, Position
-from reflex_aio.sql.events.read_ahead import ReadAhead
+from reflex_aio.sql.events.source import ReadAhead
 
 pytestmark = pytest.mark.asyncio
 

@@ -10,8 +10,7 @@ except ModuleNotFoundError as exc:
         "this driver needs aiomysql: pip install 'reflex-aio[mysql]'", name=exc.name
     ) from exc
 
-from reflex_aio.sql.drivers.mysql import MysqlDriver
-from reflex_aio.sql.drivers.mysql_errors import Library
+from reflex_aio.sql.drivers.mysql import Library, MysqlDriver
 
 __all__ = ["AiomysqlDriver"]
 

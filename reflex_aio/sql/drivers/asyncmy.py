@@ -12,8 +12,7 @@ except ModuleNotFoundError as exc:
         "this driver needs asyncmy: pip install 'reflex-aio[asyncmy]'", name=exc.name
     ) from exc
 
-from reflex_aio.sql.drivers.mysql import MysqlDriver
-from reflex_aio.sql.drivers.mysql_errors import Library
+from reflex_aio.sql.drivers.mysql import Library, MysqlDriver
 
 __all__ = ["AsyncmyDriver"]
 

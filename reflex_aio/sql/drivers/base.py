@@ -6,9 +6,12 @@ A driver never holds SQL of its own for events or cursors: that is the dialect's
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from types import TracebackType
 from typing import Any, ClassVar
 
-__all__ = ["CannotNotify", "Driver", "Link", "Row", "already_in_transaction"]
+from reflex_aio.errors import ReflexError
+
+__all__ = ["CannotNotify", "Driver", "Link", "Row", "Translation", "already_in_transaction"]
 
 Row = Sequence[Any]
 
@@ -202,3 +205,24 @@ def already_in_transaction(connection: Any) -> ValueError:
     return ValueError(
         f"{connection!r} is in a transaction that is not ours: commit it, or roll it back, before"
     )
+
+
+class Translation:
+    """The context that :meth:`Driver.errors` returns. A class, as a generator can be entered only once.
+
+    :param translate: returns the error to raise in place of another, or ``None`` to let that pass
+    """
+
+    __slots__ = ("_translate",)
+
+    def __init__(self, translate: Callable[[Exception], ReflexError | None]) -> None:
+        self._translate = translate
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(exc, Exception) and (ours := self._translate(exc)):
+            raise ours from exc

@@ -3,22 +3,211 @@
 import asyncio
 import itertools
 import logging
+import math
+import re
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar, NamedTuple, NoReturn
 
-from reflex_aio.sql.drivers.base import Driver, Link, Row, already_in_transaction
-from reflex_aio.sql.drivers.mysql_dsn import arguments_of
-from reflex_aio.sql.drivers.mysql_errors import Library, translated
-from reflex_aio.sql.drivers.mysql_isolation import read_committed, read_uncommitted
-from reflex_aio.sql.drivers.mysql_literals import literal
-from reflex_aio.sql.drivers.translation import Translation
+from reflex_aio.errors import ConnectionLost, DatabaseError, ReflexError, SchemaError, TableNotFound
+from reflex_aio.sql.drivers.base import Driver, Link, Row, Translation, already_in_transaction
+from reflex_aio.sql.drivers.dsn import arguments_of
 from reflex_aio.tasks import shielded
 
-__all__ = ["Done", "MysqlDriver"]
+__all__ = [
+    "LOCK_CONFLICTS",
+    "Done",
+    "Library",
+    "MysqlDriver",
+    "limited_locks",
+    "literal",
+    "read_committed",
+    "read_uncommitted",
+    "translated",
+]
+
+# Printable ASCII without the quote and the backslash, which sql_mode has a say in. The same in each character set that
+# a client may have.
+_is_plain = re.compile(r"[ -&(-\[\]-~]*").fullmatch
+
+
+def literal(value: object) -> str:
+    """Return ``value`` as SQL.
+
+    The client libraries escape by the session's ``sql_mode`` and character set, as far as they know these: bytes are
+    not safe under NO_BACKSLASH_ESCAPES (and with PyMySQL 1.2, aiomysql can't send any), and text is refused or lost
+    where the connection's character set lacks a character. So what isn't plain ASCII is written in hexadecimal, which
+    needs no escapes, and text says its character set.
+
+    :raises TypeError: if it is none of None, bool, int, float, str and bytes
+    :raises ValueError: if it is a float that is no number, or a str with a surrogate
+    """
+    if value is None:
+        return "NULL"
+    if isinstance(value, str):
+        return f"'{value}'" if _is_plain(value) else f"_utf8mb4 x'{value.encode().hex()}'"
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return f"x'{value.hex()}'"
+    if isinstance(value, int):
+        return str(int(value))
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{value!r} is not accepted: MySQL has finite numbers only")
+        return repr(value)
+    raise TypeError(
+        f"{value!r} is a {type(value).__name__}: accepted is None, a bool, int, float, str or bytes"
+    )
+
+
+# Source: https://mariadb.com/docs/server/reference/error-codes, and the reference of MySQL's server and client errors.
+_NO_TABLE = frozenset(
+    {
+        1049,  # unknown database
+        1146,  # no such table
+    }
+)
+_SCHEMA = frozenset(
+    {
+        1054,  # unknown column
+        1364,  # a column without a default, which the statement leaves out
+        1366,  # a value that the column's type, or its character set, doesn't have
+    }
+)
+LOCK_CONFLICTS = frozenset(
+    {
+        1205,  # a lock was waited for too long
+        1213,  # a deadlock
+    }
+)
+"""The numbers of the errors that say that somebody else has locked something."""
+
+_LOST = frozenset(
+    {
+        1040,  # too many connections
+        1053,  # the server is shutting down
+        1152, 1158, 1159, 1160, 1161,  # packets that were lost or late: the server hangs up
+        1203,  # too many connections of this user
+        1927,  # the connection was killed
+        2002, 2003,  # can't connect
+        2006, 2013, 2055,  # gone away, lost
+        3168,  # the server isn't available
+        4031,  # disconnected for being idle
+    }
+)  # fmt: skip
+# Galera's answer while a node isn't part of its cluster; otherwise the number of an unknown command.
+_UNKNOWN_COMMAND = 1047
+
+
+@dataclass(frozen=True)
+class Library:
+    """The exceptions of a client library."""
+
+    error: type[Exception]
+    """The base of all of them."""
+
+    interface: type[Exception]
+    """Raised for a connection that is closed."""
+
+
+def translated(exc: Exception, *, library: Library, table: str, schema_only: bool) -> ReflexError | None:
+    """Return the error of ours to raise instead of ``exc``, if there is one.
+
+    See :meth:`~reflex_aio.sql.drivers.base.Driver.errors`.
+    """
+    if isinstance(exc, library.error):
+        number, text = _parts(exc)
+        if number in _NO_TABLE and _is_about(text, table):
+            return TableNotFound(table=table)
+        if number in _SCHEMA:
+            return SchemaError(table=table, differences=[f"{text} (validate() compares the whole table)"])
+        if schema_only:
+            return None
+        if _is_lost(exc, library, number, text):
+            return _lost(table, exc, text)
+        told = f"{text} (error {number})" if number is not None else text
+        return DatabaseError(f"{table}: {told}", lock_conflict=number in LOCK_CONFLICTS)
+    if schema_only:
+        return None
+    if isinstance(exc, (OSError, EOFError)):
+        return _lost(table, exc, str(exc))
+    if isinstance(exc, RuntimeError):
+        # What both pools raise once they are being closed, and uvloop's way to say that a socket is closed.
+        if "closing pool" in str(exc):
+            return DatabaseError(f"{table}: the pool is closed")
+        if "closed=True" in str(exc):
+            return _lost(table, exc, str(exc))
+    return None
+
+
+def _parts(exc: Exception) -> tuple[int | None, str]:
+    number = exc.args[0] if exc.args and isinstance(exc.args[0], int) else None
+    return number, str(exc.args[-1]) if exc.args else ""
+
+
+def _is_about(text: str, table: str) -> bool:
+    # Not about a table that a trigger is after, say. Some servers keep all names in lower case.
+    schema, _, name = table.rpartition(".")
+    return f".{name}'".casefold() in text.casefold() or (bool(schema) and f"'{schema}'" in text)
+
+
+def _is_lost(exc: Exception, library: Library, number: int | None, text: str) -> bool:
+    return (
+        number in _LOST
+        or isinstance(exc, library.interface)
+        or (number == _UNKNOWN_COMMAND and "WSREP" in text)
+    )
+
+
+def _lost(table: str, exc: Exception, text: str) -> ConnectionLost:
+    return ConnectionLost(f"{table}: the database can't be reached: {text or type(exc).__name__}")
+
+
+_Run = Callable[[str], Awaitable[Sequence[Row]]]
+
+# MySQL and MariaDB call it differently, and each skips what is for the other.
+_LEVEL = "SELECT /*M! @@SESSION.tx_isolation */ /*!80003 @@SESSION.transaction_isolation */"
+_SESSION = "SET SESSION TRANSACTION ISOLATION LEVEL READ {}"
+_HAZARD = "READ-UNCOMMITTED"
+
+
+async def read_committed(run: _Run) -> bool:
+    """See to it that a session with autocommit reads what is committed alone; tell whether it was changed for that.
+
+    The other levels do: without a transaction each statement has a snapshot of its own, and takes no locks to read.
+    There must be none, nor a level set for the next one.
+    """
+    if (await run(_LEVEL))[0][0] != _HAZARD:
+        return False
+    await run(_SESSION.format("COMMITTED"))
+    return True
+
+
+async def read_uncommitted(run: _Run) -> None:
+    """Undo what :func:`read_committed` has changed."""
+    await run(_SESSION.format("UNCOMMITTED"))
+
+
+# How long a statement waits for a row, or for the table under DDL, in seconds: the least that MySQL takes.
+_LIMIT = """
+SET @reflex_aio_rows = @@SESSION.innodb_lock_wait_timeout, @reflex_aio_table = @@SESSION.lock_wait_timeout,
+    SESSION innodb_lock_wait_timeout = 1, SESSION lock_wait_timeout = 1
+"""
+_RESTORE = """
+SET SESSION innodb_lock_wait_timeout = @reflex_aio_rows, SESSION lock_wait_timeout = @reflex_aio_table
+"""
+
+
+@asynccontextmanager
+async def limited_locks(driver: Driver, connection: Any) -> AsyncIterator[None]:
+    """Let statements wait for a lock for a second at most. After an error the connection has to be closed."""
+    await driver.fetch(connection, _LIMIT)
+    yield
+    await driver.fetch(connection, _RESTORE)
+
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from reflex_aio.event import Event
 from reflex_aio.sql.drivers.pinned_connection import Borrowed
-from reflex_aio.sql.wakeups.waking import TimedEvent
+from reflex_aio.sql.wakeups.notifier import TimedEvent
 
 __all__ = ["Loader", "Page", "Position", "check_loaded", "safe_prefix"]
 

@@ -9,11 +9,9 @@ from weakref import WeakKeyDictionary
 from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.drivers.pinned_connection import Borrowed
-from reflex_aio.sql.events.dialect import EventsDialect
+from reflex_aio.sql.events.dialect import EventsDialect, EventsSettings
 from reflex_aio.sql.events.loader import Position
-from reflex_aio.sql.events.polling import Polling
-from reflex_aio.sql.events.settings import EventsSettings
-from reflex_aio.sql.events.tail import Tail, TailFeed
+from reflex_aio.sql.events.tail import Polling, Tail, TailFeed
 from reflex_aio.sql.wakeups.notifier import Notifier
 from reflex_aio.sql.wakeups.postgres_notifier import notifier_of
 

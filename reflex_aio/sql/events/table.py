@@ -9,9 +9,8 @@ from reflex_aio.hooks import Hooks, installed
 from reflex_aio.sql.cursors.values import check_cursor
 from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
-from reflex_aio.sql.events.dialect import wakeable_dialect
+from reflex_aio.sql.events.dialect import EventsSettings, Inserter, PageLoader, Wakeups, wakeable_dialect
 from reflex_aio.sql.events.insert import Inserts
-from reflex_aio.sql.events.settings import EventsSettings, Inserter, PageLoader, Wakeups
 from reflex_aio.sql.events.source import TableSource
 from reflex_aio.sql.events.values import NewEvent
 from reflex_aio.sql.retention.backlog import Backlog, Extent
@@ -267,7 +266,7 @@ class EventsTable(Table[EventsSchema]):
         driver = driver_of_connection(connection)
         with driver.errors(self.name, schema_only=True):
             oldest, newest = await dialect_part(RetentionDialect, driver.dialect).extent(
-                driver, connection, self._settings
+                driver, connection, self._schema
             )
         return Extent(*("" if event_id is None else str(event_id) for event_id in (oldest, newest)))
 
@@ -293,7 +292,7 @@ class EventsTable(Table[EventsSchema]):
         driver = driver_of_connection(connection)
         with driver.errors(self.name, schema_only=True):
             found = await dialect_part(RetentionDialect, driver.dialect).backlogs(
-                driver, connection, self._settings, positions, limit
+                driver, connection, self._schema, positions, limit
             )
         # A clock that was set back makes no age negative.
         return {
@@ -330,7 +329,7 @@ class EventsTable(Table[EventsSchema]):
         :raises TypeError: if ``pool`` isn't one
         """
         return await prune(
-            self._settings,
+            self._schema,
             pool,
             retention,
             dry_run=dry_run,
@@ -346,7 +345,7 @@ class EventsTable(Table[EventsSchema]):
         :raises ValueError: if it is less than 1
         :raises TypeError: if it is no int
         """
-        return Partitions(self._settings, size=size)
+        return Partitions(self._schema, size=size)
 
     async def fill_gaps(self, pool: Any, after: str = "") -> None:
         """Fill the table's gaps with noops as they settle, until cancelled.

@@ -1,13 +1,18 @@
-"""What a dialect has to do to delete old events in batches, and to count the events after a cursor."""
+"""What a dialect has to do to delete old events, a batch at a time."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.events.settings import EventsSettings
+from reflex_aio.sql.schema.names import EventsSchema
 
-__all__ = ["Batch", "Batches", "Found", "RetentionDialect"]
+__all__ = [
+    "Batch",
+    "Batches",
+    "Found",
+    "RetentionDialect",
+]
 
 
 class Found(NamedTuple):
@@ -61,10 +66,10 @@ class Batches(ABC):
 
 
 class RetentionDialect(ABC):
-    """Deleting the events of one dialect, and counting those before and after a cursor. Has no state."""
+    """Deleting the events of one dialect. Has no state."""
 
     @abstractmethod
-    async def open(self, driver: Driver, connection: Any, settings: EventsSettings) -> Batches:
+    async def open(self, driver: Driver, connection: Any, schema: EventsSchema) -> Batches:
         """Find the table.
 
         :raises TableNotFound: if there is no such table
@@ -73,13 +78,13 @@ class RetentionDialect(ABC):
 
     @abstractmethod
     async def extent(
-        self, driver: Driver, connection: Any, settings: EventsSettings
+        self, driver: Driver, connection: Any, schema: EventsSchema
     ) -> tuple[int | None, int | None]:
         """Return the least and the greatest visible id, noops' too."""
 
     @abstractmethod
     async def backlogs(
-        self, driver: Driver, connection: Any, settings: EventsSettings, cursors: Sequence[int], limit: int
+        self, driver: Driver, connection: Any, schema: EventsSchema, cursors: Sequence[int], limit: int
     ) -> Sequence[tuple[int, float | None]]:
         """Return for each cursor how many events are after it, and how old the first of these is.
 

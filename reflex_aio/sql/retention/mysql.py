@@ -5,13 +5,10 @@ from typing import Any
 
 from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE
 from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.drivers.mysql_errors import LOCK_CONFLICTS
-from reflex_aio.sql.events.mysql.catalog import FoundEvents
-from reflex_aio.sql.events.mysql.lock_timeout import limited_locks
-from reflex_aio.sql.events.mysql.queries import microseconds_sql, now_sql
-from reflex_aio.sql.events.settings import EventsSettings
+from reflex_aio.sql.drivers.mysql import LOCK_CONFLICTS, limited_locks
 from reflex_aio.sql.retention.dialect import Batch, Batches, Found, RetentionDialect
-from reflex_aio.sql.schema.mysql import timestamp_type
+from reflex_aio.sql.schema.mysql import FoundEvents, microseconds_sql, now_sql, timestamp_type
+from reflex_aio.sql.schema.names import EventsSchema
 
 __all__ = ["MysqlRetentionDialect"]
 
@@ -19,23 +16,23 @@ __all__ = ["MysqlRetentionDialect"]
 class MysqlRetentionDialect(RetentionDialect):
     """Deleting events on MySQL and MariaDB."""
 
-    async def open(self, driver: Driver, connection: Any, settings: EventsSettings) -> Batches:
-        return _Batches(driver, settings, await FoundEvents.of(driver, connection, settings))
+    async def open(self, driver: Driver, connection: Any, schema: EventsSchema) -> Batches:
+        return _Batches(driver, schema, await FoundEvents.of(driver, connection, schema))
 
     async def extent(
-        self, driver: Driver, connection: Any, settings: EventsSettings
+        self, driver: Driver, connection: Any, schema: EventsSchema
     ) -> tuple[int | None, int | None]:
-        table, event_id = settings.schema.table.quoted("`"), f"`{settings.columns.id}`"
+        table, event_id = schema.table.quoted("`"), f"`{schema.columns.id}`"
         rows = await driver.fetch(connection, f"SELECT MIN({event_id}), MAX({event_id}) FROM {table}")
         return rows[0][0], rows[0][1]
 
     async def backlogs(
-        self, driver: Driver, connection: Any, settings: EventsSettings, cursors: Sequence[int], limit: int
+        self, driver: Driver, connection: Any, schema: EventsSchema, cursors: Sequence[int], limit: int
     ) -> Sequence[tuple[int, float | None]]:
         if not cursors:
             return []
-        columns, table = settings.columns, settings.schema.table.quoted("`")
-        found = await timestamp_type(driver, connection, settings.schema)
+        columns, table = schema.columns, schema.table.quoted("`")
+        found = await timestamp_type(driver, connection, schema)
         # A table that isn't there is told by the statement.
         kind, precision = found or ("datetime", 6)
         of_them = (
@@ -56,8 +53,8 @@ class MysqlRetentionDialect(RetentionDialect):
 
 
 class _Batches(Batches):
-    def __init__(self, driver: Driver, settings: EventsSettings, found: FoundEvents) -> None:
-        columns = settings.columns
+    def __init__(self, driver: Driver, schema: EventsSchema, found: FoundEvents) -> None:
+        columns = schema.columns
         event_id = f"`{columns.id}`"
         time = microseconds_sql(found.timestamp_type, f"`{columns.timestamp}`")
         noop = f"`{columns.type}` <=> {NOOP_TYPE} AND `{columns.foreign_id}` <=> '{NOOP_FOREIGN_ID}'"

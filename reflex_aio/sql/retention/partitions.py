@@ -8,11 +8,10 @@ from typing import Any
 from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers import driver_of_pool
 from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.events.settings import EventsSettings
-from reflex_aio.sql.retention.low_watermark import slowest
-from reflex_aio.sql.retention.postgres_partitions import PostgresPartitions
-from reflex_aio.sql.retention.prune import Pruned, Retention, prune
+from reflex_aio.sql.retention.postgres import PostgresPartitions
+from reflex_aio.sql.retention.prune import Pruned, Retention, prune, slowest
 from reflex_aio.sql.schema.dialect import SchemaDialect
+from reflex_aio.sql.schema.names import EventsSchema
 
 __all__ = ["Dropped", "Partitions"]
 
@@ -41,17 +40,17 @@ class Partitions:
     :param size: how many ids each new partition takes
     """
 
-    def __init__(self, settings: EventsSettings, *, size: int) -> None:
+    def __init__(self, schema: EventsSchema, *, size: int) -> None:
         if isinstance(size, bool) or not isinstance(size, int):
             raise TypeError(f"size {size!r} is a {type(size).__name__}: accepted is an int")
         if size < 1:
             raise ValueError(f"size {size} is out of range: accepted is a number of ids from 1")
-        self._settings = settings
+        self._schema = schema
         self._size = size
 
     def ddl(self) -> str:
         """Return the statements that make the table, for a migration. :meth:`extend` makes its partitions."""
-        return dialect_part(SchemaDialect, "postgres").ddl(replace(self._settings.schema, partitioned=True))
+        return dialect_part(SchemaDialect, "postgres").ddl(replace(self._schema, partitioned=True))
 
     async def room(self, pool: Any) -> int:
         """Return how many ids there are until inserts fail.
@@ -61,9 +60,9 @@ class Partitions:
         :raises TypeError: if it isn't a pool that leads to PostgreSQL
         """
         driver = _driver(pool)
-        with driver.errors(self._settings.name):
+        with driver.errors(str(self._schema.table)):
             async with driver.acquire(pool) as connection:
-                table = await PostgresPartitions.find(driver, connection, self._settings)
+                table = await PostgresPartitions.find(driver, connection, self._schema)
                 family = await table.family(connection)
         return max(0, family.end - 1 - family.last)
 
@@ -83,9 +82,9 @@ class Partitions:
             raise ValueError(f"ahead {ahead} is out of range: accepted is a number of partitions from 1")
         driver = _driver(pool)
         made: list[str] = []
-        with driver.errors(self._settings.name):
+        with driver.errors(str(self._schema.table)):
             async with driver.acquire(pool) as connection:
-                table = await PostgresPartitions.find(driver, connection, self._settings)
+                table = await PostgresPartitions.find(driver, connection, self._schema)
                 async with driver.begin(connection):
                     await table.lock(connection)
                     family = await table.family(connection)
@@ -94,7 +93,7 @@ class Partitions:
                     if family.partitions and end - 1 - family.last < self._size:
                         logger.warning(
                             "%s: there is room for %d more events: make partitions sooner, or larger ones",
-                            self._settings.name,
+                            str(self._schema.table),
                             max(0, end - 1 - family.last),
                         )
                     while end - 1 - family.last < ahead * self._size:
@@ -123,18 +122,18 @@ class Partitions:
         :raises ConnectionLost: if the server can't be reached
         :raises TypeError: if it isn't a pool that leads to PostgreSQL
         """
-        driver, settings = _driver(pool), self._settings
+        driver, schema = _driver(pool), self._schema
         dropped: list[str] = []
         busy: list[str] = []
-        with driver.errors(settings.name):
+        with driver.errors(str(schema.table)):
             async with driver.acquire(pool) as connection:
-                table = await PostgresPartitions.find(driver, connection, settings)
+                table = await PostgresPartitions.find(driver, connection, schema)
                 if not dry_run:
                     dropped += await table.drop_left(connection)
         kept = await prune(
-            settings, pool, retention, dry_run=True, batch_size=10_000, pause=0.5, progress=progress
+            schema, pool, retention, dry_run=True, batch_size=10_000, pause=0.5, progress=progress
         )
-        with driver.errors(settings.name):
+        with driver.errors(str(schema.table)):
             async with driver.acquire(pool) as connection:
                 for partition in (await table.family(connection)).partitions:
                     end = int(kept.end)

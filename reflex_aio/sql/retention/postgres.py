@@ -1,16 +1,17 @@
 """PostgreSQL: deleting old events, a batch at a time."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from reflex_aio.errors import DatabaseError, TableNotFound, TableRefused
 from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE
 from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.events.postgres.catalog import FIND
-from reflex_aio.sql.events.settings import EventsSettings
 from reflex_aio.sql.retention.dialect import Batch, Batches, Found, RetentionDialect
+from reflex_aio.sql.schema.names import EventsSchema, Name
+from reflex_aio.sql.schema.postgres import FoundEvents
 
-__all__ = ["PostgresRetentionDialect"]
+__all__ = ["Family", "Partition", "PostgresPartitions", "PostgresRetentionDialect"]
+
 
 # How long a statement waits for whoever has locked its rows, or the table.
 _LIMIT_LOCKS = "SET LOCAL lock_timeout = '1s'"
@@ -21,35 +22,22 @@ _LOCKED = ("55P03", "40P01", "40001")
 class PostgresRetentionDialect(RetentionDialect):
     """Deleting events on PostgreSQL."""
 
-    async def open(self, driver: Driver, connection: Any, settings: EventsSettings) -> Batches:
-        columns = settings.columns
-        rows = await driver.fetch(
-            connection, FIND, settings.schema.table.quoted('"'), columns.timestamp, columns.foreign_id
-        )
-        if not rows:
-            raise TableNotFound(table=settings.name)
-        name, _, kind = rows[0][:3]
-        if kind not in ("r", "p"):
-            raise TableRefused(
-                table=settings.name,
-                reason="it is no table of which old rows could be deleted",
-                remedy="prune the table that the view reads",
-            )
-        return _Batches(driver, settings, name)
+    async def open(self, driver: Driver, connection: Any, schema: EventsSchema) -> Batches:
+        return _Batches(driver, schema, (await FoundEvents.of(driver, connection, schema)).name)
 
     async def extent(
-        self, driver: Driver, connection: Any, settings: EventsSettings
+        self, driver: Driver, connection: Any, schema: EventsSchema
     ) -> tuple[int | None, int | None]:
-        table, event_id = settings.schema.table.quoted('"'), f'"{settings.columns.id}"'
+        table, event_id = schema.table.quoted('"'), f'"{schema.columns.id}"'
         rows = await driver.fetch(
             connection, f"SELECT min({event_id})::int8, max({event_id})::int8 FROM {table}"
         )
         return rows[0][0], rows[0][1]
 
     async def backlogs(
-        self, driver: Driver, connection: Any, settings: EventsSettings, cursors: Sequence[int], limit: int
+        self, driver: Driver, connection: Any, schema: EventsSchema, cursors: Sequence[int], limit: int
     ) -> Sequence[tuple[int, float | None]]:
-        columns, table = settings.columns, settings.schema.table.quoted('"')
+        columns, table = schema.columns, schema.table.quoted('"')
         event_id = f'"{columns.id}"'
         of_them = (
             f"FROM {table} WHERE {event_id} > cursor"
@@ -70,8 +58,8 @@ class PostgresRetentionDialect(RetentionDialect):
 
 
 class _Batches(Batches):
-    def __init__(self, driver: Driver, settings: EventsSettings, table: str) -> None:
-        columns = settings.columns
+    def __init__(self, driver: Driver, schema: EventsSchema, table: str) -> None:
+        columns = schema.columns
         event_id = f'"{columns.id}"'
         # One without a time zone is taken as UTC, and so is its epoch. One that is NULL is as old as can be.
         time = f"(extract(epoch FROM coalesce(\"{columns.timestamp}\", 'epoch')) * 1000000)::int8"
@@ -80,7 +68,7 @@ class _Batches(Batches):
             f" IS NOT DISTINCT FROM ({NOOP_TYPE}, '{NOOP_FOREIGN_ID}'::text)"
         )
         self._driver = driver
-        self._table = settings.name
+        self._table = str(schema.table)
         self._found = (
             f"SELECT min({event_id})::int8, max({event_id})::int8,"
             f" (extract(epoch FROM clock_timestamp()) * 1000000)::int8 FROM {table}"
@@ -119,3 +107,181 @@ class _Batches(Batches):
             return None
         await fetch(connection, "COMMIT")
         return count
+
+
+# The comment of what is detached in order to be dropped, with the root's oid: to tell what was left behind by who was
+# cut off midway from what somebody else has detached, to keep it.
+_MARK = "reflex_aio: to be dropped"
+# For how long to wait for others who use a table, in milliseconds; and the error if that wasn't enough.
+_LOCK_TIMEOUT = 2000
+_LOCK_NOT_AVAILABLE = "55P03"
+
+# $1: the table, $2: the id column. No row if there is no such table; NULL for the last if it is no such partitioning.
+_ROOT = """
+SELECT quote_ident(n.nspname), c.oid::int8, pg_get_serial_sequence($1, $2),
+       (SELECT true FROM pg_partitioned_table p JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = $2
+        WHERE p.partrelid = c.oid AND p.partstrat = 'r' AND p.partnatts = 1 AND p.partattrs[0] = a.attnum)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)
+"""
+# The bounds as text: they are numbers, MINVALUE or MAXVALUE. That of a default partition is another.
+_PARTITIONS = r"""
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), i.inhdetachpending,
+       substring(pg_get_expr(c.relpartbound, c.oid) FROM '^FOR VALUES FROM \(''?(-?\d+|MINVALUE)''?\)'),
+       substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \(''?(-?\d+|MAXVALUE)''?\)$'),
+       coalesce(obj_description(c.oid, 'pg_class') = $2, false)
+FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE i.inhparent = $1::int8::oid
+"""
+_LEFT = """
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND obj_description(c.oid, 'pg_class') = $1
+"""
+
+_EVERYTHING = 2**63
+
+
+class Partition(NamedTuple):
+    """A partition, of the ids from ``first`` up to ``end``, which isn't in it."""
+
+    name: str
+    """With the schema, quoted."""
+    first: int
+    end: int
+    pending: bool
+    """Whether it is being detached: it isn't read any more."""
+    marked: bool
+    """Whether it was to be dropped once before."""
+
+
+class Family(NamedTuple):
+    """A partitioned table as it was found."""
+
+    partitions: Sequence[Partition]
+    """In the order of their ids."""
+    last: int
+    """The last id that was drawn; 0 if none was."""
+
+    @property
+    def end(self) -> int:
+        """The first id that has no partition."""
+        return max((each.end for each in self.partitions), default=0)
+
+
+class PostgresPartitions:
+    """The partitions of one events table."""
+
+    def __init__(
+        self, schema: EventsSchema, driver: Driver, *, namespace: str, root: int, sequence: str
+    ) -> None:
+        self._schema = schema
+        self._driver = driver
+        self._name = f'{namespace}."{schema.table.table}"'
+        self._namespace = namespace
+        self._root = root
+        self._sequence = sequence
+        self._mark = f"{_MARK} {root}"
+
+    @classmethod
+    async def find(cls, driver: Driver, connection: Any, schema: EventsSchema) -> "PostgresPartitions":
+        """Find the table.
+
+        :raises TableNotFound: if there is no such table
+        :raises TableRefused: if it isn't partitioned by ranges of its id, which one sequence feeds
+        """
+        columns, table = schema.columns, schema.table.quoted('"')
+        rows = await driver.fetch(connection, _ROOT, table, columns.id)
+        if not rows:
+            raise TableNotFound(table=str(schema.table))
+        namespace, root, sequence, by_id = rows[0]
+        if not by_id or sequence is None:
+            raise TableRefused(
+                table=str(schema.table),
+                reason=f"it isn't partitioned by ranges of {columns.id}"
+                if not by_id
+                else f"no sequence belongs to its {columns.id}",
+                remedy="make it as partitions(size).ddl() says; prune() is for tables without partitions",
+            )
+        return cls(schema, driver, namespace=namespace, root=root, sequence=sequence)
+
+    async def family(self, connection: Any) -> Family:
+        """Return the partitions that there are now.
+
+        :raises TableRefused: if one is a default partition, which keeps others from being detached quietly
+        """
+        fetch = self._driver.fetch
+        found = []
+        for name, pending, first, end, marked in await fetch(connection, _PARTITIONS, self._root, self._mark):
+            if first is None or end is None:
+                raise TableRefused(
+                    table=str(self._schema.table),
+                    reason=f"{name} is a default partition",
+                    remedy="give its rows partitions of their own, and drop it",
+                )
+            found.append(Partition(name, _bound(first), _bound(end), pending, marked))
+        last, called = (await fetch(connection, f"SELECT last_value, is_called FROM {self._sequence}"))[0]
+        return Family(sorted(found, key=lambda each: each.first), int(last) if called else int(last) - 1)
+
+    async def add(self, connection: Any, first: int, end: int) -> str:
+        """Make a partition and attach it; return its name. Writers go on meanwhile.
+
+        In the caller's transaction.
+        """
+        table = self._schema.table.table
+        name = f"{self._namespace}.{Name(f'{table}_from_{max(first, 0)}').quoted(chr(34))}"
+        lower = "MINVALUE" if first < 0 else str(first)
+        fetch = self._driver.fetch
+        # CREATE TABLE ... PARTITION OF would lock out all writers and readers of the table.
+        await fetch(
+            connection,
+            f"CREATE TABLE {name} (LIKE {self._name} INCLUDING ALL EXCLUDING IDENTITY EXCLUDING COMMENTS)",
+        )
+        await fetch(
+            connection,
+            f"ALTER TABLE {self._name} ATTACH PARTITION {name} FOR VALUES FROM ({lower}) TO ({end})",
+        )
+        return name
+
+    async def lock(self, connection: Any) -> None:
+        """Keep others from adding partitions until the caller's transaction ends."""
+        await self._driver.fetch(connection, f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT}")
+        await self._driver.fetch(
+            connection,
+            "SELECT pg_advisory_xact_lock(hashtext('reflex_aio partitions'), $1::int8::oid::int)",
+            self._root,
+        )
+
+    async def drop(self, connection: Any, partition: Partition) -> bool:
+        """Detach a partition and drop it; tell whether that could be done without waiting for others for too long.
+
+        Not in a transaction. If it is cut off midway, the next call, or :meth:`drop_left`, goes on.
+        """
+        fetch, name = self._driver.fetch, partition.name
+        if partition.pending and not partition.marked:
+            return False
+        await fetch(connection, f"SET lock_timeout = {_LOCK_TIMEOUT}")
+        detach = f"ALTER TABLE {self._name} DETACH PARTITION {name}"
+        done = True
+        try:
+            with self._driver.errors(str(self._schema.table)):
+                await fetch(connection, f"COMMENT ON TABLE {name} IS '{self._mark}'")
+                # Without CONCURRENTLY it would lock out all writers and readers of the table.
+                await fetch(connection, f"{detach} {'FINALIZE' if partition.pending else 'CONCURRENTLY'}")
+                await fetch(connection, f"DROP TABLE {name}")
+        except DatabaseError as exc:
+            if exc.sqlstate != _LOCK_NOT_AVAILABLE:
+                raise
+            done = False
+        await fetch(connection, "RESET lock_timeout")
+        return done
+
+    async def drop_left(self, connection: Any) -> list[str]:
+        """Drop what was detached to be dropped, and wasn't; return the names."""
+        left = [row[0] for row in await self._driver.fetch(connection, _LEFT, self._mark)]
+        for name in left:
+            await self._driver.fetch(connection, f"DROP TABLE {name}")
+        return left
+
+
+def _bound(text: str) -> int:
+    return {"MINVALUE": -_EVERYTHING, "MAXVALUE": _EVERYTHING}.get(text) or int(text)

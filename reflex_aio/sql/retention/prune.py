@@ -6,18 +6,63 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, Literal, TypeAlias
 
 from reflex_aio.cursor import CursorStore
-from reflex_aio.errors import DatabaseError
+from reflex_aio.errors import DatabaseError, InvalidCursor
 from reflex_aio.sql.cursors.values import check_cursor
 from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers import driver_of_pool
-from reflex_aio.sql.events.settings import EventsSettings
 from reflex_aio.sql.retention.dialect import Batch, Batches, Found, RetentionDialect
-from reflex_aio.sql.retention.low_watermark import slowest
+from reflex_aio.sql.schema.names import EventsSchema
 
-__all__ = ["PruneLimit", "Pruned", "Retention", "prune"]
+__all__ = ["PruneLimit", "Pruned", "Retention", "Slowest", "prune", "slowest"]
+
+
+@dataclass(frozen=True, slots=True)
+class Slowest:
+    """The consumer that is furthest behind."""
+
+    consumer: str
+    """Its name; ``""`` if there is no consumer at all."""
+    position: int
+    """The id of the last event that it consumed; 0 if it has consumed none, or its cursor isn't an event's id."""
+
+
+async def slowest(
+    stores: Iterable[CursorStore], *, ignore: Collection[str] = (), expect: Collection[str] = ()
+) -> Slowest:
+    """Return the slowest of the consumers with cursors in some stores, or expected there.
+
+    :param ignore: patterns of the names of consumers that don't count, as of files
+    :param expect: names of consumers that count without a cursor, too
+    """
+    positions: dict[str, int] = {}
+    for store in stores:
+        for name, cursor in (await store.all()).items():
+            # Of a consumer in two stores, the cursor that is further behind.
+            position = _position(cursor)
+            positions[name] = min(position, positions.get(name, position))
+    for name in expect:
+        positions.setdefault(name, 0)
+    return min(
+        (
+            Slowest(name, position)
+            for name, position in sorted(positions.items())
+            if not any(fnmatchcase(name, pattern) for pattern in ignore)
+        ),
+        key=lambda each: each.position,
+        default=Slowest("", 0),
+    )
+
+
+def _position(cursor: str) -> int:
+    try:
+        return int(check_cursor(cursor, "int"))
+    except InvalidCursor:
+        return 0
+
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +158,7 @@ class Pruned:
 
 
 async def prune(
-    settings: EventsSettings,
+    schema: EventsSchema,
     pool: Any,
     retention: Retention,
     *,
@@ -129,11 +174,11 @@ async def prune(
         raise ValueError(f"batch_size {batch_size} is out of range: accepted is 1 to 100000")
     _check_number("pause", pause)
     driver = driver_of_pool(pool)
-    with driver.errors(settings.name):
+    with driver.errors(str(schema.table)):
         async with driver.acquire(pool) as connection:
-            batches = await dialect_part(RetentionDialect, driver.dialect).open(driver, connection, settings)
+            batches = await dialect_part(RetentionDialect, driver.dialect).open(driver, connection, schema)
             found = await batches.found(connection)
-    pruning = _Pruning(settings, pool, retention, batches, found, dry_run=dry_run, most=batch_size)
+    pruning = _Pruning(schema, pool, retention, batches, found, dry_run=dry_run, most=batch_size)
     while await pruning.step():
         if progress is not None:
             progress(pruning.pruned)
@@ -147,7 +192,7 @@ class _Pruning:
 
     def __init__(
         self,
-        settings: EventsSettings,
+        schema: EventsSchema,
         pool: Any,
         retention: Retention,
         batches: Batches,
@@ -156,7 +201,7 @@ class _Pruning:
         dry_run: bool,
         most: int,
     ) -> None:
-        self._table = settings.name
+        self._table = str(schema.table)
         self._driver = driver_of_pool(pool)
         self._pool = pool
         self._retention = retention

@@ -2,24 +2,22 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, Self
 
+from reflex_aio.errors import SchemaError, TableNotFound, TableRefused
 from reflex_aio.sql.drivers.base import Driver, Row
-from reflex_aio.sql.schema.dialect import SchemaDialect
+from reflex_aio.sql.schema.dialect import ExpectedColumn, FoundColumn, FoundTable, SchemaDialect
 from reflex_aio.sql.schema.names import (
     AttemptsSchema,
     CursorsSchema,
     ErrorsSchema,
     EventsSchema,
-    ExpectedColumn,
-    FoundColumn,
-    FoundTable,
     LeasesSchema,
     Name,
     TableSchema,
 )
 
-__all__ = ["MysqlSchemaDialect", "schema_sql", "timestamp_type"]
+__all__ = ["FoundEvents", "MysqlSchemaDialect", "microseconds_sql", "now_sql", "schema_sql", "timestamp_type"]
 
 _KINDS = {"BASE TABLE": "table", "SYSTEM VERSIONED": "table", "VIEW": "view"}
 
@@ -69,6 +67,86 @@ async def timestamp_type(driver: Driver, connection: Any, schema: EventsSchema) 
     statement = _TIMESTAMP_TYPE.format(schema=schema_sql(schema.table))
     rows = await driver.fetch(connection, statement, schema.table.table, schema.columns.timestamp)
     return (rows[0][0], rows[0][1]) if rows and rows[0][0] in _TIMES else None
+
+
+# Microseconds since 1970, as an integer: a datetime would be most of what a stream costs the client. A timestamp is
+# kept in UTC, and would be turned into the session's time zone first; a datetime is what it says, taken as UTC.
+_MICROSECONDS = {
+    "timestamp": "CAST(UNIX_TIMESTAMP({}) * 1000000 AS SIGNED)",
+    "datetime": "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', {})",
+}
+# The other way round: what is stored is UTC in both. In its column's precision, which it would be rounded up to.
+_CURRENT_TIME = {"timestamp": "CURRENT_TIMESTAMP({})", "datetime": "UTC_TIMESTAMP({})"}
+
+
+def now_sql(timestamp_type: str, precision: int) -> str:
+    """Return the expression for the current time, to be stored in a column of that type."""
+    return _CURRENT_TIME[timestamp_type].format(precision)
+
+
+def microseconds_sql(timestamp_type: str, expression: str) -> str:
+    """Return the expression for a time of that type as microseconds since 1970."""
+    return _MICROSECONDS[timestamp_type].format(expression)
+
+
+# By subqueries, which name the table: for a join MariaDB looks into each table of each database.
+_FIND = """
+SELECT t.table_schema, t.table_name, t.table_type,
+       (SELECT data_type FROM information_schema.columns
+        WHERE table_schema = {schema} AND table_name = %s AND column_name = %s),
+       (SELECT datetime_precision FROM information_schema.columns
+        WHERE table_schema = {schema} AND table_name = %s AND column_name = %s),
+       VERSION() LIKE '%%MariaDB%%', @@max_allowed_packet
+FROM information_schema.tables t WHERE t.table_schema = {schema} AND t.table_name = %s
+"""
+
+
+class FoundEvents(NamedTuple):
+    """An events table as it was found."""
+
+    schema: str
+    table: str
+    timestamp_type: str
+    now: str
+    """The expression for the current time, as its timestamp column stores it."""
+    is_mariadb: bool
+    longest_statement: int
+    """What the server takes, in bytes."""
+
+    @classmethod
+    async def of(cls, driver: Driver, connection: Any, schema: EventsSchema) -> Self:
+        """Find the table where the connection looks for it.
+
+        :raises TableNotFound: if there is no such table
+        :raises TableRefused: if it is a view
+        :raises SchemaError: if its timestamp column can't be read
+        """
+        name, column = schema.table, schema.columns.timestamp
+        arguments = (name.table, column, name.table, column, name.table)
+        rows = await driver.fetch(connection, _FIND.format(schema=schema_sql(name)), *arguments)
+        if not rows:
+            raise TableNotFound(table=str(name))
+        database, table, kind, timestamp, precision, is_mariadb, longest = rows[0]
+        if kind not in ("BASE TABLE", "SYSTEM VERSIONED"):
+            raise TableRefused(
+                table=str(name),
+                reason="it is no table, and so has no ids of its own",
+                remedy="stream from the table that the view reads, if that has an id of its own",
+            )
+        if timestamp not in _TIMES:
+            difference = f"is {timestamp or 'missing'}: accepted is {' or '.join(_TIMES)}"
+            raise SchemaError(table=str(name), differences=[f'column "{column}" {difference}'])
+        return cls(database, table, timestamp, now_sql(timestamp, precision), bool(is_mariadb), longest)
+
+    @property
+    def name(self) -> str:
+        """Its name with the database, quoted."""
+        return f"`{self.schema}`.`{self.table}`"
+
+    @property
+    def topic(self) -> str:
+        """What wake-ups call it."""
+        return f"{self.schema}.{self.table}"
 
 
 class MysqlSchemaDialect(SchemaDialect):

@@ -1,24 +1,22 @@
 """PostgreSQL: making tables, and looking at those there are."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, Self
 
+from reflex_aio.errors import TableNotFound, TableRefused
 from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.schema.dialect import SchemaDialect
+from reflex_aio.sql.schema.dialect import ExpectedColumn, FoundColumn, FoundTable, SchemaDialect
 from reflex_aio.sql.schema.names import (
     AttemptsSchema,
     CursorsSchema,
     ErrorsSchema,
     EventsSchema,
-    ExpectedColumn,
-    FoundColumn,
-    FoundTable,
     LeasesSchema,
     Name,
     TableSchema,
 )
 
-__all__ = ["PostgresSchemaDialect"]
+__all__ = ["FoundEvents", "PostgresSchemaDialect"]
 
 _KINDS = {"r": "table", "p": "table", "v": "view", "m": "materialized view", "f": "foreign table"}
 
@@ -48,6 +46,16 @@ WHERE i.indrelid = to_regclass($1) AND i.indisunique AND i.indisvalid AND i.indi
 GROUP BY i.indexrelid
 """
 
+# $1: the table's name as written, $2: its timestamp column.
+_FIND = """
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), n.nspname || '.' || c.relname, c.relkind::text,
+       pg_is_in_recovery(), format_type(a.atttypid, NULL)
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = $2 AND NOT a.attisdropped
+WHERE c.oid = to_regclass($1)
+"""
+
 _INTEGERS = ("integer", "bigint")
 _TEXTS = ("text", "character varying")
 # One without a time zone is taken as UTC.
@@ -69,6 +77,45 @@ BEGIN
     RETURN NULL;
 END
 """.strip()
+
+
+class FoundEvents(NamedTuple):
+    """An events table as it was found. After that it goes by schema and name."""
+
+    name: str
+    """Its name with the schema, quoted."""
+    topic: str
+    """What wake-ups call it."""
+    kind: str
+    in_recovery: bool
+    """Whether the server is a standby."""
+    timestamp_type: str | None
+    """``None`` if there is no timestamp column."""
+
+    @property
+    def partitioned(self) -> bool:
+        """Whether the table has partitions."""
+        return self.kind == "p"
+
+    @classmethod
+    async def of(cls, driver: Driver, connection: Any, schema: EventsSchema) -> Self:
+        """Find the table where the connection looks for it.
+
+        :raises TableNotFound: if there is no such table
+        :raises TableRefused: if it is a view
+        """
+        name = str(schema.table)
+        rows = await driver.fetch(connection, _FIND, schema.table.quoted('"'), schema.columns.timestamp)
+        if not rows:
+            raise TableNotFound(table=name)
+        found = cls(*rows[0])
+        if found.kind not in ("r", "p"):
+            raise TableRefused(
+                table=name,
+                reason="it is no table, and so has no ids of its own",
+                remedy="stream from the table that the view reads, if that has an id of its own",
+            )
+        return found
 
 
 class PostgresSchemaDialect(SchemaDialect):

@@ -11,11 +11,68 @@ from typing import Any
 from reflex_aio.errors import ConnectionLost
 from reflex_aio.hooks import Hooks
 from reflex_aio.sql.drivers.base import Driver, Link
-from reflex_aio.sql.wakeups.notifier import CHANNEL, LocalNotifier
-from reflex_aio.sql.wakeups.unwatched import Unwatched
-from reflex_aio.sql.wakeups.waking import TimedEvent
+from reflex_aio.sql.wakeups.notifier import CHANNEL, LocalNotifier, TimedEvent
 
-__all__ = ["Exchange", "Periods", "Traffic"]
+__all__ = ["Exchange", "Periods", "Traffic", "Unwatched"]
+
+# A connection that has been in a transaction so many times in a row is watched: it may stay in it for long.
+_LOOKS = 5
+
+
+class _Insert:
+    __slots__ = ("call", "connection", "driver", "looks")
+
+    def __init__(self, driver: Driver, connection: Any, call: Callable[[], None]) -> None:
+        self.driver, self.connection, self.call = driver, connection, call
+        self.looks = 0
+
+
+class Unwatched:
+    """What was inserted on which connections, by the payload that tells of it."""
+
+    def __init__(self) -> None:
+        # The connections are held, so their identities are theirs alone.
+        self._inserts: dict[tuple[str, int], _Insert] = {}
+
+    def __len__(self) -> int:
+        return len(self._inserts)
+
+    def add(self, payload: str, driver: Driver, connection: Any, call: Callable[[], None]) -> bool:
+        """Remember an insert; tell if it is the only one.
+
+        :param connection: what ``driver.fixed`` returns
+        :param call: called after the transaction, should it last
+        """
+        key = payload, id(connection)
+        insert = self._inserts.get(key)
+        if insert is not None:
+            insert.looks = 0
+            return False
+        self._inserts[key] = _Insert(driver, connection, call)
+        return len(self._inserts) == 1
+
+    def take(self) -> set[str]:
+        """Return what may be told now; remember what may have to be told again."""
+        payloads = set()
+        for key, insert in tuple(self._inserts.items()):
+            payloads.add(key[0])
+            insert.looks += 1
+            if not insert.driver.in_transaction(insert.connection):
+                del self._inserts[key]
+            elif insert.looks == _LOOKS:
+                self._watch(key)
+        return payloads
+
+    def watch(self) -> None:
+        """Have all that is left watched, as nobody will look."""
+        for key in tuple(self._inserts):
+            self._watch(key)
+
+    def _watch(self, key: tuple[str, int]) -> None:
+        insert = self._inserts.pop(key)
+        if insert.driver.in_transaction(insert.connection):
+            insert.driver.after_transaction(insert.connection, key, insert.call)
+
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,8 @@ from reflex_aio.backoff import Backoff
 from reflex_aio.hooks import Hooks, installed
 from reflex_aio.sql.drivers import driver_of_connection
 from reflex_aio.sql.drivers.base import CannotNotify, Driver, Link
-from reflex_aio.sql.wakeups.notifier import CHANNEL, LocalNotifier, Notifier, payload_of
+from reflex_aio.sql.wakeups.notifier import CHANNEL, LocalNotifier, Notifier, TimedEvent, payload_of
 from reflex_aio.sql.wakeups.notify_session import Exchange, Periods, Traffic
-from reflex_aio.sql.wakeups.waking import TimedEvent
 from reflex_aio.tasks import Tasks
 
 __all__ = ["PostgresNotifier", "close_notifiers", "generation", "notifier_of"]

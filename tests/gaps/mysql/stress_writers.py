@@ -13,7 +13,7 @@ from typing import Any
 import asyncmy
 
 from reflex_aio.sql import EventsTable
-from reflex_aio.sql.drivers.mysql_dsn import arguments_of
+from reflex_aio.sql.drivers.dsn import arguments_of
 
 events = EventsTable("events")
 

@@ -3,8 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflex_aio.sql.events.mysql.aged_head import AgedHead
-from reflex_aio.sql.events.mysql.missing_ids import missing_ids
+from reflex_aio.sql.events.mysql.gaps import AgedHead, missing_ids
 
 IDS = st.sets(st.integers(1, 40))
 

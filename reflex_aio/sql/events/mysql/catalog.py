@@ -1,26 +1,15 @@
 """MySQL and MariaDB: what the catalogs tell of an events table and its server, and what is refused."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any
 
-from reflex_aio.errors import SchemaError, TableNotFound, TableRefused
+from reflex_aio.errors import TableNotFound, TableRefused
 from reflex_aio.sql.drivers.base import Driver, Row
-from reflex_aio.sql.events.mysql.queries import TIMESTAMP_TYPES, now_sql
-from reflex_aio.sql.events.settings import EventsSettings
-from reflex_aio.sql.schema.mysql import schema_sql
+from reflex_aio.sql.events.dialect import EventsSettings
+from reflex_aio.sql.schema.mysql import FoundEvents
 
-__all__ = ["FoundEvents", "is_fit", "next_id", "replicates_from", "unless_denied"]
+__all__ = ["is_fit", "next_id", "replicates_from", "unless_denied"]
 
-# By subqueries, which name the table: for a join MariaDB looks into each table of each database.
-_FIND = """
-SELECT t.table_schema, t.table_name, t.table_type,
-       (SELECT data_type FROM information_schema.columns
-        WHERE table_schema = {schema} AND table_name = %s AND column_name = %s),
-       (SELECT datetime_precision FROM information_schema.columns
-        WHERE table_schema = {schema} AND table_name = %s AND column_name = %s),
-       VERSION() LIKE '%%MariaDB%%', @@max_allowed_packet
-FROM information_schema.tables t WHERE t.table_schema = {schema} AND t.table_name = %s
-"""
 _FIT = """
 SELECT t.engine, (
     SELECT extra LIKE '%%auto_increment%%' FROM information_schema.columns
@@ -49,54 +38,6 @@ _MASTER_HOST = 3
 # What every user may know.
 _RUNNING_ON_MARIADB = "SHOW GLOBAL STATUS LIKE 'Slaves_running'"
 _DENIED = (1044, 1142, 1227)
-
-
-class FoundEvents(NamedTuple):
-    """An events table as it was found."""
-
-    schema: str
-    table: str
-    timestamp_type: str
-    now: str
-    """The expression for the current time, as its timestamp column stores it."""
-    is_mariadb: bool
-    longest_statement: int
-    """What the server takes, in bytes."""
-
-    @classmethod
-    async def of(cls, driver: Driver, connection: Any, settings: EventsSettings) -> Self:
-        """Find the table where the connection looks for it.
-
-        :raises TableNotFound: if there is no such table
-        :raises TableRefused: if it is a view
-        :raises SchemaError: if its timestamp column can't be read
-        """
-        name, column = settings.schema.table, settings.columns.timestamp
-        arguments = (name.table, column, name.table, column, name.table)
-        rows = await driver.fetch(connection, _FIND.format(schema=schema_sql(name)), *arguments)
-        if not rows:
-            raise TableNotFound(table=settings.name)
-        schema, table, kind, timestamp, precision, is_mariadb, longest = rows[0]
-        if kind not in ("BASE TABLE", "SYSTEM VERSIONED"):
-            raise TableRefused(
-                table=settings.name,
-                reason="it is no table, and so has no ids of its own",
-                remedy="stream from the table that the view reads, if that has an id of its own",
-            )
-        if timestamp not in TIMESTAMP_TYPES:
-            difference = f"is {timestamp or 'missing'}: accepted is {' or '.join(TIMESTAMP_TYPES)}"
-            raise SchemaError(table=settings.name, differences=[f'column "{column}" {difference}'])
-        return cls(schema, table, timestamp, now_sql(timestamp, precision), bool(is_mariadb), longest)
-
-    @property
-    def name(self) -> str:
-        """Its name with the database, quoted."""
-        return f"`{self.schema}`.`{self.table}`"
-
-    @property
-    def topic(self) -> str:
-        """What wake-ups call it."""
-        return f"{self.schema}.{self.table}"
 
 
 async def is_fit(driver: Driver, connection: Any, settings: EventsSettings, found: FoundEvents) -> None:

@@ -1,16 +1,142 @@
 """MySQL and MariaDB: what it takes to write and read events."""
 
+from collections.abc import Hashable, Iterator, Sequence
+from itertools import chain
 from typing import Any, ClassVar
 
-from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.events.dialect import EventsDialect, EventsWriter
+from reflex_aio.errors import DatabaseError
+from reflex_aio.sql.drivers.base import Driver, Row
+from reflex_aio.sql.events.dialect import EventsDialect, EventsSettings, EventsWriter, Wakeups
 from reflex_aio.sql.events.loader import Loader
 from reflex_aio.sql.events.mysql.loader import MysqlLoader
-from reflex_aio.sql.events.mysql.queries import head_sql
-from reflex_aio.sql.events.mysql.writer import MysqlWriter
-from reflex_aio.sql.events.settings import EventsSettings, Wakeups
+from reflex_aio.sql.events.mysql.queries import head_sql, insert_sql
+from reflex_aio.sql.events.values import NewEvents, Values, presenter
+from reflex_aio.sql.schema.mysql import now_sql, timestamp_type
 
-__all__ = ["MysqlEventsDialect"]
+__all__ = ["MysqlEventsDialect", "MysqlWriter"]
+
+# What an event takes in an INSERT beside its values, and what a statement takes beside its events: generous, in bytes.
+_EVENT_OVERHEAD = 200
+_STATEMENT_OVERHEAD = 4096
+# An event above this may be refused by servers whose limit is the least that is usual.
+_LARGE = 1 << 18
+
+# The numbers of warnings that tell of a value that was changed to fit its column.
+_CHANGED = frozenset({1048, 1264, 1265, 1292, 1366, 1406})
+
+
+class MysqlWriter(EventsWriter):
+    """Inserts the events of one table, on MySQL and MariaDB.
+
+    Ids come from AUTO_INCREMENT, not from RETURNING, which MySQL doesn't have. The client library is told that of the
+    statement's first row. An INSERT whose number of rows is known takes all its ids at once, whatever
+    ``innodb_autoinc_lock_mode`` is, so the others follow in steps of ``auto_increment_increment``.
+    Source: https://dev.mysql.com/doc/refman/8.4/en/innodb-auto-increment-handling.html
+    """
+
+    def __init__(self, settings: EventsSettings, table: str) -> None:
+        self._settings = settings
+        self._table = table
+        self._present = presenter(settings.schema)
+        # By server and database: which expression the current time is to be stored by.
+        self._now: dict[Hashable, str] = {}
+        self._one: dict[str, str] = {}
+
+    async def insert(self, driver: Driver, connection: Any, values: Values) -> Row:
+        server = await driver.server(connection)
+        now = await self._current_time(driver, connection, server)
+        if _size(values) > _LARGE:
+            self._check_size(values, _size(values), (await self._limits(driver, connection))[1])
+        if now not in self._one:
+            self._one[now] = insert_sql(self._settings, self._table, now)
+        first_id = await self._insert(driver, connection, self._one[now], [values])
+        return first_id, (server, self._table)
+
+    async def insert_many(
+        self, driver: Driver, connection: Any, events: NewEvents
+    ) -> tuple[list[str], Hashable]:
+        rows = list(events.rows())
+        server = await driver.server(connection)
+        now = await self._current_time(driver, connection, server)
+        step, largest = await self._limits(driver, connection)
+        sizes = [_size(row) for row in rows]
+        self._check_size(rows[sizes.index(max(sizes))], max(sizes), largest)
+        chunks = list(_chunks(rows, sizes, largest - _STATEMENT_OVERHEAD))
+
+        async def insert_chunks() -> list[str]:
+            ids: list[str] = []
+            for chunk in chunks:
+                statement = insert_sql(self._settings, self._table, now, len(chunk))
+                first_id = await self._insert(driver, connection, statement, chunk)
+                ids += map(str, range(first_id, first_id + len(chunk) * step, step))
+            return ids
+
+        if len(chunks) == 1:
+            return await insert_chunks(), (server, self._table)
+        async with driver.transaction(connection):
+            return await insert_chunks(), (server, self._table)
+
+    async def _insert(self, driver: Driver, connection: Any, statement: str, events: Sequence[Values]) -> int:
+        """Insert events, and return the first one's id."""
+        values = chain.from_iterable(map(self._present, events))
+        ((_, first_id, warned),) = await driver.fetch(connection, statement, *values)
+        if warned:
+            await self._check_warnings(driver, connection)
+        if not first_id:
+            settings = self._settings
+            raise DatabaseError(
+                f'{settings.name}: the database gave the event no id: is column "{settings.schema.columns.id}" not'
+                " AUTO_INCREMENT, or does a trigger set it?"
+            )
+        return int(first_id)
+
+    async def _current_time(self, driver: Driver, connection: Any, server: Hashable) -> str:
+        now = self._now.get(server)
+        if now is None:
+            found = await timestamp_type(driver, connection, self._settings.schema)
+            if found is None:
+                # The INSERT tells what is wrong.
+                return now_sql("datetime", 6)
+            now = self._now[server] = now_sql(*found)
+        return now
+
+    async def _limits(self, driver: Driver, connection: Any) -> tuple[int, int]:
+        """Return the step from one id to the next, and the length of the longest statement, in bytes."""
+        rows = await driver.fetch(connection, "SELECT @@auto_increment_increment, @@max_allowed_packet")
+        return rows[0][0], rows[0][1]
+
+    def _check_size(self, event: Values, size: int, largest: int) -> None:
+        size += _STATEMENT_OVERHEAD
+        if size > largest:
+            raise ValueError(
+                f"{self._settings.name}: event {event[0]!r} takes {size} bytes in a statement, more than the"
+                f" server's max_allowed_packet of {largest}: metadata takes twice its length"
+            )
+
+    async def _check_warnings(self, driver: Driver, connection: Any) -> None:
+        for level, number, message in await driver.fetch(connection, "SHOW WARNINGS"):
+            if level == "Warning" and number in _CHANGED:
+                raise DatabaseError(
+                    f"{self._settings.name}: the database has stored something else than was inserted, as sql_mode"
+                    f" isn't strict: {message} (warning {number})"
+                )
+
+
+def _size(values: Values) -> int:
+    """Return how many bytes an event takes in a statement, at most."""
+    foreign_id, _, metadata, trace = values
+    return 2 * (len(foreign_id.encode()) + len(metadata or b"") + len(trace or b"")) + _EVENT_OVERHEAD
+
+
+def _chunks(events: Sequence[Values], sizes: Sequence[int], largest: int) -> Iterator[Sequence[Values]]:
+    """Cut events into runs, each of which takes at most ``largest`` bytes in a statement, or is of one event."""
+    start = total = 0
+    for index, size in enumerate(sizes):
+        total += size
+        if index > start and total > largest:
+            yield events[start:index]
+            start, total = index, size
+    yield events[start:]
 
 
 class MysqlEventsDialect(EventsDialect):

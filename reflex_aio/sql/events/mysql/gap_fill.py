@@ -7,14 +7,25 @@ from typing import Any
 
 from reflex_aio.errors import TableRefused
 from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE
-from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.drivers.mysql_errors import LOCK_CONFLICTS
-from reflex_aio.sql.events.mysql.catalog import FoundEvents
-from reflex_aio.sql.events.mysql.dirty_read import peek
-from reflex_aio.sql.events.mysql.lock_timeout import limited_locks
-from reflex_aio.sql.events.settings import EventsSettings
+from reflex_aio.sql.drivers.base import Driver, Row
+from reflex_aio.sql.drivers.mysql import LOCK_CONFLICTS, limited_locks
+from reflex_aio.sql.events.dialect import EventsSettings
+from reflex_aio.sql.schema.mysql import FoundEvents
 
-__all__ = ["Noops", "Taking"]
+__all__ = ["Noops", "Taking", "peek"]
+
+
+async def peek(driver: Driver, connection: Any, sql: str, *args: Any) -> Sequence[Row]:
+    """Run one query that sees uncommitted rows too.
+
+    :param connection: with autocommit on. If this raises or is cancelled, it has to be closed: its next statement
+        might see such rows as well
+    """
+    # For the next transaction alone, which is the query. SET SESSION would stay, for whoever is lent the connection
+    # after us.
+    await driver.fetch(connection, "SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED")
+    return await driver.fetch(connection, sql, *args)
+
 
 logger = logging.getLogger(__name__)
 

@@ -9,23 +9,107 @@ of which they have read a committed row, and over nothing else.
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
 from enum import Enum, auto
-from typing import Any, NoReturn
+from itertools import islice
+from typing import Any, NamedTuple, NoReturn
 
 from reflex_aio.errors import CursorAhead, TableRefused, TableReplaced
 from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.drivers.pinned_connection import Borrowed
-from reflex_aio.sql.events.mysql.aged_head import AgedHead
-from reflex_aio.sql.events.mysql.catalog import FoundEvents, is_fit, next_id, replicates_from, unless_denied
-from reflex_aio.sql.events.mysql.dirty_read import peek
-from reflex_aio.sql.events.mysql.gap_fill import Noops, Taking
-from reflex_aio.sql.events.mysql.gap_queries import GapQueries
-from reflex_aio.sql.events.mysql.missing_ids import missing_ids
-from reflex_aio.sql.events.settings import EventsSettings
-from reflex_aio.sql.wakeups.waking import TimedEvent, wakes_within
+from reflex_aio.sql.events.dialect import EventsSettings
+from reflex_aio.sql.events.mysql.catalog import is_fit, next_id, replicates_from, unless_denied
+from reflex_aio.sql.events.mysql.gap_fill import Noops, Taking, peek
+from reflex_aio.sql.events.mysql.queries import GapQueries
+from reflex_aio.sql.schema.mysql import FoundEvents
+from reflex_aio.sql.wakeups.notifier import TimedEvent, wakes_within
 
-__all__ = ["Gaps"]
+__all__ = ["AgedHead", "Gaps", "Missing", "missing_ids"]
+
+# How far apart the ids that are kept were seen at least, in seconds: a dozen of them are as good as all.
+_STEP = 0.01
+
+
+class AgedHead:
+    """The greatest id that had been seen a while ago.
+
+    Every id below it had been drawn by then. It moves on with what is seen, however many gaps open meanwhile: a timer
+    for each gap, or each page, would start anew with every gap.
+
+    :param age: how long ago, in seconds
+    """
+
+    def __init__(self, age: float) -> None:
+        self._age = age
+        # What was seen and when, both rising; of those that are old enough only the last is kept.
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def saw(self, id: int, now: float) -> None:
+        """Take in that there is a row of this id. ``now`` never goes back, in seconds."""
+        if self._seen and (id <= self._seen[-1][1] or now - self._seen[-1][0] < _STEP):
+            return
+        self._seen.append((now, id))
+        self._drop(now)
+
+    def at(self, now: float) -> int:
+        """Return the greatest id seen at least ``age`` before ``now``; 0 if none was."""
+        self._drop(now)
+        return self._seen[0][1] if self._seen and self._is_old(self._seen[0], now) else 0
+
+    def due(self, position: int, now: float) -> float | None:
+        """Return in how many seconds an id above ``position`` will be old enough; ``None`` if none was seen yet."""
+        for at, seen in self._seen:
+            if seen > position:
+                return max(0.0, at + self._age - now)
+        return None
+
+    def forget(self) -> None:
+        """Start anew, after any error: the ids may be another server's."""
+        self._seen.clear()
+
+    def _drop(self, now: float) -> None:
+        while len(self._seen) > 1 and self._is_old(self._seen[1], now):
+            self._seen.popleft()
+
+    def _is_old(self, seen: tuple[float, int], now: float) -> bool:
+        return now - seen[0] >= self._age
+
+
+class Missing(NamedTuple):
+    """What is to be done about a range of ids."""
+
+    ids: Sequence[int]
+    """The least of the ids that nobody has inserted, below ``end``."""
+    total: int
+    """How many these are altogether."""
+    end: int
+    """The last id that was looked at, or the one before the first in flight."""
+    in_flight: int | None
+    """The first id in flight, if there is one."""
+
+
+def missing_ids(
+    first: int, last: int, *, peeked: Sequence[int], committed: Sequence[int], limit: int, most: int
+) -> Missing:
+    """Return which of the ids from ``first`` to ``last`` are missing, up to the first in flight.
+
+    Beyond that there may be further ids of the same transaction, which it has drawn and not inserted yet.
+
+    :param peeked: the ids in this range that the peek has seen, in order
+    :param committed: those that the read after it has seen, in order
+    :param limit: how many ids each of the two returns at most: what lies beyond the last of so many wasn't looked at
+    :param most: how many missing ids to return at most
+    """
+    end = min([last, *(seen[-1] for seen in (peeked, committed) if len(seen) >= limit)])
+    there = set(committed)
+    in_flight = next((each for each in peeked if each <= end and each not in there), None)
+    if in_flight is not None:
+        end = in_flight - 1
+    total = max(0, end - first + 1 - sum(1 for each in committed if first <= each <= end))
+    ids = list(islice((each for each in range(first, end + 1) if each not in there), min(most, total)))
+    return Missing(ids, total, end, in_flight)
+
 
 logger = logging.getLogger(__name__)
 

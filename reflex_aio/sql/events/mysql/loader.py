@@ -10,12 +10,13 @@ from reflex_aio.errors import TableRefused
 from reflex_aio.event import Event
 from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.drivers.pinned_connection import Borrowed
+from reflex_aio.sql.events.dialect import EventsSettings
 from reflex_aio.sql.events.loader import Loader, Page, Position, check_loaded, safe_prefix
-from reflex_aio.sql.events.mysql.catalog import FoundEvents, replicates_from
+from reflex_aio.sql.events.mysql.catalog import replicates_from
 from reflex_aio.sql.events.mysql.gaps import Gaps
 from reflex_aio.sql.events.mysql.queries import Queries, batch_of
-from reflex_aio.sql.events.settings import EventsSettings
-from reflex_aio.sql.wakeups.waking import TimedEvent
+from reflex_aio.sql.schema.mysql import FoundEvents
+from reflex_aio.sql.wakeups.notifier import TimedEvent
 from reflex_aio.tasks import shielded
 
 __all__ = ["MysqlLoader"]
@@ -104,7 +105,7 @@ class MysqlLoader(Loader):
         self._gaps = gaps
 
     async def _look(self, connection: Any) -> tuple[FoundEvents, str | None]:
-        found = await FoundEvents.of(self._driver, connection, self._settings)
+        found = await FoundEvents.of(self._driver, connection, self._settings.schema)
         return found, await replicates_from(self._driver, connection, found)
 
     async def check(self, position: Position, *, anew: bool) -> None:

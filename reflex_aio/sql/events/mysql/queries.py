@@ -8,32 +8,12 @@ from collections.abc import Sequence
 from operator import itemgetter
 
 from reflex_aio.errors import SchemaError
-from reflex_aio.event import EventBatch
+from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE, EventBatch
 from reflex_aio.sql.drivers.base import Row
-from reflex_aio.sql.events.settings import EventsSettings
+from reflex_aio.sql.events.dialect import EventsSettings
+from reflex_aio.sql.schema.mysql import microseconds_sql
 
-__all__ = ["Queries", "batch_of", "head_sql", "insert_sql", "microseconds_sql", "now_sql"]
-
-# Microseconds since 1970, as an integer: a datetime would be most of what a stream costs the client. A timestamp is
-# kept in UTC, and would be turned into the session's time zone first; a datetime is what it says, taken as UTC.
-_MICROSECONDS = {
-    "timestamp": "CAST(UNIX_TIMESTAMP({}) * 1000000 AS SIGNED)",
-    "datetime": "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', {})",
-}
-# The other way round: what is stored is UTC in both. In its column's precision, which it would be rounded up to.
-_NOW = {"timestamp": "CURRENT_TIMESTAMP({})", "datetime": "UTC_TIMESTAMP({})"}
-
-TIMESTAMP_TYPES = tuple(_MICROSECONDS)
-
-
-def now_sql(timestamp_type: str, precision: int) -> str:
-    """Return the expression for the current time, to be stored in a column of that type."""
-    return _NOW[timestamp_type].format(precision)
-
-
-def microseconds_sql(timestamp_type: str, expression: str) -> str:
-    """Return the expression for a time of that type as microseconds since 1970."""
-    return _MICROSECONDS[timestamp_type].format(expression)
+__all__ = ["GapQueries", "Queries", "batch_of", "head_sql", "insert_sql"]
 
 
 def insert_sql(settings: EventsSettings, table: str, now: str, count: int = 1) -> str:
@@ -109,3 +89,30 @@ def batch_of(rows: Sequence[Row], settings: EventsSettings) -> EventBatch:
 
 def _id(settings: EventsSettings) -> str:
     return f"`{settings.columns.id}`"
+
+
+class GapQueries:
+    """The statements that look at the ids of one table.
+
+    :param table: its name with the database, quoted
+    """
+
+    def __init__(self, settings: EventsSettings, table: str) -> None:
+        columns = settings.columns
+        event_id, kind, foreign_id = f"`{columns.id}`", f"`{columns.type}`", f"`{columns.foreign_id}`"
+        self.look = (
+            f"SELECT MIN({event_id}), MAX({event_id}), @@GLOBAL.read_only FROM {table} WHERE {event_id} > %s"
+        )
+        """The next id after one, the greatest, and whether the server is read-only."""
+        self.next = f"SELECT MIN({event_id}) FROM {table} WHERE {event_id} > %s"
+        """The next id after one."""
+        self.ids = (
+            f"SELECT {event_id} FROM {table} WHERE {event_id} BETWEEN %s AND %s ORDER BY {event_id} LIMIT %s"
+        )
+        """Ids from one to another, at most so many."""
+        first = f"SELECT {event_id} AS id, {kind} <=> {NOOP_TYPE} AND {foreign_id} <=> '{NOOP_FOREIGN_ID}' AS noop"
+        first += f" FROM {table} ORDER BY {event_id} LIMIT %s"
+        self.bottom = (
+            f"SELECT MIN({event_id}), (SELECT MIN(id) FROM ({first}) AS first WHERE NOT noop) FROM {table}"
+        )
+        """The least id, and the least of one that is no noop, if it is among the first so many."""

@@ -7,18 +7,7 @@ from reflex_aio.errors import TableRefused, TableReplaced
 from reflex_aio.sql.drivers.base import Row
 from reflex_aio.sql.events.postgres.horizon import Holder
 
-__all__ = ["FIND", "Scan", "describe_sql", "identity_sql", "scan_sql"]
-
-# $1: the table's name as written. A table is found once; after that it goes by schema and name.
-FIND = """
-SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), n.nspname || '.' || c.relname, c.relkind::text,
-       pg_is_in_recovery(), format_type(t.atttypid, NULL), format_type(f.atttypid, NULL)
-FROM pg_class c
-JOIN pg_namespace n ON n.oid = c.relnamespace
-LEFT JOIN pg_attribute t ON t.attrelid = c.oid AND t.attname = $2 AND NOT t.attisdropped
-LEFT JOIN pg_attribute f ON f.attrelid = c.oid AND f.attname = $3 AND NOT f.attisdropped
-WHERE c.oid = to_regclass($1)
-"""
+__all__ = ["Scan", "describe_sql", "identity_sql", "scan_sql"]
 
 # What makes the rows of one statement and the locks of another those of one table: a table made anew, and a sequence
 # that was restarted, which gets a new file, give another value. {server} adds what changes when a server restarts.

@@ -4,11 +4,10 @@ from collections.abc import Hashable
 from typing import Any, ClassVar
 
 from reflex_aio.sql.drivers.base import Driver, Row
-from reflex_aio.sql.events.dialect import EventsDialect, EventsWriter
+from reflex_aio.sql.events.dialect import EventsDialect, EventsSettings, EventsWriter, Wakeups
 from reflex_aio.sql.events.loader import Loader
 from reflex_aio.sql.events.postgres.loader import PostgresLoader
 from reflex_aio.sql.events.postgres.queries import head_sql, insert_many_sql, insert_sql
-from reflex_aio.sql.events.settings import EventsSettings, Wakeups
 from reflex_aio.sql.events.values import NewEvents, Values, presenter
 
 __all__ = ["PostgresEventsDialect"]

@@ -9,8 +9,8 @@ from typing import Any
 from reflex_aio.errors import DatabaseError, TableRefused
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.drivers.pinned_connection import Borrowed
+from reflex_aio.sql.events.dialect import EventsSettings
 from reflex_aio.sql.events.postgres.queries import Queries, insert_noops_sql
-from reflex_aio.sql.events.settings import EventsSettings
 
 __all__ = ["Fence"]
 

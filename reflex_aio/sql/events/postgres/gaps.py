@@ -9,7 +9,7 @@ from reflex_aio.errors import ConnectionLost, DatabaseError, TableRefused, Table
 from reflex_aio.sql.drivers.pinned_connection import Borrowed
 from reflex_aio.sql.events.postgres.catalog import Scan, describe_sql, scan_sql
 from reflex_aio.sql.events.postgres.horizon import Bounds
-from reflex_aio.sql.wakeups.waking import TimedEvent, wakes_within
+from reflex_aio.sql.wakeups.notifier import TimedEvent, wakes_within
 from reflex_aio.tasks import Tasks
 
 __all__ = ["Gaps", "Settled"]

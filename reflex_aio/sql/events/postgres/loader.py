@@ -11,20 +11,18 @@ from reflex_aio.errors import (
     DatabaseError,
     SchemaError,
     StreamStopped,
-    TableNotFound,
     TableRefused,
 )
 from reflex_aio.event import Event
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.drivers.pinned_connection import Borrowed
+from reflex_aio.sql.events.dialect import EventsSettings
 from reflex_aio.sql.events.loader import Loader, Page, Position, check_loaded, safe_prefix
-from reflex_aio.sql.events.postgres.catalog import FIND
 from reflex_aio.sql.events.postgres.gap_fill import Fence
 from reflex_aio.sql.events.postgres.gaps import Gaps, Settled
-from reflex_aio.sql.events.postgres.pages import Columns
-from reflex_aio.sql.events.postgres.queries import TIMESTAMP_TYPES, Queries
-from reflex_aio.sql.events.settings import EventsSettings
-from reflex_aio.sql.wakeups.waking import TimedEvent
+from reflex_aio.sql.events.postgres.queries import TIMESTAMP_TYPES, Columns, Queries
+from reflex_aio.sql.schema.postgres import FoundEvents
+from reflex_aio.sql.wakeups.notifier import TimedEvent
 from reflex_aio.tasks import shielded
 
 __all__ = ["PostgresLoader"]
@@ -98,24 +96,21 @@ class PostgresLoader(Loader):
 
     async def open(self) -> None:
         settings, columns = self._settings, self._settings.columns
-        found = await self._statements.fetch(
-            FIND, settings.schema.table.quoted('"'), columns.timestamp, columns.foreign_id
+        found = await self._statements.use(
+            lambda connection: FoundEvents.of(self._driver, connection, settings.schema)
         )
-        if not found:
-            raise TableNotFound(table=settings.name)
-        self._name, self.topic, kind, standby, timestamp_type, _ = found[0]
-        if kind not in ("r", "p"):
-            raise TableRefused(
-                table=settings.name,
-                reason="it is no table, and so has no ids of its own",
-                remedy="stream from the table that the view reads, if that has an id of its own",
-            )
+        self._name, self.topic, standby, timestamp_type = (
+            found.name,
+            found.topic,
+            found.in_recovery,
+            found.timestamp_type,
+        )
         if timestamp_type not in TIMESTAMP_TYPES:
             difference = f"is {timestamp_type or 'missing'}: accepted is {TIMESTAMP_TYPES[0]}"
             raise SchemaError(table=settings.name, differences=[f'column "{columns.timestamp}" {difference}'])
         self.lags = standby
         self._queries = Queries(
-            settings, self._name, timestamp_type, one_server=not standby, partitioned=kind == "p"
+            settings, self._name, timestamp_type, one_server=not standby, partitioned=found.partitioned
         )
         # No row of it: that a column is missing is better told now than by the first read.
         await self._statements.fetch(self._queries.page(0), 0)
