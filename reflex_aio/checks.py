@@ -89,18 +89,31 @@ def check_count(
 
 @overload
 def check_seconds(
-    name: str, value: object, *, zero: bool = ..., most: float = ..., none: Literal[False] = ...
+    name: str,
+    value: object,
+    *,
+    zero: bool = ...,
+    least: float = ...,
+    most: float = ...,
+    none: Literal[False] = ...,
 ) -> float: ...
 @overload
 def check_seconds(
-    name: str, value: object, *, zero: bool = ..., most: float = ..., none: Literal[True]
+    name: str, value: object, *, zero: bool = ..., least: float = ..., most: float = ..., none: Literal[True]
 ) -> float | None: ...
 def check_seconds(
-    name: str, value: object, *, zero: bool = False, most: float = math.inf, none: bool = False
+    name: str,
+    value: object,
+    *,
+    zero: bool = False,
+    least: float = 0.0,
+    most: float = math.inf,
+    none: bool = False,
 ) -> float | None:
     """Return ``value``, a finite duration in seconds.
 
     :param zero: accept 0 too
+    :param least: the shortest accepted duration, in seconds
     :param most: the longest accepted duration, in seconds
     :param none: accept ``None`` too
     :raises TypeError: if it is not a number
@@ -108,14 +121,14 @@ def check_seconds(
     """
     if none and value is None:
         return None
-    accepted = "a number of seconds " + ("from 0" if zero else "above 0")
+    accepted = "a number of seconds " + (f"from {least:g}" if zero or least else "above 0")
     if most < math.inf:
         accepted += f", up to {most:g}"
     accepted += _or_none(none)
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise wrong_type(name, value, accepted)
     # Written so that NaN is refused.
-    if not ((value >= 0 if zero else value > 0) and value < math.inf and value <= most):
+    if not ((value >= least if zero or least else value > 0) and value < math.inf and value <= most):
         raise ValueError(f"{name} {value} is out of range: accepted is {accepted}")
     return value
 

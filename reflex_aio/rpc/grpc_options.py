@@ -3,11 +3,10 @@
 Source of their meaning: https://github.com/grpc/grpc/blob/master/doc/keepalive.md
 """
 
-from typing import TypeVar
+from reflex_aio.checks import check_count, check_seconds
 
 __all__ = ["channel_options", "server_options"]
 
-N = TypeVar("N", int, float)
 Options = list[tuple[str, int]]
 
 # The interval in seconds below which a server treats a client's pings as an attack. gRPC's default is 300.
@@ -35,15 +34,19 @@ def channel_options(
     :param max_backoff: the longest delay between two attempts to connect, in seconds. gRPC's default is 120; during the
         delay calls fail at once, even if the server is back
     :param max_message: the maximum size of a received message, in bytes; ``None``: 4 MiB, gRPC's default
+    :raises TypeError: if a value has the wrong type
     :raises ValueError: if a value is out of its range
     """
     options = _keepalive_options(keepalive, keepalive_timeout)
     options += [
         ("grpc.initial_reconnect_backoff_ms", round(_LEAST_BACKOFF * 1000)),
-        ("grpc.max_reconnect_backoff_ms", round(_at_least(_LEAST_BACKOFF, max_backoff=max_backoff) * 1000)),
+        (
+            "grpc.max_reconnect_backoff_ms",
+            round(check_seconds("max_backoff", max_backoff, least=_LEAST_BACKOFF) * 1000),
+        ),
     ]
     if max_message is not None:
-        options.append(("grpc.max_receive_message_length", _at_least(1, max_message=max_message)))
+        options.append(("grpc.max_receive_message_length", check_count("max_message", max_message, least=1)))
     return options
 
 
@@ -61,37 +64,30 @@ def server_options(
     :param max_message: the maximum size of a sent message, in bytes; ``None``: no limit
     :param max_streams: the maximum number of concurrent calls per connection; ``None``: no limit. To limit the calls of
         all connections together, use ``maximum_concurrent_rpcs`` of ``grpc.aio.server``
+    :raises TypeError: if a value has the wrong type
     :raises ValueError: if a value is out of its range
     """
     options = _keepalive_options(keepalive, keepalive_timeout)
     options.append(("grpc.http2.min_ping_interval_without_data_ms", round(_LEAST_PING_INTERVAL * 1000)))
     if max_message is not None:
-        options.append(("grpc.max_send_message_length", _at_least(1, max_message=max_message)))
+        options.append(("grpc.max_send_message_length", check_count("max_message", max_message, least=1)))
     if max_streams is not None:
-        options.append(("grpc.max_concurrent_streams", _at_least(1, max_streams=max_streams)))
+        options.append(("grpc.max_concurrent_streams", check_count("max_streams", max_streams, least=1)))
     return options
 
 
 def _keepalive_options(period: float | None, timeout: float) -> Options:
     if period is None:
         return []
-    milliseconds = round(_at_least(0.1, keepalive_timeout=timeout) * 1000)
+    milliseconds = round(check_seconds("keepalive_timeout", timeout, least=0.1) * 1000)
     return [
-        ("grpc.keepalive_time_ms", round(_at_least(_LEAST_PING_INTERVAL, keepalive=period) * 1000)),
+        (
+            "grpc.keepalive_time_ms",
+            round(check_seconds("keepalive", period, least=_LEAST_PING_INTERVAL) * 1000),
+        ),
         ("grpc.keepalive_timeout_ms", milliseconds),
         # Without it gRPC waits a minute for the answer to a ping, whatever keepalive_timeout is (seen with 1.85).
         ("grpc.http2.ping_timeout_ms", milliseconds),
         # By default gRPC stops sending pings after the second one without data in between.
         ("grpc.http2.max_pings_without_data", 0),
     ]
-
-
-def _at_least(least: N, **named: N) -> N:
-    """Return the single keyword argument's value.
-
-    :raises ValueError: if it is less than ``least``
-    """
-    [(name, value)] = named.items()
-    if not value >= least:
-        raise ValueError(f"{name} {value!r} is out of range: accepted is a number from {least}")
-    return value

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from reflex_aio import pb
+from reflex_aio.checks import wrong_type
 from reflex_aio.event import Event
 from reflex_aio.stream import StreamOptions
 
@@ -46,7 +47,7 @@ def check_stream_name(name: str) -> str:
     :raises ValueError: if it is empty, contains anything but printable ASCII, or starts or ends with a space
     """
     if not isinstance(name, str):
-        raise TypeError(f"stream name {name!r} is a {type(name).__name__}: accepted is a str")
+        raise wrong_type("stream name", name, "a str")
     if not name or not name.isascii() or not name.isprintable() or name != name.strip():
         raise ValueError(f"stream name {name!r}: accepted is printable ASCII without spaces around it")
     return name

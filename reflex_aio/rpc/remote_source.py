@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.message import Message
 
 from reflex_aio import pb
+from reflex_aio.checks import check_instance, wrong_type
 from reflex_aio.errors import ConnectionLost, ReflexError, RemoteError, StreamClosed, StreamStopped
 from reflex_aio.event import Event
 from reflex_aio.rpc import error_mapping, protocol
@@ -73,9 +74,11 @@ class RemoteSource:
         elif callable(channel) and request is not None:
             self._service = service_of_stub(channel, request)
         else:
-            raise TypeError(
-                f"channel {channel!r} is a {type(channel).__name__}: accepted is a grpc.aio.Channel, or a method of a"
-                " stub that was created with one and request=, the class of its requests"
+            raise wrong_type(
+                "channel",
+                channel,
+                "a grpc.aio.Channel, or a method of a stub that was created with one and request=, the class of its"
+                " requests",
             )
         self._name = None if name is None else protocol.check_stream_name(name)
         self._metadata = metadata if callable(metadata) else tuple(metadata)
@@ -93,10 +96,7 @@ class RemoteSource:
         :raises TypeError: if ``after`` is not a string, or another value has the wrong type
         :raises ValueError: if ``lag`` is out of its range
         """
-        if not isinstance(after, str):
-            raise TypeError(
-                f"after {after!r} is a {type(after).__name__}: accepted is a cursor, which is a str"
-            )
+        check_instance("after", after, str, "a cursor, which is a str")
         options = StreamOptions(from_head, to_head, lag)
         return _RemoteStream(self._service, self._name, self._request_metadata, after, options)
 

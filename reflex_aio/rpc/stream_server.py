@@ -11,6 +11,7 @@ import grpc
 from google.protobuf.message import Message
 
 from reflex_aio import pb
+from reflex_aio.checks import check_count, check_instance
 from reflex_aio.errors import StreamStopped, UnknownStream
 from reflex_aio.rpc import error_mapping, protocol
 from reflex_aio.rpc.page_messages import encode_pages
@@ -68,12 +69,10 @@ class StreamServer:
         else:
             self._default = sources
         for source in (*self._sources.values(), self._default):
-            if source is not None and not isinstance(source, Source):
-                raise TypeError(f"source {source!r} is a {type(source).__name__}: accepted is a Source")
-        if page_events < 1 or page_bytes < 1:
-            raise ValueError(f"page_events={page_events}, page_bytes={page_bytes}: accepted is from 1")
-        self._page_events = page_events
-        self._page_bytes = page_bytes
+            if source is not None:
+                check_instance("source", source, Source, "a Source")
+        self._page_events = check_count("page_events", page_events, least=1)
+        self._page_bytes = check_count("page_bytes", page_bytes, least=1)
         self._streams: set[EventStream] = set()
         self._calls = 0
         self._idle = asyncio.Event()
