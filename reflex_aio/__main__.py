@@ -1,4 +1,4 @@
-"""``python -m reflex_aio``, which is the command ``reflex-aio``."""
+"""The command ``reflex-aio``, as ``python -m reflex_aio``."""
 
 import sys
 
@@ -6,7 +6,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command, or say in one line what it needs."""
+    """Run the command, or report in one line which package is missing."""
     try:
         from reflex_aio.cli.app import app
     except ModuleNotFoundError as exc:

@@ -1,6 +1,6 @@
-"""Fixtures for users' tests, which pytest finds by itself where this package is installed.
+"""A pytest plugin with fixtures for tests of services; pytest loads it where this package is installed.
 
-None of them runs unless a test asks for it. All are plain fixtures, whatever runs asynchronous tests.
+A fixture runs only if a test requests it. All are plain fixtures, and work with any plugin for asynchronous tests.
 """
 
 import itertools
@@ -28,7 +28,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture
 def reflex_events() -> MemoryEvents:
-    """Events in memory, and the source that streams them."""
+    """Events in memory, which are also the source of their stream."""
     return MemoryEvents()
 
 
@@ -40,14 +40,14 @@ def reflex_cursors() -> MemoryCursorStore:
 
 @pytest.fixture(scope="session")
 def reflex_postgres_settings() -> dict[str, str | int | float | bool]:
-    """Settings of the server of ``reflex_postgres``. Override this fixture for others."""
-    # What tests write need not survive the machine.
+    """Settings of the server of ``reflex_postgres``. Override this fixture to change them."""
+    # The data of tests need not survive a crash of the machine.
     return {"fsync": False, "max_connections": 200}
 
 
 @pytest.fixture(scope="session")
 def _reflex_portal() -> Iterator[BlockingPortal]:
-    """An event loop in a thread of its own: those of the tests come and go."""
+    """An event loop in a thread of its own, which outlives the event loops of the tests."""
     with start_blocking_portal("asyncio") as portal:
         yield portal
 
@@ -56,9 +56,9 @@ def _reflex_portal() -> Iterator[BlockingPortal]:
 def reflex_postgres(
     _reflex_portal: BlockingPortal, reflex_postgres_settings: dict[str, str | int | float | bool]
 ) -> "Iterator[EmbeddedPostgres]":
-    """A PostgreSQL server, started when a test first asks for it, one for each process of tests.
+    """A PostgreSQL server, started when a test first requests it, one for each process that runs tests.
 
-    Needs the extra ``embedded``. It belongs to an event loop of its own: its async methods aren't for tests.
+    Requires the extra ``embedded``. Tests must not call its async methods: it belongs to an event loop of its own.
     """
     from reflex_aio.ext.embedded import EmbeddedPostgres
 
@@ -69,10 +69,10 @@ def reflex_postgres(
 
 @pytest.fixture
 def reflex_database(_reflex_portal: BlockingPortal, reflex_postgres: "EmbeddedPostgres") -> Iterator[str]:
-    """The DSN of an empty database of the test's own, on the server of ``reflex_postgres``; dropped afterwards."""
+    """The DSN of an empty database, on the server of ``reflex_postgres``; dropped after the test."""
     name = f"test_{next(_numbers)}"
     admin = f"--maintenance-db={reflex_postgres.dsn}"
     _reflex_portal.call(reflex_postgres.run, "createdb", admin, name)
     yield reflex_postgres.dsn_for(name)
-    # Connections that the test left open are its own affair.
+    # --force: the test may have left connections open.
     _reflex_portal.call(reflex_postgres.run, "dropdb", "--force", admin, name)

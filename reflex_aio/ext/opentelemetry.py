@@ -1,6 +1,6 @@
-"""Traces that go on from the code that inserts an event to the consumers that handle it.
+"""Propagation of traces from the code that inserts an event to the consumers that handle it.
 
-The one home of OpenTelemetry (extra ``opentelemetry``). A trace is stored in the form of luno/reflex, so that either
+Requires opentelemetry-api (extra ``opentelemetry``). A trace is stored in the format of luno/reflex, so that either
 side may be written in Go.
 """
 
@@ -26,19 +26,20 @@ from reflex_aio.hooks import Hooks
 
 __all__ = ["OpenTelemetryHooks", "decode_trace", "encode_trace"]
 
-# int() also reads spaces, underscores and "0x".
+# int() would also accept spaces, underscores and "0x".
 _is_hex = re.compile("[0-9a-fA-F]+").fullmatch
 
 
 class OpenTelemetryHooks(Hooks):
-    """Stores the current span with the events inserted, and opens a span for each event handled.
+    """Stores the current span with inserted events, and opens a span for each handled event.
 
-    Events get a trace if their table has a column for it, ``EventsTable(..., trace=True)``, and if the current span is
-    sampled: what is stored can't tell, so that consumers take it for sampled. A consumer's span is a child of the one
-    stored with its event, as with luno/reflex; that of a batch is linked to each.
+    An event gets a trace if its table has a column for it, ``EventsTable(..., trace=True)``, and the current span is
+    sampled. The stored format has no flag for sampling, so consumers treat every stored trace as sampled. A consumer's
+    span is a child of the span stored with its event, as in luno/reflex. The span of a batch is linked to each stored
+    span.
 
-    :param tracer_provider: by default the one that is set for the process
-    :param link: begin a new trace for each event, linked to the one stored, for those that are handled much later
+    :param tracer_provider: the provider of the tracer; by default that of the process
+    :param link: start a new trace for each event, linked to the stored one, for events that are handled much later
     """
 
     def __init__(self, tracer_provider: TracerProvider | None = None, *, link: bool = False) -> None:
@@ -52,7 +53,7 @@ class OpenTelemetryHooks(Hooks):
     def handling(self, consumer: str, events: Sequence[Event]) -> AbstractContextManager[object]:
         origins = [decode_trace(event.trace) for event in events]
         first = origins[0]
-        # An empty context rather than that of the task: what happens to be current there isn't the cause.
+        # An empty context, not that of the task: a span that is current there did not cause the event.
         parent, links = Context(), [Link(origin) for origin in origins if origin is not None]
         if len(events) == 1 and first is not None and not self._link:
             parent, links = trace.set_span_in_context(NonRecordingSpan(first), parent), []
@@ -66,7 +67,7 @@ class OpenTelemetryHooks(Hooks):
 
 
 def encode_trace(context: SpanContext) -> bytes:
-    """Return a span's context as it is stored with an event."""
+    """Return a span's context in the format stored with an event."""
     message = pb.Trace(
         trace_id=trace.format_trace_id(context.trace_id), span_id=trace.format_span_id(context.span_id)
     )
@@ -74,26 +75,26 @@ def encode_trace(context: SpanContext) -> bytes:
 
 
 def decode_trace(stored: bytes | None) -> SpanContext | None:
-    """Return the span's context that was stored with an event; ``None`` if there is none, or it can't be read."""
+    """Return the span's context stored with an event, or ``None`` if there is none or it is invalid."""
     if not stored:
         return None
     try:
         message = pb.Trace.FromString(stored)
         context = SpanContext(
-            trace_id=_number(message.trace_id, 32),
-            span_id=_number(message.span_id, 16),
+            trace_id=_parse_hex(message.trace_id, 32),
+            span_id=_parse_hex(message.span_id, 16),
             is_remote=True,
             trace_flags=TraceFlags(TraceFlags.SAMPLED),
         )
     except (DecodeError, ValueError):
-        # Anybody may have stored anything: an event isn't to fail for its trace.
+        # An invalid trace must not prevent its event from being handled.
         return None
     return context if context.is_valid else None
 
 
-def _number(digits: str, length: int) -> int:
+def _parse_hex(digits: str, length: int) -> int:
     if not _is_hex(digits) or len(digits) != length:
-        raise ValueError(f"{digits!r} is not accepted: {length} hexadecimal digits are")
+        raise ValueError(f"{digits!r} is not accepted: a number of {length} hexadecimal digits is")
     return int(digits, 16)
 
 

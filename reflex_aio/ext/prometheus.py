@@ -1,6 +1,6 @@
-"""Metrics for Prometheus, by the names of luno/reflex. The one home of prometheus-client (extra ``prometheus``).
+"""Metrics for Prometheus, with the names of luno/reflex. Requires prometheus-client (extra ``prometheus``).
 
-docs/metrics.md tells what each metric means.
+The metrics are described in docs/metrics.md.
 """
 
 import logging
@@ -19,6 +19,7 @@ except ModuleNotFoundError as exc:
         "metrics need prometheus-client: pip install 'reflex-aio[prometheus]'", name=exc.name
     ) from exc
 
+from reflex_aio.checks import check_seconds
 from reflex_aio.errors import RemoteError, is_expected
 from reflex_aio.event import Event
 from reflex_aio.hooks import Hooks
@@ -35,21 +36,20 @@ _LATENCIES = (0.001, 0.01, 0.1, 1, 2, 5, 10, 30, 60, 120, 300)
 _LOADING = (0.001, 0.01, 0.1, 1, 10, 60)
 _DECODING = (0.00001, 0.0001, 0.001, 0.01, 0.1, 1, 10)
 
-# How long one look at how far a consumer is may take, in seconds.
-_LOOK_TIMEOUT = 30.0
+# The time limit for the measurement of one consumer's lag, in seconds.
+_MEASURE_TIMEOUT = 30.0
 
 
 class PrometheusHooks(Hooks):
-    """Keeps the metrics of everything that is given these hooks. Make one for each registry.
+    """Records metrics. Create one for each registry, and pass it as ``hooks=`` or install it.
 
-    It works in prometheus-client's multiprocess mode, where gauges are those of the process that set them last. There,
-    :meth:`watch` is what keeps ``reflex_consumer_active`` up to date.
+    In prometheus-client's multiprocess mode, a gauge has the value of the process that set it last, and only
+    :meth:`watch` keeps ``reflex_consumer_active`` up to date.
 
-    :param registry: where the metrics are; by default prometheus-client's own
-    :param lag_alert_gauges: gauges of your own, by the consumers whose lag alert they tell in place of
-        ``reflex_consumer_lag_alert``
-    :param clock: tells the time, in seconds since 1970
-    :raises ValueError: if the registry has such metrics already
+    :param registry: the registry of the metrics; by default prometheus-client's own
+    :param lag_alert_gauges: gauges of your own by consumer name, set in place of ``reflex_consumer_lag_alert``
+    :param clock: returns the time, in seconds since 1970
+    :raises ValueError: if the registry already contains metrics of these names
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class PrometheusHooks(Hooks):
         self._own_alerts = dict(lag_alert_gauges or {})
         self._consumers: dict[str, _ConsumerMetrics] = {}
         self._open_gaps: dict[str, int] = {}
-        # Registered first, so collected first: what the gauges of activity say depends on when they are asked.
+        # Registered first, and so collected first: the value of an activity gauge depends on the time of collection.
         refresher = _Refresher(self.refresh)
         registry.register(refresher)
         try:
@@ -78,7 +78,7 @@ class PrometheusHooks(Hooks):
     def consumer_started(self, consumer: str, *, lag_alert: float | None, activity_ttl: float | None) -> None:
         metrics = self._consumer(consumer)
         metrics.lag_alert, metrics.activity_ttl = lag_alert, activity_ttl
-        metrics.seen(self._clock())
+        metrics.record_activity(self._clock())
         metrics.refresh(self._clock())
 
     def consumer_restarting(self, consumer: str, error: Exception, *, expected: bool, delay: float) -> None:
@@ -86,14 +86,14 @@ class PrometheusHooks(Hooks):
 
     def event_received(self, consumer: str, event: Event) -> None:
         metrics, now = self._consumer(consumer), self._clock()
-        metrics.seen(now)
+        metrics.record_activity(now)
         age = now - event.timestamp_us / 1_000_000
         metrics.age.observe(age)
-        metrics.lags(age)
+        metrics.set_lag(age)
 
     def event_skipped(self, consumer: str, event: Event) -> None:
         metrics = self._consumer(consumer)
-        metrics.seen(self._clock())
+        metrics.record_activity(self._clock())
         metrics.skipped.inc()
 
     def event_handled(self, consumer: str, event: Event, seconds: float) -> None:
@@ -130,20 +130,20 @@ class PrometheusHooks(Hooks):
 
     def gap_detected(self, table: str, after: int, before: int) -> None:
         self._metrics.gaps_detected.labels(table).inc()
-        self._gaps(table, +1)
+        self._count_gaps(table, +1)
 
     def gap_settled(self, table: str, after: int, seconds: float) -> None:
-        self._gaps(table, -1)
+        self._count_gaps(table, -1)
 
     def gap_left(self, table: str, after: int) -> None:
-        self._gaps(table, -1)
+        self._count_gaps(table, -1)
 
     def gap_filled(self, table: str, noops: int) -> None:
         self._metrics.gaps_filled.labels(table).inc(noops)
 
-    def _gaps(self, table: str, more: int) -> None:
-        # Several streams may wait at gaps of one table.
-        self._open_gaps[table] = open_gaps = self._open_gaps.get(table, 0) + more
+    def _count_gaps(self, table: str, change: int) -> None:
+        # Several streams may wait at gaps of the same table.
+        self._open_gaps[table] = open_gaps = self._open_gaps.get(table, 0) + change
         self._metrics.blocking_gap.labels(table).set(int(open_gaps > 0))
 
     # Wake-ups.
@@ -157,46 +157,50 @@ class PrometheusHooks(Hooks):
     def notify_failed(self, error: BaseException) -> None:
         self._metrics.notify_failed.inc()
 
-    # What has to be looked for.
+    # Values that have to be polled.
 
     def refresh(self) -> None:
-        """Bring the gauges up to date that tell how long something didn't happen. Each collection does so."""
+        """Update the gauges that depend on the time since the last activity. Called by each collection."""
         now = self._clock()
         for metrics in list(self._consumers.values()):
             metrics.refresh(now)
 
     async def watch(self, *specs: Spec, period: float = 15.0) -> None:
-        """Keep telling how far the consumers of ``specs`` are behind, running or not, until cancelled.
+        """Measure the lag of the consumers of ``specs`` periodically, whether they run or not, until cancelled.
 
-        ``reflex_consumer_lag_seconds`` is then the age of the oldest event that the consumer hasn't consumed, by its
-        stored cursor; 0 at the head. A consumer that can't be looked at is logged, and tried again. Specs that begin
-        at the head are left out, as their cursors say nothing.
+        ``reflex_consumer_lag_seconds`` is then the age of the oldest event after the consumer's stored cursor; 0 at the
+        head. If a measurement fails, the error is logged, and the next one tries again. Specs that start at the head
+        are left out, as their cursors have no meaning.
 
-        :param period: how often to look, in seconds
+        :param period: the time between two measurements, in seconds
         :raises ValueError: if ``period`` is out of its range
         """
-        if not period > 0:
-            raise ValueError(f"period {period} is out of range: accepted is a number of seconds above 0")
+        check_seconds("period", period)
         while True:
             await self.measure(*specs)
             await anyio.sleep(period)
 
     async def measure(self, *specs: Spec) -> None:
-        """Look once how far the consumers of ``specs`` are behind. See :meth:`watch`."""
+        """Measure the lag of the consumers of ``specs`` once. See :meth:`watch`."""
         self.refresh()
         for spec in specs:
             if spec.options.from_head:
                 continue
             name = spec.consumer.name
             try:
-                with anyio.fail_after(_LOOK_TIMEOUT):
-                    lag = await _lag(spec, self._clock)
+                with anyio.fail_after(_MEASURE_TIMEOUT):
+                    lag = await _measure_lag(spec, self._clock)
             except Exception:
-                logger.warning("consumer %s: can't tell how far it is behind", name, exc_info=True)
+                logger.warning(
+                    "consumer %s: the lag could not be measured",
+                    name,
+                    exc_info=True,
+                    extra={"consumer": name},
+                )
                 continue
             metrics = self._consumer(name)
             metrics.lag_alert = spec.consumer.lag_alert
-            metrics.lags(lag)
+            metrics.set_lag(lag)
 
     def _consumer(self, name: str) -> "_ConsumerMetrics":
         metrics = self._consumers.get(name)
@@ -206,7 +210,7 @@ class PrometheusHooks(Hooks):
         return metrics
 
 
-async def _lag(spec: Spec, clock: Callable[[], float]) -> float:
+async def _measure_lag(spec: Spec, clock: Callable[[], float]) -> float:
     """Return the age of the oldest event after the consumer's cursor, in seconds."""
     cursor = await spec.store.get(spec.consumer.name)
     try:
@@ -225,89 +229,92 @@ class _Metrics:
     """The metrics of all consumers and tables."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, told: str, *labels: str) -> Counter:
-            return Counter(f"reflex_{name}", told, labels, registry=registry)
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"reflex_{name}", text, labels, registry=registry)
 
-        def count(name: str, told: str) -> Gauge:
-            # A Counter's name would end in _total, which luno/reflex's don't.
-            return gauge(name, told, "consumer_name", mode="sum")
+        def count(name: str, text: str) -> Gauge:
+            # The name of a Counter would end in _total, unlike that of the metric of luno/reflex.
+            return gauge(name, text, "consumer_name", mode="sum")
 
-        def gauge(name: str, told: str, label: str, *, mode: Mode) -> Gauge:
-            return Gauge(f"reflex_{name}", told, [label], registry=registry, multiprocess_mode=mode)
+        def gauge(name: str, text: str, label: str, *, mode: Mode) -> Gauge:
+            return Gauge(f"reflex_{name}", text, [label], registry=registry, multiprocess_mode=mode)
 
-        def histogram(name: str, told: str, label: str, buckets: Sequence[float]) -> Histogram:
-            return Histogram(f"reflex_{name}", told, [label], registry=registry, buckets=buckets)
+        def histogram(name: str, text: str, label: str, buckets: Sequence[float]) -> Histogram:
+            return Histogram(f"reflex_{name}", text, [label], registry=registry, buckets=buckets)
 
         self.lag = gauge(
             "consumer_lag_seconds",
-            "Age of the event that the consumer is at, in seconds",
+            "Age of the event that the consumer received last, in seconds",
             "consumer_name",
             mode="mostrecent",
         )
         self.lag_alert = gauge(
-            "consumer_lag_alert", "Whether the lag is beyond its limit", "consumer_name", mode="mostrecent"
+            "consumer_lag_alert", "Whether the lag exceeds its limit", "consumer_name", mode="mostrecent"
         )
-        # Of a consumer that moved to another process, the old one says before long that it isn't active.
+        # livemax: after a consumer has moved to another process, the old process soon reports it as inactive.
         self.active = gauge(
             "consumer_active",
-            "Whether the consumer has seen an event within its activity TTL",
+            "Whether the consumer has received an event within its activity TTL",
             "consumer_name",
             mode="livemax",
         )
         self.age = histogram(
-            "consumer_event_age_seconds", "Age of events when they are consumed", "consumer_name", _AGES
+            "consumer_event_age_seconds", "Age of events when they are received", "consumer_name", _AGES
         )
         self.latency = histogram(
-            "consumer_latency_seconds", "Time that the handler took for an event", "consumer_name", _LATENCIES
+            "consumer_latency_seconds", "Duration of the handler for an event", "consumer_name", _LATENCIES
         )
         self.errors = count("consumer_error_count", "Errors of handlers and filters")
-        self.skipped = count("consumer_skipped_events_count", "Events that the filters passed over")
-        self.dead_lettered = count("consumer_dead_lettered_events_count", "Events whose error was recorded")
+        self.skipped = count("consumer_skipped_events_count", "Events skipped by the filters")
+        self.dead_lettered = count("consumer_dead_lettered_events_count", "Events recorded as dead letters")
         self.restarts = counter("consumer_restarts", "Runs that ended with an error", "consumer_name")
 
         self.polls = counter("events_table_poll", "Queries for events", "table")
         self.blocking_gap = gauge(
             "events_table_blocking_gap", "Whether a stream waits at a gap", "table", mode="livemax"
         )
-        self.gaps_detected = counter("events_table_gap_detected", "Gaps that streams came to", "table")
+        self.gaps_detected = counter("events_table_gap_detected", "Gaps detected by streams", "table")
         self.gaps_filled = counter("events_table_gap_filled", "Noops inserted for missing ids", "table")
         self.gap_listening = gauge(
-            "events_table_gap_listening", "Whether streams settle gaps here", "table", mode="livemax"
+            "events_table_gap_listening",
+            "Whether streams resolve gaps in this process",
+            "table",
+            mode="livemax",
         )
         self.cache_hits = counter(
-            "events_table_rcache_hits", "Pages that streams were handed without a query of their own", "table"
+            "events_table_rcache_hits", "Pages delivered to streams without a query of their own", "table"
         )
         self.cache_misses = counter(
-            "events_table_rcache_misses", "Pages that streams loaded for themselves", "table"
+            "events_table_rcache_misses", "Pages loaded by streams for themselves", "table"
         )
         self.loading = histogram(
-            "events_table_loading_duration_seconds", "Time that a query for events took", "table", _LOADING
+            "events_table_loading_duration_seconds", "Duration of queries for events", "table", _LOADING
         )
         self.decoding = histogram(
             "events_table_deserialization_duration_seconds",
-            "Time that it took to make events of a page's rows",
+            "Duration of the decoding of a page's rows into events",
             "table",
             _DECODING,
         )
-        self.decoded = counter("events_table_events_deserialized", "Events made of rows", "table")
+        self.decoded = counter("events_table_events_deserialized", "Events decoded from rows", "table")
         self.cursors_set = counter("cursors_table_set", "Cursors written", "table")
 
         self.listener_lost = counter("listener_lost", "Losses of the connection that listens for wake-ups")
-        self.listener_silent = counter("listener_silent", "Times that LISTEN was found to hear nothing")
-        self.notify_failed = counter("notify_failed", "Wake-ups that other processes could not be told of")
+        self.listener_silent = counter("listener_silent", "Times that LISTEN was found to receive nothing")
+        self.notify_failed = counter("notify_failed", "Wake-ups that could not be sent to other processes")
 
 
 class _ConsumerMetrics:
-    """The metrics of one consumer, and what its gauges depend on."""
+    """The metrics of one consumer, and the state that its gauges depend on."""
 
     def __init__(self, metrics: _Metrics, name: str, lag_alert_gauge: Gauge | None) -> None:
         self.lag_alert: float | None = None
         self.activity_ttl: float | None = None
-        self._seen = 0.0
+        self._last_activity = 0.0
         self._name = name
         self._metrics = metrics
         self._alert = metrics.lag_alert.labels(name) if lag_alert_gauge is None else lag_alert_gauge
-        # With labels() for each event, the label would cost more than the metric.
+        # Looked up once: a call of labels() for each event would cost more than the metric itself.
         self._lag = metrics.lag.labels(name)
         self.age = metrics.age.labels(name)
         self.latency = metrics.latency.labels(name)
@@ -315,24 +322,24 @@ class _ConsumerMetrics:
         self.skipped = metrics.skipped.labels(name)
         self.dead_lettered = metrics.dead_lettered.labels(name)
 
-    def seen(self, now: float) -> None:
-        """The consumer was active."""
-        self._seen = now
+    def record_activity(self, now: float) -> None:
+        """Record that the consumer is active."""
+        self._last_activity = now
 
-    def lags(self, seconds: float) -> None:
-        """The consumer is so far behind."""
+    def set_lag(self, seconds: float) -> None:
+        """Set the lag, and whether it exceeds its limit."""
         self._lag.set(seconds)
         self._alert.set(int(self.lag_alert is not None and seconds > self.lag_alert))
 
     def refresh(self, now: float) -> None:
-        """Tell whether the consumer is active, which depends on the time."""
+        """Update the gauge of activity, which depends on the time."""
         if self.activity_ttl is not None:
-            active = now - self._seen < self.activity_ttl
+            active = now - self._last_activity < self.activity_ttl
             self._metrics.active.labels(self._name).set(int(active))
 
 
 class _Refresher(Collector):
-    """Has no metrics: it is told when others are about to be collected."""
+    """A collector without metrics, whose collection precedes that of the other metrics and updates them."""
 
     def __init__(self, refresh: Callable[[], None]) -> None:
         self._refresh = refresh

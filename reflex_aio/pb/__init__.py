@@ -1,8 +1,8 @@
-"""The messages of the wire, as classes: those of protos/, and of Google's protos what these import.
+"""Message classes of the wire protocol: those of protos/, and those of Google's protos that they import.
 
-They are made from a descriptor set in a pool of their own. In protobuf's default pool a second build of
-reflex.proto, such as that of a service of your own, would be refused; and generated code would be refused by
-any protobuf older than the generator.
+They are created from a descriptor set, in a descriptor pool of their own. protobuf's default pool would reject a second
+build of reflex.proto, such as that of your own service, and any protobuf older than the generator rejects generated
+code.
 """
 
 from importlib.resources import files
