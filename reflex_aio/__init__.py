@@ -39,7 +39,8 @@ from reflex_aio.hooks import Hooks
 from reflex_aio.lease import Lease, LeaseState, LeaseStore
 from reflex_aio.memory import MemoryAttemptStore, MemoryCursorStore, MemoryEvents, MemoryLeaseStore
 from reflex_aio.runner.runner import Runner
-from reflex_aio.running.run import run, run_forever
+from reflex_aio.running.run import run
+from reflex_aio.running.supervisor import run_forever
 from reflex_aio.spec import Spec
 from reflex_aio.stream import EventStream, Source, StreamOptions
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from inspect import iscoroutinefunction
-from typing import Generic, TypeAlias, TypedDict, TypeVar
+from typing import ClassVar, Generic, TypeAlias, TypedDict, TypeVar
 
 from reflex_aio.checks import check_callable, check_instance, check_seconds, is_storable_text, wrong_type
 from reflex_aio.errors import FilterError
@@ -45,6 +45,9 @@ class BaseConsumer(Generic[Item]):
 
     If a subclass is an asynchronous context manager, each run enters it. For the parameters see :class:`Consumer`.
     """
+
+    needs_transactions: ClassVar[bool] = False
+    """Whether the cursor store must have transactions, in which effects and cursor are committed together."""
 
     def __init__(
         self,

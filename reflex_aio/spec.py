@@ -57,6 +57,11 @@ class Spec:
             "an AttemptStore, such as attempts.store(pool), or None",
         )
         check_instance("retry_backoff", retry_backoff, Backoff | None, "a Backoff, or None")
+        if consumer.needs_transactions and not store.has_transactions:
+            raise TypeError(
+                f"{consumer!r} commits its effects together with the cursor, and {store!r} has no transactions:"
+                " accepted is a store such as cursors.store(pool), without flush_every"
+            )
         if attempts is None and retry_backoff is not None:
             raise ValueError(
                 f"retry_backoff {retry_backoff} without attempts: run_forever(spec, backoff=...) is without them"

@@ -60,8 +60,8 @@ async def run(
         await runner.run(signals=(SIGTERM, SIGINT))
     if runner.interrupted_by is not None:
         raise typer.Exit(Exit.INTERRUPTED if runner.interrupted_by is SIGINT else Exit.TERMINATED)
-    if runner.cut_off:
-        raise CommandError(f"cut off, as they did not finish in time: {', '.join(runner.cut_off)}")
+    if runner.unfinished:
+        raise CommandError(f"cancelled, not drained in time: {', '.join(runner.unfinished)}")
 
 
 def _loaded(target: str) -> Any:

@@ -1,45 +1,46 @@
-"""A consumer whose handler says itself when an event is consumed."""
+"""A consumer whose handler acknowledges events, in order or several at once."""
 
 from typing import Unpack
 
 from reflex_aio.consumer import ConsumerOptions, HandlerOf
 from reflex_aio.event import Event
-from reflex_aio.running.manual_commit import SessionConsumer, Turn
+from reflex_aio.running.manual_commit import ManualCommitConsumer, RunContext
 
 __all__ = ["AckConsumer", "AckEvent"]
 
 
 class AckEvent:
-    """An event that moves the cursor when it is acknowledged."""
+    """An event that is consumed when it is acknowledged."""
 
-    __slots__ = ("_ticket", "_turn", "event")
+    __slots__ = ("_context", "_ticket", "event")
 
-    def __init__(self, event: Event, ticket: int, turn: "Turn[AckEvent]") -> None:
+    def __init__(self, event: Event, ticket: int, context: "RunContext[AckEvent]") -> None:
         self.event: Event = event
         self._ticket = ticket
-        self._turn = turn
+        self._context = context
 
     def __repr__(self) -> str:
         return f"AckEvent({self.event!r})"
 
     async def ack(self) -> None:
-        """Move the cursor to this event: it and all those before it are consumed.
+        """Commit the cursor of this event: it and all events before it are consumed.
 
-        Does nothing if it is there or beyond, as a later event was acknowledged.
+        Does nothing if a later event was acknowledged before.
 
-        :raises StreamClosed: if the run that handed over the event has ended; it will come again
+        :raises StreamClosed: if the run that delivered the event has ended; the event will be delivered again
         """
-        await self._turn.finish_through(self._ticket)
+        await self._context.finish_through(self._ticket)
 
 
-class AckConsumer(SessionConsumer[AckEvent]):
-    """Consumes events one after the other; the cursor moves when one of them is acknowledged.
+class AckConsumer(ManualCommitConsumer[AckEvent]):
+    """Consumes events one after the other, and commits the cursor of an event when it is acknowledged.
 
-    The handler may acknowledge an event later than it returns: the last one of several at once, say, or from
-    another task. It gets the next event meanwhile. Those that aren't acknowledged when the run ends come again.
+    The handler may return before it acknowledges an event, and gets the next event then. It may, for example,
+    acknowledge the last of several events, or from another task. Events that are not acknowledged when the run ends are
+    delivered again.
 
     :param handler: an async function of an :class:`AckEvent`
-    :param options: as :class:`~reflex_aio.consumer.Consumer` takes them
+    :param options: those of :class:`~reflex_aio.consumer.Consumer`
     """
 
     def __init__(
@@ -47,17 +48,18 @@ class AckConsumer(SessionConsumer[AckEvent]):
     ) -> None:
         super().__init__(name, handler, **options)
 
-    def session(self, turn: Turn[AckEvent]) -> "_AckSession":
-        """Begin a run."""
-        return _AckSession(turn)
+    def processor(self, context: RunContext[AckEvent]) -> "_AckProcessor":
+        """Return the processor of a new run."""
+        return _AckProcessor(context)
 
 
-class _AckSession:
-    def __init__(self, turn: Turn[AckEvent]) -> None:
-        self._turn = turn
+class _AckProcessor:
+    def __init__(self, context: RunContext[AckEvent]) -> None:
+        self._context = context
 
-    async def consume(self, event: Event) -> None:
-        await self._turn.handle(AckEvent(event, self._turn.begin(event), self._turn), (event,))
+    async def process(self, event: Event) -> None:
+        ticket = self._context.begin(event)
+        await self._context.handle(AckEvent(event, ticket, self._context), (event,))
 
-    async def finish(self) -> None:
-        """Return at once: what isn't acknowledged by now never will be."""
+    async def drain(self) -> None:
+        """Return at once: events that are not acknowledged by now are delivered again."""

@@ -1,4 +1,4 @@
-"""A consumer of several events at once."""
+"""A consumer of events in batches, limited by size, by age or by both."""
 
 from typing import Any, Unpack
 
@@ -7,24 +7,24 @@ import anyio
 from reflex_aio.checks import check_count, check_seconds
 from reflex_aio.consumer import ConsumerOptions, HandlerOf
 from reflex_aio.event import Event
-from reflex_aio.running.manual_commit import SessionConsumer, Turn
+from reflex_aio.running.manual_commit import ManualCommitConsumer, RunContext
 
-__all__ = ["BatchConsumer", "BatchSession"]
+__all__ = ["BatchConsumer", "BatchProcessor", "check_limits"]
 
 
-class BatchConsumer(SessionConsumer[list[Event]]):
-    """Consumes events in batches, in order and one after the other; the cursor moves after each batch.
+class BatchConsumer(ManualCommitConsumer[list[Event]]):
+    """Consumes events in batches, in order and one after the other. The cursor is committed after each batch.
 
-    A batch is handed over when it has ``size`` events, when its first event came ``age`` seconds ago, or when
-    the stream ends; whichever is first. While the handler is busy no event is read.
+    A batch is handled when it has ``size`` events, when its first event was received ``age`` seconds ago, or at the end
+    of the stream, whichever is first. No events are read while the handler runs.
 
-    :param handler: an async function of a list of events, at least one. What it raises ends the run at once,
-        with the cursor before the batch
-    :param size: how many events a batch has at most; ``None`` for any number, which take memory
-    :param age: how long the first event of a batch waits at most, in seconds; ``None`` for any time
-    :param options: as :class:`~reflex_aio.consumer.Consumer` takes them; ``recover`` is handed the batch
-    :raises ValueError: if both limits are ``None``, or one is out of its range
-    :raises TypeError: if a limit is no number
+    :param handler: an async function of a list of at least one event. An exception ends the run, with the cursor before
+        the batch
+    :param size: greatest number of events in a batch; ``None`` for no limit, which may need much memory
+    :param age: longest time that the first event of a batch waits, in seconds; ``None`` for no limit
+    :param options: those of :class:`~reflex_aio.consumer.Consumer`; ``recover`` gets the batch
+    :raises ValueError: if both limits are ``None``, or one is out of range
+    :raises TypeError: if a limit is not a number
     """
 
     def __init__(
@@ -37,66 +37,79 @@ class BatchConsumer(SessionConsumer[list[Event]]):
         **options: Unpack[ConsumerOptions[list[Event]]],
     ) -> None:
         super().__init__(name, handler, **options)
-        if size is None and age is None:
-            raise ValueError("size and age are both None: accepted is a limit for at least one of them")
-        self.size: int | None = check_count("size", size, least=1, none=True)
-        self.age: float | None = check_seconds("age", age, none=True)
+        check_limits(size, age)
+        self.size = size
+        self.age = age
 
-    def session(self, turn: Turn[list[Event]]) -> "BatchSession":
-        """Begin a run."""
-        return BatchSession(turn, self.size, self.age)
+    def processor(self, context: RunContext[list[Event]]) -> "BatchProcessor":
+        """Return the processor of a new run."""
+        return BatchProcessor(context, self.size, self.age)
 
 
-class BatchSession:
-    """Gathers events, and hands them over."""
+def check_limits(size: object, age: object) -> None:
+    """Check the limits of a batch.
 
-    def __init__(self, turn: Turn[Any], size: int | None, age: float | None) -> None:
-        self._turn = turn
+    :raises ValueError: if both are ``None``, or one is out of range
+    :raises TypeError: if one is not a number
+    """
+    if size is None and age is None:
+        raise ValueError("size and age are both None: accepted is a limit for at least one of them")
+    check_count("size", size, least=1, none=True)
+    check_seconds("age", age, none=True)
+
+
+class BatchProcessor:
+    """Collects events into batches."""
+
+    def __init__(self, context: RunContext[Any], size: int | None, age: float | None) -> None:
+        self._context = context
         self._size = size
         self._age = age
         self._events: list[Event] = []
         self._last = 0
         self._due = 0.0
         self._begun: anyio.Event | None = None
-        # Held by whoever adds to the batch or hands it over.
+        # Held while a batch is changed or handled.
         self._lock = anyio.Lock(fast_acquire=True)
         if age is not None:
-            turn.start(self._hand_over_in_time)
+            context.start(self._handle_when_due)
 
-    async def consume(self, event: Event) -> None:
+    async def process(self, event: Event) -> None:
+        """Add an event to the batch, and handle the batch if it is full."""
         async with self._lock:
-            self._last = self._turn.begin(event)
+            self._last = self._context.begin(event)
             self._events.append(event)
             if len(self._events) == self._size:
-                await self._hand_over()
+                await self._handle()
             elif len(self._events) == 1 and self._age is not None:
                 self._due = anyio.current_time() + self._age
                 if self._begun is not None:
                     self._begun.set()
                     self._begun = None
 
-    async def finish(self) -> None:
+    async def drain(self) -> None:
+        """Handle the last batch."""
         async with self._lock:
             if self._events:
-                await self._hand_over()
+                await self._handle()
 
-    async def _hand_over_in_time(self) -> None:
-        # One task for all batches: one for each would still wait when its batch has long been full.
+    async def _handle_when_due(self) -> None:
+        # One task for all batches: a task per batch would still be waiting long after its batch was full.
         while True:
             if not self._events:
                 self._begun = anyio.Event()
                 await self._begun.wait()
             await anyio.sleep_until(self._due)
             async with self._lock:
-                # Not a batch that was begun meanwhile.
+                # A batch that was begun in the meantime is due later.
                 if self._events and self._due <= anyio.current_time():
-                    await self._hand_over()
+                    await self._handle()
 
-    async def _hand_over(self) -> None:
+    async def _handle(self) -> None:
         events, self._events = self._events, []
-        await self.finish_batch(events, self._last)
+        await self.handle_batch(events, self._last)
 
-    async def finish_batch(self, events: list[Event], last: int) -> None:
-        """Consume these events, of which the last one has the ticket ``last``, and finish them."""
-        await self._turn.handle(events, events)
-        await self._turn.finish_through(last)
+    async def handle_batch(self, events: list[Event], last: int) -> None:
+        """Handle and finish these events, of which the last has the ticket ``last``."""
+        await self._context.handle(events, events)
+        await self._context.finish_through(last)

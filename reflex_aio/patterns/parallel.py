@@ -1,10 +1,10 @@
-"""Several consumers that share the events of one stream."""
+"""Shards: several consumers that divide the events of one stream by key."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from reflex_aio.checks import check_count
+from reflex_aio.checks import check_count, check_instance
 from reflex_aio.event import Event
 
 __all__ = ["Shard", "by_event_id", "by_event_type", "by_foreign_id", "shard_of", "shards"]
@@ -13,28 +13,28 @@ EventKey: TypeAlias = Callable[[Event], str | bytes]
 
 
 def by_event_id(event: Event) -> str:
-    """Return the event's id: shards get the same number of events, in no order among them."""
+    """Return the event's id as the key: shards get equal numbers of events, in no order between shards."""
     return event.id
 
 
 def by_event_type(event: Event) -> str:
-    """Return the event's type, as text: events of one type stay in order."""
+    """Return the event's type as the key: events of one type stay in order."""
     return str(event.type)
 
 
 def by_foreign_id(event: Event) -> str:
-    """Return the event's foreign id: events of one row stay in order."""
+    """Return the event's foreign id as the key: events of one row stay in order."""
     return event.foreign_id
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One of several shards of a stream, which is a filter: it lets through the events that are its own.
+    """One of several shards of a stream: a filter that accepts the events of the shard, with a name for its consumer.
 
-    :param name: for its consumer
-    :param index: which of the shards it is, from 0
-    :param count: how many shards there are
-    :param key: events with the same key are in the same shard
+    :param name: the name for its consumer
+    :param index: the number of the shard, from 0
+    :param count: the number of shards
+    :param key: a function of an event; events with the same key belong to the same shard
     """
 
     name: str
@@ -43,9 +43,9 @@ class Shard:
     key: EventKey
 
     def __call__(self, event: Event) -> bool:
-        """Tell whether ``event`` belongs to this shard.
+        """Return whether ``event`` belongs to this shard.
 
-        :raises TypeError: if the key is neither a string nor bytes
+        :raises TypeError: if the key is not a string or bytes
         """
         key = self.key(event)
         return shard_of(key.encode() if isinstance(key, str) else key, self.count) == self.index
@@ -58,38 +58,39 @@ def shards(
     key: EventKey = by_event_id,
     format_name: Callable[[str, int, int], str] = "{0}_{1}_of_{2}".format,
 ) -> list[Shard]:
-    """Return shards of which each event belongs to exactly one, for a consumer each::
+    """Return shards, for one consumer each. Every event belongs to exactly one of them::
 
         [Consumer(shard.name, handler, filter=shard) for shard in shards("search", 4, key=by_foreign_id)]
 
-    The cursors belong to the shards of this ``count`` and ``key``: change the name with either.
+    Cursors are valid for this ``count`` and ``key`` only: if either changes, change the name too.
 
-    :param name: what the shards' names are made of
-    :param count: how many shards there are
-    :param key: a plain function of an event that returns a string or bytes: ``by_event_id``, ``by_event_type``,
-        ``by_foreign_id`` or any other
-    :param format_name: makes a shard's name of ``name``, its number from 1, and ``count``
+    :param name: the first part of the shards' names
+    :param count: the number of shards
+    :param key: a plain function of an event that returns a string or bytes, such as ``by_event_id``, ``by_event_type``
+        or ``by_foreign_id``
+    :param format_name: returns a shard's name from ``name``, the shard's number from 1, and ``count``
     :raises ValueError: if ``count`` is less than 1, or two shards have the same name
-    :raises TypeError: if ``count`` is no integer
+    :raises TypeError: if ``count`` is not an integer
     """
     check_count("count", count, least=1)
     made = [Shard(format_name(name, index + 1, count), index, count, key) for index in range(count)]
     if len({shard.name for shard in made}) < count:
-        raise ValueError(f"format_name gives two shards the same name: {[shard.name for shard in made]}")
+        raise ValueError(
+            f"format_name returns the same name for two shards: {[shard.name for shard in made]}"
+        )
     return made
 
 
 def shard_of(key: bytes, shards: int) -> int:
-    """Return the shard, 0 to ``shards - 1``, that owns ``key``.
+    """Return the number of the shard that ``key`` belongs to, from 0 to ``shards - 1``.
 
-    32-bit FNV-1 (not 1a), to agree with Go's ``fnv.New32``.
+    The hash is 32-bit FNV-1 (not 1a), like Go's ``fnv.New32``.
     Source: http://www.isthe.com/chongo/tech/comp/fnv/
 
     :raises ValueError: if ``shards`` is less than 1
-    :raises TypeError: if ``key`` isn't bytes, or ``shards`` no integer
+    :raises TypeError: if ``key`` is not bytes, or ``shards`` is not an integer
     """
-    if not isinstance(key, bytes):
-        raise TypeError(f"key {key!r} is a {type(key).__name__}: accepted is a str or bytes")
+    check_instance("key", key, bytes, "a str or bytes")
     check_count("shards", shards, least=1)
     value = 0x811C9DC5
     for byte in key:

@@ -1,4 +1,4 @@
-"""Events of an interface that has to be asked for them."""
+"""A source of events that are polled from a function, such as the pages of a web service."""
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,16 +16,17 @@ Poll: TypeAlias = Callable[[str], Awaitable[Sequence[Event]]]
 
 
 class PollSource:
-    """A source of what ``poll`` returns: of another service's pages, say.
+    """A source of the events that ``poll`` returns, for example from another service's pages.
 
-    :param poll: an async function that returns the events after a cursor, ``""`` being the beginning: any number of
-        them, in an order that never changes; none if there are no further ones yet
-    :param every: how long to wait before asking again when there were none, in seconds
-    :param head: an async function that returns the newest event's id, or ``""``. Without it, and for streams with a
-        ``lag``, all events after the stream's cursor are asked for to find out
-    :param clock: tells the time, in seconds since 1970
+    :param poll: an async function that returns the events after a cursor, where ``""`` is the beginning: any number of
+        events, in an order that never changes; none if there are no more yet
+    :param every: delay before polling again when there were no events, in seconds
+    :param head: an async function that returns the newest event's id; without events, see
+        :meth:`reflex_aio.stream.Source.head`. Without this function, and for streams with a ``lag``, all events after
+        the stream's cursor are polled to find the head
+    :param clock: returns the time, in seconds since 1970
     :raises TypeError: if an argument has the wrong type
-    :raises ValueError: if ``every`` isn't above 0
+    :raises ValueError: if ``every`` is not above 0
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class PollSource:
         return _PollStream(self, after, StreamOptions(from_head, to_head, lag))
 
     async def head(self) -> str:
-        """Return the cursor of the newest event, or ``""`` if there is none."""
+        """Return the cursor of the newest event, or that of the beginning. See :class:`~reflex_aio.stream.Source`."""
         return await self._head_from("", None)
 
     async def _head_from(self, after: str, lag: float | None) -> str:
@@ -70,12 +71,12 @@ class PollSource:
     async def _after(self, cursor: str) -> Sequence[Event]:
         page = await self._poll(cursor)
         if page and page[0].id == cursor:
-            # As it would be for ever.
-            raise RuntimeError(f"{self!r} returned event {cursor} when it was asked for those after it")
+            # Otherwise the stream would repeat this event forever.
+            raise RuntimeError(f"{self!r} returned event {cursor}: accepted are events after that one")
         return page
 
     def _early(self, event: Event, lag: float | None) -> float:
-        """Return in how many seconds ``event`` is old enough."""
+        """Return the time until ``event`` is old enough, in seconds."""
         return event.timestamp_us / 1_000_000 + lag - self._clock() if lag else 0.0
 
 
@@ -104,13 +105,13 @@ class _PollStream(EventStream):
         page = await source._after(self._position)
         while not page:
             if self._head is not None:
-                # The newest event of when the stream was opened is there no more.
+                # The event that was the head when the stream was opened has been deleted.
                 return ()
             await anyio.sleep(source._every)
             page = await source._after(self._position)
         if lag:
             await anyio.sleep(max(0.0, source._early(page[0], lag)))
-            # Not the first one again, whatever the clock says now: an empty page would be the end.
+            # Keep the first event even if the clock was set back: an empty page would end the stream.
             late = [index for index, event in enumerate(page) if index and source._early(event, lag) > 0]
             page = page[: late[0]] if late else page
         if self._head is not None:
@@ -120,4 +121,4 @@ class _PollStream(EventStream):
         return page
 
     async def _close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the stream holds no resources."""

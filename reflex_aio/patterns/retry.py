@@ -1,4 +1,4 @@
-"""Trying again in place, before an error leaves the handler."""
+"""Retries within a handler, without ending the run."""
 
 import logging
 from typing import TypeVar
@@ -24,35 +24,36 @@ def retrying(
     backoff: Backoff | None = None,
     errors: type[Exception] | tuple[type[Exception], ...] = Exception,
 ) -> HandlerOf[Item]:
-    """Return a handler that calls ``handler`` again when it raises; the event stays in flight meanwhile.
+    """Return a handler that calls ``handler`` again when it raises. The event stays in flight in the meantime.
 
-    It fits every kind of consumer, as it takes whatever ``handler`` does. A cancellation is never tried again.
+    The result can be used with every kind of consumer, since it has the arguments of ``handler``. Cancellations are not
+    retried.
 
-    What is left of the calls is known in memory alone. For attempts that outlive the process, see ``attempts`` of
+    The calls are counted in memory. For attempts that are kept across restarts, see ``attempts`` of
     :class:`~reflex_aio.spec.Spec`.
 
-    :param retries: how often to call it again at most, before its last error is raised; ``None`` for any number
-    :param backoff: how long to wait between the calls; by default 0.1 to 30 seconds
-    :param errors: what to try again after; everything else is raised at once
+    :param retries: greatest number of further calls, after which the last error is raised; ``None`` for no limit
+    :param backoff: delays between the calls; by default 0.1 to 30 seconds
+    :param errors: the exceptions to retry; all others are raised at once
     :raises ValueError: if ``retries`` is negative
     :raises TypeError: if an argument has the wrong type
     """
     check_callable("handler", handler)
-    left_at_first = check_count("retries", retries, least=0, none=True)
+    allowed = check_count("retries", retries, least=0, none=True)
     backoff = Backoff() if backoff is None else backoff
 
     async def handle(item: Item) -> None:
-        left, delays, pending_before = left_at_first, backoff.delays(), pending_cancellations()
+        left, delays, pending_before = allowed, backoff.delays(), pending_cancellations()
         while True:
             try:
                 await handler(item)
                 return
             except errors as exc:
-                # A failed clean-up may have taken the place of a cancellation: to go on would be to swallow it.
+                # An error during clean-up may have replaced a cancellation: to go on would swallow the cancellation.
                 if left == 0 or pending_cancellations() > pending_before:
                     raise
                 delay = next(delays)
-                logger.warning("%r failed, trying again in %.1f s: %r", handler, delay, exc)
+                logger.warning("%r failed, retrying in %.1f s: %r", handler, delay, exc)
             if left is not None:
                 left -= 1
             await anyio.sleep(delay)

@@ -1,4 +1,4 @@
-"""Waiting for something to happen."""
+"""Waiting for the next event of a row."""
 
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -21,27 +21,27 @@ async def wait_for_event(
     poll: Callable[[], Awaitable[bool]] | None = None,
     every: float = 1.0,
 ) -> Event | None:
-    """Return the next event of a row; or ``None`` when ``poll`` says that what it is to tell is so already.
+    """Return the next event of a row, or ``None`` once ``poll`` returns true.
 
-    ``poll`` is first asked when events can't be missed any more, so it doesn't matter whether they came before.
-    For a limit of time use :func:`anyio.fail_after` or :func:`asyncio.timeout`.
+    ``poll`` is first called when events can no longer be missed, so it also finds changes whose events came before.
+    To limit the time, use :func:`anyio.fail_after` or :func:`asyncio.timeout`.
 
-    :param source: read from its head on
+    :param source: the source, which is read from its head on
     :param foreign_id: the row
-    :param types: the event types to wait for; none means all
-    :param poll: an async function that tells whether there is nothing to wait for, as it looks itself
-    :param every: how long to wait between two calls of ``poll``, in seconds
+    :param types: the event types to wait for; empty for all
+    :param poll: an async function that checks the row, and returns true if there is nothing to wait for
+    :param every: period of ``poll``, in seconds
     :raises StreamStopped: if the source ended the stream
     :raises Exception: whatever the source or ``poll`` raises
     :raises TypeError: if an argument has the wrong type
-    :raises ValueError: if an argument is out of its range
+    :raises ValueError: if an argument is out of range
     """
     row, wanted = check_foreign_id(foreign_id), frozenset(check_type(each) for each in types)
     check_seconds("every", every)
     async with source.stream(from_head=True) as stream:
         if poll is None:
             return await _next(stream, row, wanted)
-        return await _next_unless(poll, every, stream, row, wanted)
+        return await _next_or_polled(poll, every, stream, row, wanted)
 
 
 async def _next(stream: EventStream, row: str, types: frozenset[int]) -> Event:
@@ -51,7 +51,7 @@ async def _next(stream: EventStream, row: str, types: frozenset[int]) -> Event:
     raise StreamStopped
 
 
-async def _next_unless(
+async def _next_or_polled(
     poll: Callable[[], Awaitable[bool]], every: float, stream: EventStream, row: str, types: frozenset[int]
 ) -> Event | None:
     group, done = Group(f"wait_for_event({row!r})"), anyio.Event()
@@ -62,7 +62,7 @@ async def _next_unless(
         found = await _next(stream, row, types)
         done.set()
 
-    async def ask() -> None:
+    async def poll_until_true() -> None:
         while True:
             if await poll():
                 done.set()
@@ -71,7 +71,7 @@ async def _next_unless(
 
     async def wait() -> None:
         group.start(read)
-        group.start(ask)
+        group.start(poll_until_true)
         await done.wait()
 
     await group.run(wait)

@@ -1,1 +1,1 @@
-"""Many specs in one process: run again, watched, shared with other processes, and drained."""
+"""Runs many specs in one process, and shares them with other processes."""

@@ -1,48 +1,174 @@
-"""Dealing consumers out to the processes that could run them, each to one."""
+"""Assigns consumers to processes, and acquires the leases of those assigned to this one."""
 
+import logging
+import random
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
-__all__ = ["deal"]
+import anyio
 
-# As reflex_aio.patterns.shards names them.
+from reflex_aio.health import ConsumerState
+from reflex_aio.lease import Lease, LeaseState, LeaseStore
+from reflex_aio.runner.lease_keepalive import acquire, release
+from reflex_aio.runner.membership import Membership
+from reflex_aio.runner.supervised import SupervisedSpec
+
+__all__ = ["Rebalancer", "assign"]
+
+logger = logging.getLogger(__name__)
+
+# The names that reflex_aio.patterns.shards makes.
 _SHARD = re.compile(r"(.+)_\d+_of_(\d+)", re.DOTALL)
 
+# Fractions of the ttl: the period of rebalancing, which is also the time limit of a request, and the delay after an
+# error.
+_PERIOD = 1 / 3
+_RETRY = 1 / 10
+# The longest delay between the expiry of another process's lease and the next rebalancing, in seconds.
+_EXPIRY_DELAY = 0.05
 
-def deal(names: Iterable[str], members: Collection[str], holders: Mapping[str, str]) -> dict[str, str]:
-    """Return which member is to run which consumer.
 
-    Each member gets as many as any other, or one more or less; of the shards of one consumer too. What a member
-    holds it keeps, as far as that allows. Members that know the same come to the same result; and once that is
-    what they hold, to the same again, so that nothing goes to and fro.
+def assign(names: Iterable[str], members: Collection[str], owners: Mapping[str, str]) -> dict[str, str]:
+    """Return the member that is to run each consumer.
 
-    :param names: the consumers; those named as ``base_1_of_4``, for one base and count, are shards of one consumer
-    :param members: who can run them, at least one
-    :param holders: who runs which of them now
+    The numbers of consumers per member differ by at most one, and so do the numbers of shards of each consumer. Within
+    these limits, members keep the consumers that they run. Members with the same information compute the same result,
+    and the result is stable: once it is reached, it is computed again.
+
+    :param names: the consumers; those named ``base_1_of_4``, with the same base and count, are shards of one consumer
+    :param members: the processes that can run them, at least one
+    :param owners: the processes that run them now
     """
-    dealt: dict[str, str] = {}
+    assigned: dict[str, str] = {}
     totals = dict.fromkeys(sorted(members), 0)
     for group in _groups(names):
-        held = {member: [name for name in group if holders.get(name) == member] for member in totals}
+        owned = {member: [name for name in group if owners.get(name) == member] for member in totals}
         least, more = divmod(len(group), len(totals))
-        # One more for those that have the least so far, and of these for those that need not give one away.
-        by_need = sorted(totals, key=lambda member: (totals[member], -len(held[member])))
+        # The rest goes to members with the fewest consumers so far; among these, to members that would have to release
+        # one.
+        by_need = sorted(totals, key=lambda member: (totals[member], -len(owned[member])))
         shares = {member: least + (rank < more) for rank, member in enumerate(by_need)}
-        kept = {name: member for member in totals for name in held[member][: shares[member]]}
+        kept = {name: member for member in totals for name in owned[member][: shares[member]]}
         for member in kept.values():
             shares[member] -= 1
         open_places = iter([member for member in by_need for _ in range(shares[member])])
         for name in group:
-            member = dealt[name] = kept.get(name) or next(open_places)
+            member = assigned[name] = kept.get(name) or next(open_places)
             totals[member] += 1
-    return dealt
+    return assigned
 
 
 def _groups(names: Iterable[str]) -> list[list[str]]:
-    """Return the shards of each consumer, and after them all those that have none, in one group."""
+    """Return the shards of each consumer, followed by all consumers without shards as one group."""
     bases: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
     for name in sorted(names):
         shard = _SHARD.fullmatch(name)
         bases[shard.groups() if shard else ()].append(name)
     return [bases[base] for base in sorted(bases, reverse=True)]
+
+
+class Rebalancer:
+    """Runs the consumers that are assigned to this process, and drains those that are assigned to others.
+
+    :param specs: the specs by consumer
+    :param owner: this process
+    :param ttl: time until leases expire unless they are renewed, in seconds
+    :param drain: time limit for a consumer to drain, in seconds
+    :param start: runs a spec under a lease in the background, until it is ended or the lease is lost
+    """
+
+    def __init__(
+        self,
+        leases: LeaseStore,
+        specs: Mapping[str, SupervisedSpec],
+        *,
+        owner: str,
+        ttl: float,
+        drain: float,
+        start: Callable[[SupervisedSpec, Lease, float], None],
+    ) -> None:
+        self._leases = leases
+        self._specs = specs
+        self._owner = owner
+        self._ttl = ttl
+        self._drain = drain
+        self._start = start
+        self._membership = Membership(leases, owner, specs, ttl=ttl, timeout=ttl * _PERIOD)
+        self._ending = anyio.Event()
+        self.left: anyio.Event = anyio.Event()
+        """Set when no more leases are acquired, and the other processes can see that."""
+
+    def end(self) -> None:
+        """Acquire no more leases. Running consumers are not affected."""
+        self._ending.set()
+
+    async def run(self) -> None:
+        """Rebalance periodically, until :meth:`end` is called."""
+        try:
+            while not self._ending.is_set():
+                delay = await self._rebalance()
+                with anyio.move_on_after(delay):
+                    await self._ending.wait()
+        finally:
+            await self._membership.leave()
+            self.left.set()
+
+    async def _rebalance(self) -> float:
+        """Return the delay before the next time, in seconds."""
+        try:
+            states = await self._membership.renew()
+            await self._apply(states)
+            return self._next_delay(states)
+        except Exception as exc:
+            delay = self._ttl * _RETRY
+            logger.warning("leases: retrying in %.1f s: %r", delay, exc)
+            for spec in self._waiting():
+                spec.set_state(ConsumerState.BACKING_OFF, exc)
+            return delay
+
+    async def _apply(self, states: Mapping[str, LeaseState]) -> None:
+        owners = {name: states[name].owner for name in self._specs if name in states and states[name].is_held}
+        outsiders = self._membership.outsiders(states)
+        names = [name for name in self._specs if owners.get(name) not in outsiders]
+        assigned = assign(names, self._membership.members(states), owners)
+        for name in names:
+            spec, mine = self._specs[name], assigned[name] == self._owner
+            if spec.is_active and not mine:
+                spec.end(timeout=self._drain)
+            elif mine and not spec.is_active and owners.get(name, self._owner) == self._owner:
+                await self._acquire(spec)
+        for spec in self._waiting():
+            spec.set_state(ConsumerState.STANDBY)
+
+    async def _acquire(self, spec: SupervisedSpec) -> None:
+        if self._ending.is_set() or spec.state is ConsumerState.STOPPED:
+            return
+        sent = anyio.current_time()
+        lease = await acquire(
+            self._leases, spec.name, self._owner, ttl=self._ttl, timeout=self._ttl * _PERIOD
+        )
+        if lease is None:
+            # Another process was faster.
+            return
+        if self._ending.is_set():
+            # The runner has ended all active specs in the meantime: nothing would end this one.
+            await release(self._leases, lease)
+        else:
+            self._start(spec, lease, sent)
+
+    def _next_delay(self, states: Mapping[str, LeaseState]) -> float:
+        # A lease that another process does not renew expires before the next regular time.
+        expiring = [
+            state.seconds_left + random.uniform(0, _EXPIRY_DELAY)
+            for state in states.values()
+            if state.is_held and state.owner != self._owner
+        ]
+        return min([self._ttl * _PERIOD * random.uniform(0.8, 1.0), *expiring])
+
+    def _waiting(self) -> list[SupervisedSpec]:
+        return [
+            spec
+            for spec in self._specs.values()
+            if not spec.is_active and spec.state is not ConsumerState.STOPPED
+        ]

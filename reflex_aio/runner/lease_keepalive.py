@@ -1,4 +1,4 @@
-"""Keeping a lease."""
+"""Acquires, renews and releases leases, each request within a time limit."""
 
 import logging
 import random
@@ -11,50 +11,52 @@ from reflex_aio.errors import LeaseLost
 from reflex_aio.lease import Lease, LeaseStore
 from reflex_aio.tasks import shielded
 
-__all__ = ["NotRenewed", "acquire", "answered", "keep", "release"]
+__all__ = ["NotRenewed", "acquire", "keep_alive", "release", "within_limit"]
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Shares of the ttl: when to renew, when to try again what failed, and when to take a lease for lost.
+# Fractions of the ttl: when to renew, when to retry after a failure, and when to give up the lease.
 _RENEW = 1 / 3
 _RETRY = 1 / 10
 _SAFE = 9 / 10
-# How long giving back a lease may take, in seconds. It expires by itself too.
+# How long releasing a lease may take, in seconds. Otherwise it expires.
 _RELEASE_TIMEOUT = 5.0
 
 
 class NotRenewed(LeaseLost):
-    """Raised when a lease could not be renewed in time: somebody else may acquire it any moment."""
+    """Raised when a lease could not be renewed in time. Another process may acquire it at any moment."""
 
     def __init__(self, lease: Lease, *, ttl: float) -> None:
         super().__init__(name=lease.name, owner=lease.owner, epoch=lease.epoch)
         self.args = (f"{lease.name}: the lease could not be renewed within its ttl of {ttl:g} s",)
 
 
-async def answered(request: Awaitable[T], *, within: float) -> T:
-    """Return what a lease store answers.
+async def within_limit(request: Awaitable[T], *, timeout: float) -> T:
+    """Return the result of a request to a lease store.
 
-    :raises TimeoutError: if it doesn't ``within`` so many seconds
+    :param timeout: time limit, in seconds
+    :raises TimeoutError: if it takes longer
     """
-    with anyio.move_on_after(within):
+    with anyio.move_on_after(timeout):
         return await request
-    raise TimeoutError(f"the store of the leases did not answer within {within:g} s")
+    raise TimeoutError(f"the lease store did not answer within {timeout:g} s")
 
 
-async def acquire(leases: LeaseStore, name: str, owner: str, *, ttl: float, within: float) -> Lease | None:
-    """Acquire ``name``, or return ``None`` if somebody else holds it. See :class:`~reflex_aio.lease.LeaseStore`.
+async def acquire(leases: LeaseStore, name: str, owner: str, *, ttl: float, timeout: float) -> Lease | None:
+    """Acquire ``name``, or return ``None`` if another owner holds it. See :class:`~reflex_aio.lease.LeaseStore`.
 
-    A caller that is cancelled meanwhile leaves no lease behind, which would be nobody's until it expires.
+    If the caller is cancelled, the lease is released: otherwise nobody could use it until it expires.
 
-    :raises TimeoutError: if the store doesn't answer ``within`` so many seconds
+    :param timeout: time limit, in seconds
+    :raises TimeoutError: if the store takes longer
     """
     acquired: Lease | None = None
 
     async def request() -> None:
         nonlocal acquired
-        acquired = await answered(leases.acquire(name, owner, ttl=ttl), within=within)
+        acquired = await within_limit(leases.acquire(name, owner, ttl=ttl), timeout=timeout)
 
     try:
         await shielded(request())
@@ -65,22 +67,22 @@ async def acquire(leases: LeaseStore, name: str, owner: str, *, ttl: float, with
     return acquired
 
 
-async def keep(leases: LeaseStore, lease: Lease, ttl: float, sent: float) -> None:
-    """Renew ``lease`` until it is lost, which raises.
+async def keep_alive(leases: LeaseStore, lease: Lease, ttl: float, sent: float) -> None:
+    """Renew ``lease`` until it is lost.
 
-    How long it is safe is told by this process's monotonic clock, from before a request was sent: the store can't
-    have begun to count earlier.
+    Its end is computed with this process's monotonic clock, from the time before a request was sent: the store cannot
+    have started to count earlier.
 
-    :param ttl: for how long it was acquired, and is renewed, in seconds
+    :param ttl: the duration for which it was acquired and is renewed, in seconds
     :param sent: :func:`anyio.current_time` before it was acquired
-    :raises LeaseLost: once it is; also, in time before it expires, when it could not be renewed
+    :raises LeaseLost: if it is lost, or could not be renewed; the latter before it expires
     """
     safe_until, delay = sent + ttl * _SAFE, ttl * _RENEW
     while True:
         await anyio.sleep(delay * random.uniform(0.8, 1.0))
         sent = anyio.current_time()
         if sent >= safe_until:
-            # Also where the process was paused.
+            # This also happens after the process was paused.
             raise NotRenewed(lease, ttl=ttl)
         with anyio.CancelScope(deadline=safe_until) as limit:
             try:
@@ -90,18 +92,24 @@ async def keep(leases: LeaseStore, lease: Lease, ttl: float, sent: float) -> Non
                 raise
             except Exception as exc:
                 delay = min(ttl * _RETRY, safe_until - sent)
-                logger.warning("lease of %s: not renewed, trying again in %.1f s: %s", lease.name, delay, exc)
+                logger.warning(
+                    "consumer %s: lease not renewed, retrying in %.1f s: %s",
+                    lease.name,
+                    delay,
+                    exc,
+                    extra={"consumer": lease.name},
+                )
         if limit.cancelled_caught:
             raise NotRenewed(lease, ttl=ttl)
 
 
 async def release(leases: LeaseStore, lease: Lease) -> None:
-    """Give ``lease`` back, also if cancelled. If that fails it is left to expire."""
+    """Release ``lease``, also if cancelled. If that fails, it expires."""
     await shielded(_release(leases, lease))
 
 
 async def _release(leases: LeaseStore, lease: Lease) -> None:
     try:
-        await answered(leases.release(lease), within=_RELEASE_TIMEOUT)
+        await within_limit(leases.release(lease), timeout=_RELEASE_TIMEOUT)
     except Exception as exc:
-        logger.warning("lease of %s: not released, left to expire: %s", lease.name, exc)
+        logger.warning("lease %s: not released, it will expire: %s", lease.name, exc)

@@ -1,4 +1,4 @@
-"""Many specs in one process: who runs what, what it is doing, and how it ends."""
+"""Runs many specs in one process: starts, restarts and drains them, and reports their states."""
 
 import logging
 import os
@@ -15,9 +15,9 @@ from reflex_aio.backoff import Backoff
 from reflex_aio.checks import check_instance, check_seconds
 from reflex_aio.health import ConsumerState, ConsumerStatus
 from reflex_aio.lease import Lease, LeaseStore, check_ttl
-from reflex_aio.runner.share import Share
-from reflex_aio.runner.supervised import Host
-from reflex_aio.running.run import check_endless
+from reflex_aio.runner.assignment import Rebalancer
+from reflex_aio.runner.supervised import SupervisedSpec
+from reflex_aio.running.supervisor import check_endless
 from reflex_aio.spec import Spec
 from reflex_aio.tasks import Group, Tasks, on_asyncio
 
@@ -25,36 +25,39 @@ __all__ = ["Runner"]
 
 logger = logging.getLogger(__name__)
 
-# How long a consumer may go on after it was cancelled before only a restart can help, in seconds.
+# How long a consumer may run after it was cancelled before the process must be restarted, in seconds.
 _OVERDUE = 30.0
 
 
 class Runner:
-    """Hosts specs: starts them, runs each again when it fails, knows what it is doing, and drains them in the end.
+    """Runs specs: starts them, restarts those that fail, reports their states, and drains them at the end.
 
     ::
 
         async with Runner([spec, ...], leases=leases.store(pool), drain=20.0) as runner:
             yield                                                # e.g. a FastAPI lifespan
 
-    On asyncio it is an asynchronous context manager: the specs run in the background, and no failure of theirs
-    ends the body. Leaving drains: no consumer takes a further event, what they have in hand is finished, the
-    cursors are stored, the leases are released; what isn't finished after ``drain`` seconds is cancelled. Leaving
-    that is cancelled itself cancels at once. Elsewhere, or where there is nothing else to do: :meth:`run`.
+    On asyncio it is an asynchronous context manager: the specs run in the background, and their failures do not end the
+    body. On leaving, the specs drain: consumers receive no more events, those in hand are finished, the cursors are
+    stored, and the leases are released. A consumer that has not drained after ``drain`` seconds is cancelled. If
+    leaving is itself cancelled, all consumers are cancelled at once. On trio, or in a program that does nothing else,
+    use
+    :meth:`run`.
 
-    With ``leases``, each consumer runs in one process at a time. The processes that host the same consumers share
-    them evenly, the shards of one consumer too, and share anew when one joins or leaves. When one dies, the others
-    go on with what it had ``lease_ttl`` seconds later at most. One that has lost a lease can't move the cursor.
+    With ``leases``, each consumer runs in one process at a time. The processes with the same consumers share them
+    evenly, including the shards of one consumer, and rebalance when a process joins or leaves. When a process dies, the
+    others take over its consumers after at most ``lease_ttl`` seconds. A process that has lost a lease cannot move the
+    cursor.
 
-    :param specs: what to host; none of them with ``to_head``
-    :param leases: who runs what is kept there, beside the cursors; without, everything runs here
-    :param lease_ttl: how long a lease holds unless it is renewed, in seconds
-    :param drain: how long the consumers may take to finish what they have in hand, in seconds
-    :param backoff: how long to wait before a consumer that failed is run again; by default 0.1 to 30 seconds
-    :param owner: a name for this process among those that share the leases, which no other has or had; by default
-        one is made of the host's name
-    :raises ValueError: if there is no spec, two have consumers of the same name, one ends at the head, or a
-        duration is out of its range
+    :param specs: the specs to run, without ``to_head``
+    :param leases: the lease store that assigns consumers to processes, next to the cursors; ``None`` to run all here
+    :param lease_ttl: time until a lease expires unless it is renewed, in seconds
+    :param drain: time limit for the consumers to drain, in seconds
+    :param backoff: delays before a consumer that failed is restarted; by default 0.1 to 30 seconds
+    :param owner: a name for this process among those that share the leases, never used by another process or by this
+        one before a restart; by default it is made of the host name
+    :raises ValueError: if there is no spec, if two consumers have the same name, if a spec ends at the head, or if a
+        duration is out of range
     :raises TypeError: if an argument has the wrong type
     """
 
@@ -68,13 +71,13 @@ class Runner:
         backoff: Backoff | None = None,
         owner: str | None = None,
     ) -> None:
-        self._hosts: dict[str, Host] = {}
+        self._specs: dict[str, SupervisedSpec] = {}
         backoff = Backoff() if backoff is None else backoff
         check_instance("specs", specs, Iterable, "a list of specs")
         for spec in specs:
             self._add(spec, backoff)
-        if not self._hosts:
-            raise ValueError("there are no specs to run")
+        if not self._specs:
+            raise ValueError("specs is empty: accepted is at least one spec")
         check_instance(
             "leases", leases, LeaseStore | None, "a LeaseStore, such as leases.store(pool), or None"
         )
@@ -90,7 +93,7 @@ class Runner:
         self._ending = False
         self._failed = False
         self.interrupted_by: Signals | None = None
-        """The signal that ended everything at once, if one did."""
+        """The signal that cancelled the consumers, if one did."""
         self._changed = anyio.Event()
         self._done = anyio.Event()
 
@@ -98,70 +101,70 @@ class Runner:
         check_instance("spec", spec, Spec, "a Spec")
         check_endless(spec)
         name = spec.consumer.name
-        if name in self._hosts:
-            raise ValueError(f"two consumers have the name {name!r}, by which their cursors are kept")
-        self._hosts[name] = Host(spec, backoff=backoff, changed=self._has_changed)
+        if name in self._specs:
+            raise ValueError(f"two consumers have the name {name!r}: their cursors are stored by name")
+        self._specs[name] = SupervisedSpec(spec, backoff=backoff, changed=self._notify_changed)
 
     def __repr__(self) -> str:
-        return f"Runner({[host.spec for host in self._hosts.values()]!r})"
+        return f"Runner({[spec.spec for spec in self._specs.values()]!r})"
 
-    # What it is doing.
+    # State.
 
     @property
     def ready(self) -> bool:
-        """Whether every consumer runs, or stands by for its lease. Not while draining."""
-        # One that is draining is being handed over to another process.
-        at_work = (ConsumerState.RUNNING, ConsumerState.STANDBY, ConsumerState.DRAINING)
+        """Whether every consumer runs, or waits for its lease. False while the runner drains."""
+        # A consumer that drains by itself is being moved to another process.
+        healthy = (ConsumerState.RUNNING, ConsumerState.STANDBY, ConsumerState.DRAINING)
         return (
-            self._began and not self._ending and all(host.state in at_work for host in self._hosts.values())
+            self._began and not self._ending and all(spec.state in healthy for spec in self._specs.values())
         )
 
     @property
     def live(self) -> bool:
-        """Whether no restart of the process is called for.
+        """Whether the process need not be restarted.
 
-        It is if the runner has failed as a whole, if a consumer has stopped that should run, or if one goes on
-        half a minute after it was cancelled, as its lease was lost or its time to drain was over. A consumer that
-        fails again and again is no reason: a restart would change nothing.
+        It must be restarted if the runner has failed as a whole, if a consumer has stopped that should run, or if a
+        consumer still runs 30 seconds after it was cancelled because it lost its lease or did not drain in time. A
+        consumer that fails again and again is no reason: a restart would not help.
         """
         if self._failed:
             return False
         if self._began and not self._ending:
-            for host in self._hosts.values():
-                if host.state is ConsumerState.STOPPED:
+            for spec in self._specs.values():
+                if spec.state is ConsumerState.STOPPED:
                     return False
-        return all(host.overdue() <= _OVERDUE for host in self._hosts.values())
+        return all(spec.overdue() <= _OVERDUE for spec in self._specs.values())
 
     def statuses(self) -> dict[str, ConsumerStatus]:
-        """Return what each consumer is doing, by name."""
-        return {name: host.status for name, host in self._hosts.items()}
+        """Return the status of each consumer by name."""
+        return {name: spec.status for name, spec in self._specs.items()}
 
     async def changed(self) -> None:
-        """Return when any consumer has begun to do something else."""
+        """Return at the next change of any consumer's state."""
         await self._changed.wait()
 
     @property
-    def cut_off(self) -> list[str]:
-        """The consumers that were cancelled, as they hadn't finished what they had in hand when time was up."""
-        return [name for name, host in self._hosts.items() if host.cut_off]
+    def unfinished(self) -> list[str]:
+        """The consumers that were cancelled because they did not drain in time."""
+        return [name for name, spec in self._specs.items() if spec.unfinished]
 
     # Running.
 
     async def run(self, *, signals: Iterable[Signals] = ()) -> None:
-        """Run the specs until :meth:`drain`, until a signal, or until cancelled; on asyncio or trio.
+        """Run the specs, on asyncio or trio, until :meth:`drain`, a signal, or a cancellation of the caller.
 
-        :param signals: of these the first drains, and the second ends everything at once. Handlers are
-            installed for the time of the call, which so has to be in the main thread
-        :raises RuntimeError: if the runner has been used before
+        :param signals: the first of these drains, the second cancels all consumers. Signal handlers are installed for
+            the duration of the call, which must be in the main thread
+        :raises RuntimeError: if the runner was used before
         """
         self._begin()
         signals, group = tuple(signals), Group("runner")
 
-        async def heed() -> None:
+        async def handle_signals() -> None:
             with anyio.open_signal_receiver(*signals) as received:
                 async for signal in received:
                     if self._ending:
-                        logger.warning("%s: ending at once", signal.name)
+                        logger.warning("%s: cancelling all consumers", signal.name)
                         self.interrupted_by = signal
                         raise _Interrupted
                     logger.info("%s: draining for up to %g s", signal.name, self._drain)
@@ -169,7 +172,7 @@ class Runner:
 
         async def work() -> None:
             if signals:
-                group.start(heed)
+                group.start(handle_signals)
             await self._serve()
 
         try:
@@ -179,9 +182,7 @@ class Runner:
 
     async def __aenter__(self) -> Self:
         if not on_asyncio():
-            raise RuntimeError(
-                "a Runner runs in the background on asyncio only: elsewhere, await runner.run()"
-            )
+            raise RuntimeError("a Runner is a context manager on asyncio only: elsewhere, await runner.run()")
         self._begin()
         self._tasks.start(self._serve(), name="reflex_aio runner")
         return self
@@ -195,14 +196,14 @@ class Runner:
             await self._tasks.aclose()
 
     def end(self) -> None:
-        """Begin to drain, and return at once."""
+        """Start to drain, and return at once."""
         self._ending = True
-        self._has_changed()
+        self._notify_changed()
 
     async def drain(self) -> None:
-        """Take no further event, finish what is in hand, and return when everything has ended.
+        """Receive no more events, finish those in hand, and return when all consumers have ended.
 
-        What isn't finished in ``drain`` seconds, given to the constructor, is cancelled.
+        Consumers that have not drained within the runner's time limit are cancelled.
         """
         self.end()
         if self._began:
@@ -210,76 +211,78 @@ class Runner:
 
     def _begin(self) -> None:
         if self._began:
-            raise RuntimeError("a Runner runs once: make another one")
+            raise RuntimeError("a Runner can be used once: make another one")
         self._began = True
 
     async def _serve(self) -> None:
         try:
-            await self._group.run(self._run_all if self._leases is None else self._run_share)
+            await self._group.run(self._run_all if self._leases is None else self._run_assigned)
         except BaseException as exc:
             self._failed = not isinstance(exc, anyio.get_cancelled_exc_class())
             raise
         finally:
             self._ending = True
-            for host in self._hosts.values():
-                host.tell(ConsumerState.STOPPED)
+            for spec in self._specs.values():
+                spec.set_state(ConsumerState.STOPPED)
             self._done.set()
 
     async def _run_all(self) -> None:
-        for host in self._hosts.values():
-            self._start(host, host.run)
-        await self._wait_to_end()
-        await self._end_all()
+        for spec in self._specs.values():
+            self._start(spec, spec.run)
+        await self._wait_for_end()
+        await self._drain_all()
 
-    async def _run_share(self) -> None:
+    async def _run_assigned(self) -> None:
         leases = self._leases
         assert leases is not None
 
-        def start(host: Host, lease: Lease, sent: float) -> None:
+        def start(spec: SupervisedSpec, lease: Lease, sent: float) -> None:
             async def run() -> None:
-                await host.run_under(leases, lease, self._ttl, sent)
+                await spec.run_under(leases, lease, self._ttl, sent)
 
-            self._start(host, run)
+            self._start(spec, run)
 
-        share = Share(leases, self._hosts, owner=self.owner, ttl=self._ttl, drain=self._drain, start=start)
-        self._group.start(share.keep)
-        await self._wait_to_end()
-        # At once, even if the store of the leases doesn't answer.
-        share.end()
-        await self._end_all()
-        await share.left.wait()
+        rebalancer = Rebalancer(
+            leases, self._specs, owner=self.owner, ttl=self._ttl, drain=self._drain, start=start
+        )
+        self._group.start(rebalancer.run)
+        await self._wait_for_end()
+        # Returns at once, even if the lease store does not answer.
+        rebalancer.end()
+        await self._drain_all()
+        await rebalancer.left.wait()
 
-    async def _wait_to_end(self) -> None:
+    async def _wait_for_end(self) -> None:
         while not self._ending:
             await self._changed.wait()
 
-    def _start(self, host: Host, run: Callable[[], Awaitable[None]]) -> None:
-        host.is_hosted = True
-        self._group.start(self._guarded, host, run)
+    def _start(self, spec: SupervisedSpec, run: Callable[[], Awaitable[None]]) -> None:
+        spec.is_active = True
+        self._group.start(self._run_guarded, spec, run)
 
-    async def _guarded(self, host: Host, run: Callable[[], Awaitable[None]]) -> None:
+    async def _run_guarded(self, spec: SupervisedSpec, run: Callable[[], Awaitable[None]]) -> None:
         try:
             await run()
         except Exception as exc:
-            # Nothing that a consumer does, but a fault here, or in hooks: the others go on.
-            logger.exception("consumer %s can't be run", host.name)
-            host.tell(ConsumerState.STOPPED, exc)
+            # Not an error of the consumer, but of this package or of hooks. The other consumers continue.
+            logger.exception("consumer %s cannot be run", spec.name, extra={"consumer": spec.name})
+            spec.set_state(ConsumerState.STOPPED, exc)
         finally:
-            host.is_hosted = False
-            self._has_changed()
+            spec.is_active = False
+            self._notify_changed()
 
-    async def _end_all(self) -> None:
-        for host in self._hosts.values():
-            host.end(within=self._drain)
-        while any(host.is_hosted for host in self._hosts.values()):
+    async def _drain_all(self) -> None:
+        for spec in self._specs.values():
+            spec.end(timeout=self._drain)
+        while any(spec.is_active for spec in self._specs.values()):
             await self._changed.wait()
-        if names := self.cut_off:
-            logger.warning("not finished within %g s, and cancelled: %s", self._drain, ", ".join(names))
+        if names := self.unfinished:
+            logger.warning("consumers cancelled, not drained within %g s: %s", self._drain, ", ".join(names))
 
-    def _has_changed(self) -> None:
+    def _notify_changed(self) -> None:
         changed, self._changed = self._changed, anyio.Event()
         changed.set()
 
 
 class _Interrupted(Exception):
-    """Ends everything at once."""
+    """Raised by the second signal, to cancel all consumers."""

@@ -1,4 +1,4 @@
-"""A spec that a runner hosts."""
+"""A spec of a runner: its supervisor, its lease, and its state."""
 
 import logging
 from collections.abc import Callable
@@ -10,21 +10,21 @@ from reflex_aio.backoff import Backoff
 from reflex_aio.errors import LeaseLost
 from reflex_aio.health import ConsumerState, ConsumerStatus
 from reflex_aio.lease import Lease, LeaseStore
-from reflex_aio.runner.lease_keepalive import NotRenewed, keep, release
+from reflex_aio.runner.lease_keepalive import NotRenewed, keep_alive, release
 from reflex_aio.running.run import Run
-from reflex_aio.running.supervisor import Rerunning
+from reflex_aio.running.supervisor import Supervisor
 from reflex_aio.spec import Spec
 from reflex_aio.tasks import Group
 
-__all__ = ["Host"]
+__all__ = ["SupervisedSpec"]
 
 logger = logging.getLogger(__name__)
 
 
-class Host:
-    """Runs one spec, for as long as it is to run here, and knows what it is doing.
+class SupervisedSpec:
+    """A spec that a runner runs, and its state.
 
-    :param changed: called after each change of what it is doing
+    :param changed: called after each change of state
     """
 
     def __init__(self, spec: Spec, *, backoff: Backoff, changed: Callable[[], None]) -> None:
@@ -39,29 +39,29 @@ class Host:
         self._failed_at: datetime | None = None
         self._cursor = ""
         self._lease: Lease | None = None
-        self._attempt: Run | None = None
-        self._runs: Rerunning | None = None
+        self._run: Run | None = None
+        self._supervisor: Supervisor | None = None
         self._scope: anyio.CancelScope | None = None
-        # When it should have ended, by the monotonic clock.
-        self._due: float | None = None
-        # Told to end before it began.
+        # When it must have ended, by the monotonic clock.
+        self._deadline: float | None = None
+        # Set if it was ended before its supervisor was started.
         self._ended = False
-        self.is_hosted: bool = False
-        """Whether it runs here, or is about to, or has not quite ended."""
-        self.cut_off: bool = False
-        """Whether its last run was cancelled with events in hand, as it didn't finish them in time."""
+        self.is_active: bool = False
+        """Whether it runs here, is about to start, or has not ended completely."""
+        self.unfinished: bool = False
+        """Whether its last run was cancelled with events in hand, since it did not drain in time."""
 
     def __repr__(self) -> str:
-        return f"Host({self.spec!r})"
+        return f"SupervisedSpec({self.spec!r})"
 
     @property
     def state(self) -> ConsumerState:
-        """What it is doing."""
+        """Its state."""
         return self._state
 
     @property
     def status(self) -> ConsumerStatus:
-        """What it is doing, and more."""
+        """Its state, with details."""
         return ConsumerStatus(
             self.name,
             self._state,
@@ -69,16 +69,16 @@ class Host:
             restarts=self._restarts,
             error=self._error,
             failed_at=self._failed_at,
-            cursor=self._reached(),
+            cursor=self._current_cursor(),
             epoch=None if self._lease is None else self._lease.epoch,
         )
 
     def overdue(self) -> float:
-        """Return for how many seconds it has been refusing to end, though it was cancelled."""
-        return 0.0 if self._due is None else max(0.0, anyio.current_time() - self._due)
+        """Return the time since it should have ended, in seconds; 0 if it need not have ended."""
+        return 0.0 if self._deadline is None else max(0.0, anyio.current_time() - self._deadline)
 
-    def tell(self, state: ConsumerState, error: BaseException | None = None) -> None:
-        """Note what it is doing from now on."""
+    def set_state(self, state: ConsumerState, error: BaseException | None = None) -> None:
+        """Record a new state, and the error that led to it."""
         if error is not None:
             self._failed_at = datetime.now(UTC)
             self._error = f"{type(error).__name__}: {error}"
@@ -88,87 +88,87 @@ class Host:
         self._changed()
 
     async def run(self) -> None:
-        """Run the spec until it is told to end."""
-        await self._run(self.spec)
-        self.tell(ConsumerState.STOPPED)
+        """Run the spec until :meth:`end` is called."""
+        await self._supervise(self.spec)
+        self.set_state(ConsumerState.STOPPED)
 
     async def run_under(self, leases: LeaseStore, lease: Lease, ttl: float, sent: float) -> None:
-        """Run the spec until it is told to end, or the lease is lost; give the lease back then.
+        """Run the spec until :meth:`end` is called or the lease is lost. Release the lease at the end.
 
-        :param ttl: for how long the lease was acquired, in seconds
+        :param ttl: the duration for which the lease was acquired, in seconds
         :param sent: :func:`anyio.current_time` before it was acquired
         """
         group = Group(self.name)
 
-        async def hold() -> None:
+        async def keep_lease() -> None:
             try:
-                await keep(leases, lease, ttl, sent)
+                await keep_alive(leases, lease, ttl, sent)
             finally:
-                self._due = anyio.current_time()
+                self._deadline = anyio.current_time()
 
         async def work() -> None:
-            group.start(hold)
-            await self._run(self.spec.fenced(lease))
+            group.start(keep_lease)
+            await self._supervise(self.spec.fenced(lease))
 
         self._lease = lease
         try:
             await group.run(work)
-            self.tell(ConsumerState.STANDBY)
+            self.set_state(ConsumerState.STANDBY)
         except LeaseLost as exc:
-            # Nothing is wrong with the consumer; another process goes on from its cursor.
-            logger.warning("consumer %s stopped: %s", self.name, exc)
-            self.cut_off = False
+            # The consumer has not failed: another process continues from its cursor.
+            logger.warning("consumer %s stopped: %s", self.name, exc, extra={"consumer": self.name})
+            self.unfinished = False
             unknown = isinstance(exc, NotRenewed)
-            self.tell(ConsumerState.BACKING_OFF if unknown else ConsumerState.STANDBY, exc)
+            self.set_state(ConsumerState.BACKING_OFF if unknown else ConsumerState.STANDBY, exc)
         finally:
-            self._due = None
+            self._deadline = None
             await release(leases, lease)
             self._lease, self._ended = None, False
 
-    async def _run(self, spec: Spec) -> None:
+    async def _supervise(self, spec: Spec) -> None:
         def begin() -> Run:
-            self._cursor = self._reached()
-            self._attempt = Run(spec, opened=opened, held=held)
-            return self._attempt
+            self._cursor = self._current_cursor()
+            self._run = Run(spec, opened=opened, delayed=delayed)
+            return self._run
 
         def opened() -> None:
             self._report(ConsumerState.RUNNING, None)
 
-        def held(held: bool) -> None:
-            self._report(ConsumerState.BACKING_OFF if held else ConsumerState.RUNNING, None)
+        def delayed(delayed: bool) -> None:
+            self._report(ConsumerState.BACKING_OFF if delayed else ConsumerState.RUNNING, None)
 
-        runs = self._runs = Rerunning(
+        supervisor = self._supervisor = Supervisor(
             self.name, begin, backoff=self._backoff, hooks=spec.hooks, report=self._report, final=LeaseLost
         )
         finished = False
         try:
             with anyio.CancelScope() as self._scope:
                 if self._ended:
-                    runs.end()
-                await runs.run()
+                    supervisor.end()
+                await supervisor.run()
                 finished = True
         finally:
-            self.cut_off = not finished
-            self._cursor = self._reached()
-            self._runs = self._attempt = self._scope = self._due = None
+            self.unfinished = not finished
+            self._cursor = self._current_cursor()
+            self._supervisor = self._run = self._scope = self._deadline = None
             self._ended = False
 
-    def end(self, *, within: float) -> None:
-        """Take no further event; what isn't finished ``within`` so many seconds is cancelled."""
-        if not self.is_hosted or self._state is ConsumerState.DRAINING:
+    def end(self, *, timeout: float) -> None:
+        """Receive no more events. A run that has not drained after ``timeout`` seconds is cancelled."""
+        if not self.is_active or self._state is ConsumerState.DRAINING:
             return
-        if self._runs is None or self._scope is None:
+        if self._supervisor is None or self._scope is None:
             self._ended = True
             return
-        self._due = anyio.current_time() + within
-        self.tell(ConsumerState.DRAINING)
-        self._scope.deadline = self._due
-        self._runs.end()
+        self._deadline = anyio.current_time() + timeout
+        self.set_state(ConsumerState.DRAINING)
+        self._scope.deadline = self._deadline
+        self._supervisor.end()
 
     def _report(self, state: ConsumerState, error: Exception | None) -> None:
         if error is not None:
             self._restarts += 1
-        self.tell(ConsumerState.DRAINING if self._state is ConsumerState.DRAINING else state, error)
+        self.set_state(ConsumerState.DRAINING if self._state is ConsumerState.DRAINING else state, error)
 
-    def _reached(self) -> str:
-        return (self._attempt.cursor if self._attempt is not None else "") or self._cursor
+    def _current_cursor(self) -> str:
+        return (self._run.cursor if self._run is not None else "") or self._cursor

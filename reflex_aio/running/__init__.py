@@ -1,1 +1,1 @@
-"""One run of a spec, and runs one after another."""
+"""One run of a spec, and a supervisor that runs it again and again."""

@@ -1,4 +1,4 @@
-"""The cursor of a consumer that is running."""
+"""Writes the cursor of a running consumer to its cursor store."""
 
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
@@ -9,21 +9,21 @@ import anyio
 from reflex_aio.cursor import CursorStore
 from reflex_aio.lease import Lease
 
-__all__ = ["MovingCursor"]
+__all__ = ["CursorWriter"]
 
-# How often the cursor moves over events that need no work, in seconds.
+# How often the cursor is written after skipped events, in seconds.
 _PERIOD = 1.0
 
 
-class MovingCursor:
-    """A consumer's cursor that any number of tasks move forward; where the store is slow, the latest wins.
+class CursorWriter:
+    """Commits a consumer's cursor, which any number of tasks may advance. If the store is slow, the latest cursor wins.
 
-    It moves over events passed over too, but for these at most once in a period.
+    After skipped events, the cursor is written at most once per period.
 
-    :param store: where it is kept
+    :param store: the cursor store
     :param name: the consumer
-    :param expected: where it stands, to move it from there alone; ``None`` to move it from wherever it is
-    :param fence: the lease without which it can't be moved; ``None`` if it is moved without one
+    :param expected: the stored cursor, if it may only be moved from there; ``None`` to move it from anywhere
+    :param fence: the lease that must be held to move it; ``None`` for no lease
     """
 
     def __init__(
@@ -33,67 +33,63 @@ class MovingCursor:
         self._name = name
         self._expected = expected
         self._fence = fence
-        # Where it has to move to; "" if it is there.
-        self._wanted = ""
-        self._moving = False
-        self._moved: anyio.Event | None = None
+        # The cursor to be written; "" if it is stored.
+        self._pending = ""
+        self._writing = False
+        self._written: anyio.Event | None = None
         self.stored: str = ""
-        """Where it has been moved to; ``""`` if it hasn't been yet."""
+        """The last cursor that was written; ``""`` before the first."""
 
     def set(self, cursor: str) -> Awaitable[None]:
-        """Move to ``cursor``, or beyond if that is asked for meanwhile."""
-        # Not a coroutine function: at a million events a second, a further frame is what costs most.
-        self._wanted = cursor
-        return self.move()
+        """Write ``cursor``, or a later one that is set while another task writes."""
+        # Not a coroutine function: at a million events a second, another frame would dominate the cost.
+        self._pending = cursor
+        return self.write()
 
-    def pass_over(self, cursor: str) -> None:
-        """Move to ``cursor`` before long: see :meth:`keep_moving`."""
-        self._wanted = cursor
+    def skip(self, cursor: str) -> None:
+        """Let :meth:`keep_writing` write ``cursor``."""
+        self._pending = cursor
 
-    async def keep_moving(self) -> None:
-        """Move over what is passed over once in a period, without end."""
+    async def keep_writing(self) -> None:
+        """Write the cursor after skipped events once per period, without end."""
         while True:
             await anyio.sleep(_PERIOD)
-            await self.move()
+            await self.write()
 
-    async def move(self) -> None:
-        """Move to where it has to be, unless it is there. After a cancellation the next call does it."""
-        while self._moving:
-            await self._others()
-        wanted = self._wanted
-        if not wanted:
+    async def write(self) -> None:
+        """Write the pending cursor, if there is one. After a cancellation, the next call writes it."""
+        while self._writing:
+            await self._wait_for_write()
+        pending = self._pending
+        if not pending:
             return
-        self._moving = True
+        self._writing = True
         try:
-            await self._store.set(self._name, wanted, expected=self._expected, fence=self._fence)
+            await self._store.set(self._name, pending, expected=self._expected, fence=self._fence)
             if self._expected is not None:
-                self._expected = wanted
-            self.stored = wanted
-            # Unless more was asked for meanwhile.
-            if self._wanted is wanted:
-                self._wanted = ""
+                self._expected = pending
+            self.stored = pending
+            # Keep a later cursor that was set while this one was written.
+            if self._pending is pending:
+                self._pending = ""
         except Exception:
-            # It ends the run: to try once more in the end would only tell twice what is wrong.
-            self._wanted = ""
+            # The error ends the run. A second try at its end would only report the same error twice.
+            self._pending = ""
             raise
         finally:
-            self._let_others()
+            self._end_write()
 
     @asynccontextmanager
-    async def moving(self, cursor: str) -> AsyncIterator[Any]:
-        """Be in a transaction of the store that moves to ``cursor``, and yields its connection.
+    async def transaction(self, cursor: str) -> AsyncIterator[Any]:
+        """Commit ``cursor`` in a transaction of the store; the context yields its connection.
 
-        :raises TypeError: if the store has no transactions, or it isn't known where the cursor stands
+        The store must have transactions, and the stored cursor must be known.
         """
-        if not self._store.has_transactions or self._expected is None:
-            raise TypeError(
-                f"{self._name}: {self._store!r} can't move its cursor in a transaction:"
-                " accepted is a store as of cursors.store(pool)"
-            )
-        while self._moving:
-            await self._others()
-        self._moving = True
-        undone = False
+        assert self._expected is not None
+        while self._writing:
+            await self._wait_for_write()
+        self._writing = True
+        rolled_back = False
         try:
             async with self._store.transaction(
                 self._name, cursor, expected=self._expected, fence=self._fence
@@ -101,27 +97,27 @@ class MovingCursor:
                 try:
                     yield connection
                 except BaseException:
-                    undone = True
+                    rolled_back = True
                     raise
             self._expected = self.stored = cursor
-            # All that was passed over lies before it.
-            self._wanted = ""
+            # Events skipped so far lie before this cursor.
+            self._pending = ""
         except Exception:
-            if not undone:
-                # The cursor isn't where it was believed to be, or nobody knows whether it was moved.
-                self._wanted = ""
+            if not rolled_back:
+                # The stored cursor is not the expected one, or it is unknown whether the transaction was committed.
+                self._pending = ""
             raise
         finally:
-            self._let_others()
+            self._end_write()
 
-    async def _others(self) -> None:
-        """Wait for another task that moves: two sets at once could reach the store in the wrong order."""
-        if self._moved is None:
-            self._moved = anyio.Event()
-        await self._moved.wait()
+    async def _wait_for_write(self) -> None:
+        """Wait until another task has written: two concurrent writes could reach the store in the wrong order."""
+        if self._written is None:
+            self._written = anyio.Event()
+        await self._written.wait()
 
-    def _let_others(self) -> None:
-        self._moving = False
-        if self._moved is not None:
-            self._moved.set()
-            self._moved = None
+    def _end_write(self) -> None:
+        self._writing = False
+        if self._written is not None:
+            self._written.set()
+            self._written = None

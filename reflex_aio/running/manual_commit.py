@@ -1,35 +1,35 @@
-"""Consumers that move their cursor themselves: the seam between them and :func:`~reflex_aio.running.run.run`."""
+"""Consumers that commit their cursor themselves: the interface between them and a run, and the low watermark."""
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, TypeVarTuple, Unpack
+from typing import Any, Generic, Protocol, TypeVar, TypeVarTuple, Unpack
 
 from reflex_aio.consumer import BaseConsumer
 from reflex_aio.errors import StreamClosed
 from reflex_aio.event import Event
-from reflex_aio.running.cursor_writer import MovingCursor
-from reflex_aio.running.watermark import Watermark
+from reflex_aio.running.cursor_writer import CursorWriter
 from reflex_aio.tasks import Group
 
-__all__ = ["Session", "SessionConsumer", "Turn"]
+__all__ = ["ManualCommitConsumer", "Processor", "RunContext", "Watermark"]
 
 Args = TypeVarTuple("Args")
 Item = TypeVar("Item")
 
 
-class Turn(Generic[Item]):
-    """What a session has of its run: its events' tickets, its cursor, its tasks.
+class RunContext(Generic[Item]):
+    """The run of a processor: the tickets of its events, its cursor, its tasks.
 
-    The cursor stands after the last event before the first one that is begun and not finished. Events that
-    the filters pass over between them need no work.
+    The cursor is committed up to the event before the first unfinished one. Skipped events between them count as
+    finished.
 
-    :param handle: hands an item, made of these events, to the consumer, and tells the hooks
+    :param handle: passes an item, made of the events, to the consumer, and calls the hooks
     """
 
     def __init__(
         self,
-        cursor: MovingCursor,
+        cursor: CursorWriter,
         group: Group,
         handle: Callable[[Item, Sequence[Event]], Awaitable[None]],
     ) -> None:
@@ -38,98 +38,162 @@ class Turn(Generic[Item]):
         self._watermark = Watermark()
         self._closed = False
         self.handle = handle
-        self.moved: bool = False
-        """Whether the stored cursor has moved over an event that was finished."""
+        self.advanced: bool = False
+        """Whether a finished event's cursor was committed."""
 
     @property
     def unfinished(self) -> int:
-        """How many events were begun, from the first unfinished one on."""
+        """The number of events that were begun, from the first unfinished one on."""
         return len(self._watermark)
 
     def start(self, work: Callable[[Unpack[Args]], Awaitable[None]], *args: *Args) -> None:
-        """Do ``work`` beside the run. What it raises ends the run; what still goes on when it ends is cancelled."""
+        """Start ``work`` in a task. An exception ends the run; the end of the run cancels the task."""
         self._group.start(work, *args)
 
     def begin(self, event: Event) -> int:
-        """Take on an event, in the stream's order, and return its ticket: not finished until it is said to be."""
+        """Add an event, in the order of the stream, and return its ticket, by which it is finished."""
         return self._watermark.begin(event.id)
 
-    def pass_over(self, event: Event) -> None:
-        """Leave an event out, in the stream's order."""
+    def skip(self, event: Event) -> None:
+        """Add an event that needs no work, in the order of the stream."""
         watermark, before = self._watermark, self._watermark.cursor
-        watermark.pass_over(event.id)
+        watermark.skip(event.id)
         if watermark.cursor != before:
-            self._cursor.pass_over(watermark.cursor)
+            self._cursor.skip(watermark.cursor)
 
     async def finish(self, *tickets: int) -> None:
-        """Finish these events; return when the cursor is stored, if it moves.
+        """Finish these events. Returns when the cursor is stored, if it moves.
 
-        :raises StreamClosed: if the run has ended; its unfinished events will come again
+        :raises StreamClosed: if the run has ended; its unfinished events will be delivered again
         """
-        before = self._checked()
+        before = self._open_cursor()
         for ticket in tickets:
             self._watermark.finish(ticket)
-        await self._move_from(before)
+        await self._commit_after(before)
 
     async def finish_through(self, ticket: int) -> None:
-        """Finish this event and all those before it; return when the cursor is stored, if it moves.
+        """Finish this event and all before it. Returns when the cursor is stored, if it moves.
 
-        :raises StreamClosed: if the run has ended; its unfinished events will come again
+        :raises StreamClosed: if the run has ended; its unfinished events will be delivered again
         """
-        before = self._checked()
+        before = self._open_cursor()
         self._watermark.finish_through(ticket)
-        await self._move_from(before)
+        await self._commit_after(before)
 
     @asynccontextmanager
-    async def finishing_through(self, ticket: int, event: Event) -> AsyncIterator[Any]:
-        """Finish ``event``, whose ticket it is, and all those before it, in a transaction of the cursor store.
+    async def transaction_through(self, ticket: int, event: Event) -> AsyncIterator[Any]:
+        """Finish ``event``, which has this ticket, and all before it, in a transaction of the cursor store.
 
-        The context yields its connection, for what is to be stored with the cursor, and commits both or neither.
+        The context yields the transaction's connection. What is written on it is committed together with the cursor.
 
-        :raises CursorConflict: if the cursor isn't where this run has left it
-        :raises StreamClosed: if the run has ended; its unfinished events will come again
+        :raises CursorConflict: if the stored cursor is not where this run left it
+        :raises StreamClosed: if the run has ended; its unfinished events will be delivered again
         """
-        self._checked()
-        async with self._cursor.moving(event.id) as connection:
+        self._open_cursor()
+        async with self._cursor.transaction(event.id) as connection:
             yield connection
         self._watermark.finish_through(ticket)
-        self.moved = True
+        self.advanced = True
         if self._watermark.cursor != event.id:
-            self._cursor.pass_over(self._watermark.cursor)
+            self._cursor.skip(self._watermark.cursor)
 
     def close(self) -> None:
-        """Finish nothing any more."""
+        """Refuse to finish events from now on."""
         self._closed = True
 
-    def _checked(self) -> str:
+    def _open_cursor(self) -> str:
         if self._closed:
-            raise StreamClosed("the run that handed over the event has ended: the event will come again")
+            raise StreamClosed(
+                "the run that delivered the event has ended: the event will be delivered again"
+            )
         return self._watermark.cursor
 
-    async def _move_from(self, before: str) -> None:
+    async def _commit_after(self, before: str) -> None:
         if self._watermark.cursor != before:
             await self._cursor.set(self._watermark.cursor)
-            self.moved = True
+            self.advanced = True
 
 
-class Session(Protocol):
-    """What a consumer does with the events of one run."""
+class Processor(Protocol):
+    """Processes the events of one run."""
 
-    async def consume(self, event: Event) -> None:
-        """Begin ``event``, which the filters let through; the next one comes when this returns."""
+    async def process(self, event: Event) -> None:
+        """Begin an event that the filters accepted. The next one is delivered when this returns."""
         ...
 
-    async def finish(self) -> None:
-        """Return when what was begun and can be finished is finished: the stream has ended."""
+    async def drain(self) -> None:
+        """Return when the events in hand are finished, as far as possible. Called at the end of the stream."""
         ...
 
 
-class SessionConsumer(BaseConsumer[Item], ABC):
-    """A consumer that moves its cursor itself: ``run`` makes a session for each run, and sets nothing."""
-
-    compares: ClassVar[bool] = False
-    """Whether a run moves the cursor only from where it has left it. Otherwise from wherever it is, but forward."""
+class ManualCommitConsumer(BaseConsumer[Item], ABC):
+    """Base of consumers that commit their cursor themselves, through a processor that is made for each run."""
 
     @abstractmethod
-    def session(self, turn: Turn[Item]) -> Session:
-        """Begin a run."""
+    def processor(self, context: RunContext[Item]) -> Processor:
+        """Return the processor of a new run."""
+
+
+class Watermark:
+    """The low watermark of events that are begun in order and finished in any order.
+
+    Its length is the number of events from the first unfinished one on, without skipped ones.
+    """
+
+    def __init__(self) -> None:
+        self._cursor = ""
+        # The cursors after the watermark, of which the first has the ticket _first.
+        self._cursors: deque[str] = deque()
+        self._first = 0
+        self._finished: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._cursors)
+
+    @property
+    def cursor(self) -> str:
+        """The cursor of the last event before the first unfinished one; ``""`` if there is none."""
+        return self._cursor
+
+    def begin(self, cursor: str) -> int:
+        """Add an event with this cursor after those present, and return its ticket."""
+        self._cursors.append(cursor)
+        return self._first + len(self._cursors) - 1
+
+    def skip(self, cursor: str) -> None:
+        """Add an event with this cursor after those present, which counts as finished."""
+        if self._cursors:
+            # Merged with the event before, so that skipped events take no memory.
+            self._cursors[-1] = cursor
+        else:
+            self._cursor = cursor
+
+    def finish(self, ticket: int) -> None:
+        """Mark an event as finished. An event before the watermark may be finished again.
+
+        :raises ValueError: if there is no such ticket
+        """
+        self._check(ticket)
+        if ticket < self._first:
+            return
+        self._finished.add(ticket)
+        while self._first in self._finished:
+            self._advance()
+
+    def finish_through(self, ticket: int) -> None:
+        """Mark an event and all before it as finished.
+
+        :raises ValueError: if there is no such ticket
+        """
+        self._check(ticket)
+        while self._first <= ticket or self._first in self._finished:
+            self._advance()
+
+    def _advance(self) -> None:
+        self._finished.discard(self._first)
+        self._cursor = self._cursors.popleft()
+        self._first += 1
+
+    def _check(self, ticket: int) -> None:
+        if not 0 <= ticket < self._first + len(self._cursors):
+            raise ValueError(f"ticket {ticket} does not exist: accepted is one returned by begin()")

@@ -1,4 +1,4 @@
-"""What a run knows of failed attempts at its consumer's events, and what it adds."""
+"""The failed attempts that a run restores from an attempt store, and those that it adds."""
 
 import logging
 from collections.abc import Awaitable, Sequence
@@ -13,21 +13,21 @@ from reflex_aio.consumer import BaseConsumer
 from reflex_aio.cursor import is_behind
 from reflex_aio.event import Event
 
-__all__ = ["Attempting"]
+__all__ = ["RetryState"]
 
 logger = logging.getLogger(__name__)
 
-# How long writing an attempt may take, in seconds.
+# How long a write to the attempt store may take, in seconds.
 _TIMEOUT = 10.0
 
 
-class Attempting:
-    """The failed attempts at a consumer's events, for one run of it.
+class RetryState:
+    """The failed attempts at a consumer's events during one run.
 
-    They are read when the run begins, and by nobody else meanwhile: a failure ends the run. So events that never failed
-    cost nothing. What can't be written is logged, and raises nothing: it would take the place of the handler's error.
+    They are read once, at the start: a failure ends the run, so events that never failed cost nothing. Errors of the
+    attempt store's writes are logged and not raised, since they would replace the handler's error.
 
-    :param backoff: how long to wait after which attempt
+    :param backoff: delays between attempts
     """
 
     def __init__(self, consumer: BaseConsumer[Any], store: AttemptStore, backoff: Backoff) -> None:
@@ -36,54 +36,55 @@ class Attempting:
         self._backoff = backoff
         self._attempts: dict[str, Attempts] = {}
         self._read_at = 0.0
+        # Events that were handled, and whose attempts are still stored.
         self._handled: list[str] = []
         self._failed: Event | None = None
 
-    async def begin(self, cursor: str) -> None:
-        """Read the attempts, and tell the consumer; forget those at events up to the run's cursor."""
+    async def load(self, cursor: str) -> None:
+        """Read the attempts and pass their numbers to the consumer. Delete those at events up to the run's cursor."""
         self._attempts = dict(await self._store.get(self._consumer.name))
         self._read_at = anyio.current_time()
-        # Somebody has moved the cursor past them, or they could not be forgotten when they were consumed.
-        self._handled = [event_id for event_id in self._attempts if _passed(event_id, cursor)]
-        await self.forget_handled()
+        # The cursor was moved past these events by hand, or their attempts could not be deleted when they were handled.
+        self._handled = [event_id for event_id in self._attempts if _is_passed(event_id, cursor)]
+        await self.clear_handled()
         self._consumer.restore_attempts(
             {event_id: attempts.count for event_id, attempts in self._attempts.items()}
         )
 
     def seconds_left(self, event: Event) -> float:
-        """Return in how many seconds ``event`` is to be tried; negative, or 0, if it may be at once."""
+        """Return the time until the next attempt at ``event`` is due, in seconds; 0 or less if it is due."""
         attempts = self._attempts.get(event.id)
         return 0.0 if attempts is None else self._read_at + attempts.seconds_left - anyio.current_time()
 
-    def failed(self, event: Event) -> None:
-        """Note that an attempt at ``event`` failed. What fails after it, fails because the run ends."""
+    def mark_failed(self, event: Event) -> None:
+        """Record that an attempt at ``event`` failed. Later failures are ignored: the end of the run causes them."""
         if self._failed is None:
             self._failed = event
 
-    def handled(self, events: Sequence[Event]) -> bool:
-        """Note that ``events`` are handled; tell whether there are attempts to be forgotten."""
+    def mark_handled(self, events: Sequence[Event]) -> bool:
+        """Record that ``events`` were handled. Return whether there are attempts to delete."""
         if self._attempts:
             self._handled += [event.id for event in events if event.id in self._attempts]
         return bool(self._handled)
 
-    async def forget_handled(self) -> None:
-        """Forget the attempts at events that are handled."""
+    async def clear_handled(self) -> None:
+        """Delete the attempts at events that were handled."""
         for event_id in list(self._handled):
             await self._write(self._store.clear(self._consumer.name, event_id), event_id)
             self._attempts.pop(event_id, None)
-            # Another task may have done the same.
+            # Another task may have removed it.
             with suppress(ValueError):
                 self._handled.remove(event_id)
 
-    async def end(self) -> None:
-        """Write what isn't written yet. Raises nothing, and takes no longer than some seconds."""
+    async def save(self) -> None:
+        """Write what is not yet written. Raises nothing, and is bounded in time."""
         if self._failed is not None:
             event_id = self._failed.id
             before = self._attempts.get(event_id)
             delay = self._backoff.delay(1 if before is None else before.count + 1)
             await self._write(self._store.record(self._consumer.name, event_id, delay=delay), event_id)
         with anyio.move_on_after(_TIMEOUT):
-            await self.forget_handled()
+            await self.clear_handled()
 
     async def _write(self, writing: Awaitable[None], event_id: str) -> None:
         try:
@@ -91,9 +92,12 @@ class Attempting:
                 await writing
         except Exception:
             logger.exception(
-                "consumer %s: the attempts at event %s could not be written", self._consumer.name, event_id
+                "consumer %s: could not write the attempts at event %s",
+                self._consumer.name,
+                event_id,
+                extra={"consumer": self._consumer.name, "event_id": event_id},
             )
 
 
-def _passed(event_id: str, cursor: str) -> bool:
+def _is_passed(event_id: str, cursor: str) -> bool:
     return event_id == cursor or is_behind(event_id, cursor)

@@ -1,4 +1,4 @@
-"""Running a spec: once, or again and again."""
+"""One run of a spec: from its cursor to an error, a cancellation, or the head."""
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -7,35 +7,32 @@ from typing import Any
 
 import anyio
 
-from reflex_aio.backoff import Backoff
 from reflex_aio.consumer import Handler
 from reflex_aio.cursor import CursorMark
 from reflex_aio.errors import LeaseLost, StreamStopped
 from reflex_aio.event import Event
-from reflex_aio.running.cursor_writer import MovingCursor
+from reflex_aio.running.cursor_writer import CursorWriter
 from reflex_aio.running.delivery import Delivery, NotDue
-from reflex_aio.running.manual_commit import SessionConsumer, Turn
-from reflex_aio.running.retry_state import Attempting
-from reflex_aio.running.supervisor import Rerunning
+from reflex_aio.running.manual_commit import ManualCommitConsumer, RunContext
+from reflex_aio.running.retry_state import RetryState
 from reflex_aio.spec import Spec
 from reflex_aio.stream import EventStream
 from reflex_aio.tasks import Group, shielded
 
-# For Runner too, which isn't told to users: Run, check_endless.
-__all__ = ["run", "run_forever"]
+__all__ = ["Run", "run"]
 
 logger = logging.getLogger(__name__)
 
-# How long run() may take in the end to store the cursor, and how long to flush the store, in seconds.
+# The time limits for storing the cursor at the end of a run, and for flushing the store, in seconds.
 _STORE_TIMEOUT = 10.0
 
 
 async def run(spec: Spec) -> None:
-    """Consume events from where the consumer's cursor stands; return after the head if the spec ends there.
+    """Consume events from the consumer's cursor on. Return after the head if the spec ends there.
 
-    The cursor is set after the handler has returned, so that whatever ends the run, the next one begins with
-    the first event that wasn't finished. Before this returns or raises, the cursor store is flushed. A consumer
-    of :mod:`reflex_aio.patterns` may move its cursor in another way, but never past an unfinished event.
+    The cursor is set after the handler has returned. Whatever ends the run, the next run begins with the first event
+    that was not finished. Before this function returns or raises, the cursor store is flushed. A consumer of
+    :mod:`reflex_aio.patterns` may commit its cursor in another way, but never past an unfinished event.
 
     :raises StreamStopped: if the source ended the stream
     :raises Exception: whatever the handler, the source or the cursor store raises
@@ -43,35 +40,11 @@ async def run(spec: Spec) -> None:
     await Run(spec).run()
 
 
-async def run_forever(spec: Spec, *, backoff: Backoff | None = None) -> None:
-    """Run ``spec`` again and again, whatever it raises, until cancelled.
-
-    Errors that belong to normal operation, such as a server's restart, or another process that has moved the
-    cursor, are logged as information; all others with their stack, as errors. A run that moved the cursor past an
-    event that it handled, or held out for longer than the longest delay, begins the backoff anew.
-
-    :param backoff: how long to wait between runs; by default 0.1 to 30 seconds
-    :raises ValueError: if the spec ends at the head
-    """
-    check_endless(spec)
-    backoff = Backoff() if backoff is None else backoff
-    await Rerunning(spec.consumer.name, lambda: Run(spec), backoff=backoff, hooks=spec.hooks).run()
-
-
-def check_endless(spec: Spec) -> None:
-    """Check that ``spec`` can be run for ever.
-
-    :raises ValueError: if it ends at the head
-    """
-    if spec.options.to_head:
-        raise ValueError(f"{spec.consumer.name}: a spec with to_head=True ends: await run(spec)")
-
-
 class Run:
     """One run of a spec.
 
     :param opened: called when the stream is open
-    :param held: called before and after an event is waited for whose next attempt isn't due, with whether it is
+    :param delayed: called with ``True`` before waiting for an event's next attempt, and with ``False`` afterwards
     """
 
     def __init__(
@@ -79,7 +52,7 @@ class Run:
         spec: Spec,
         *,
         opened: Callable[[], None] = lambda: None,
-        held: Callable[[bool], None] = lambda held: None,
+        delayed: Callable[[bool], None] = lambda delayed: None,
     ) -> None:
         self._spec = spec
         self._consumer = spec.consumer
@@ -88,31 +61,36 @@ class Run:
         self._opened = opened
         self._stream: EventStream | None = None
         self._ending = False
-        self._moving: MovingCursor | None = None
+        self._writer: CursorWriter | None = None
         self._mark: CursorMark | None = None
-        self._attempting: Attempting | None = None
+        self._retry_state: RetryState | None = None
         if spec.attempts is not None:
-            self._attempting = Attempting(spec.consumer, spec.attempts, spec.retry_backoff)
+            self._retry_state = RetryState(spec.consumer, spec.attempts, spec.retry_backoff)
         self._delivery = Delivery(
             spec.consumer,
             spec.hooks,
             lag=spec.options.lag,
             clock=spec.clock,
-            attempting=self._attempting,
-            held=held,
+            retry_state=self._retry_state,
+            delayed=delayed,
         )
-        self._began = ""
-        self.moved = False
+        # The stored cursor at the start.
+        self._start = ""
+        self.advanced: bool = False
+        """Whether the cursor was moved past an event that was handled."""
 
     @property
     def cursor(self) -> str:
-        """Where the run has moved the cursor to; ``""`` if it hasn't yet."""
+        """The last cursor that the run stored, or wrote to a mark; ``""`` before the first."""
         if self._mark is not None:
             return self._mark.cursor
-        return "" if self._moving is None else self._moving.stored
+        return "" if self._writer is None else self._writer.stored
 
     def end(self) -> bool:
-        """Take no further event and finish those in hand; tell whether there can be any, as the stream is open."""
+        """Receive no more events, and finish those in hand.
+
+        :return: whether there can be events in hand, since the stream is open
+        """
         self._ending = True
         self._delivery.end()
         if self._stream is None:
@@ -121,6 +99,7 @@ class Run:
         return True
 
     async def run(self) -> None:
+        """Run until something is raised, until :meth:`end` is called, or to the head if the spec ends there."""
         consumer, hooks = self._consumer, self._hooks
         hooks.consumer_started(
             consumer.name, lag_alert=consumer.lag_alert, activity_ttl=consumer.activity_ttl
@@ -128,20 +107,20 @@ class Run:
         error: BaseException | None = None
         try:
             async with (
-                self._attempts_written(),
+                self._saving_attempts(),
                 self._store,
-                self._flushed(),
+                self._flushing(),
                 _entered(consumer),
                 self._source_stream(await self._store.get(consumer.name)) as stream,
             ):
                 self._stream = stream
-                if self._attempting is not None:
-                    await self._attempting.begin(self._began)
+                if self._retry_state is not None:
+                    await self._retry_state.load(self._start)
                 self._opened()
-                # Not contextlib.suppress, which raises exception groups as new ones.
+                # Not contextlib.suppress, which replaces exception groups.
                 try:
-                    if isinstance(consumer, SessionConsumer):
-                        await self._consume_in_session(consumer, stream)
+                    if isinstance(consumer, ManualCommitConsumer):
+                        await self._consume_with_processor(consumer, stream)
                     else:
                         await self._consume(stream)
                 except NotDue:
@@ -155,40 +134,40 @@ class Run:
             hooks.consumer_stopped(consumer.name, error)
 
     def _source_stream(self, after: str) -> EventStream:
-        self._began, options = after, self._spec.options
-        # The lag is kept here, at the consumer; the source has to know it only to tell the head.
+        self._start, options = after, self._spec.options
+        # The lag is applied here, before the consumer. The source needs it only to resolve the head.
         lag = options.lag if options.from_head or options.to_head else None
         return self._spec.source.stream(after, from_head=options.from_head, to_head=options.to_head, lag=lag)
 
     def _handler(self) -> Handler:
-        """Return what is done with an event that the filters let through."""
+        """Return the function that is called for each event that the filters accept."""
         return self._consumer.effective_handler if self._delivery.is_plain else self._delivery.deliver
 
     async def _consume(self, stream: EventStream) -> None:
         with self._store.mark(self._consumer.name, fence=self._spec.fence) as mark:
             if mark is None:
-                await self._consume_setting(stream)
+                await self._consume_with_sets(stream)
             else:
-                await self._consume_marking(stream, mark)
+                await self._consume_with_mark(stream, mark)
 
-    async def _consume_marking(self, stream: EventStream, mark: CursorMark) -> None:
-        """Let the store look where the cursor is. What is done here for an event is done a million times a second."""
+    async def _consume_with_mark(self, stream: EventStream, mark: CursorMark) -> None:
+        """Write the cursor to a mark, which the store reads. This loop may run a million times a second."""
         self._mark, handle, all_wanted = mark, self._handler(), not self._consumer.filters
         while page := await stream.read_page():
             for event in page:
                 if self._ending:
                     return
-                if wanted := all_wanted or self._wanted(event):
+                if wanted := all_wanted or self._wants(event):
                     await handle(event)
                 if mark.refused:
                     await self._store.set(self._consumer.name, event.id, fence=self._spec.fence)
                 mark.cursor = event.id
                 if wanted:
-                    self.moved = True
+                    self.advanced = True
 
-    async def _consume_setting(self, stream: EventStream) -> None:
+    async def _consume_with_sets(self, stream: EventStream) -> None:
         """Set the cursor after each event."""
-        cursor = self._moving = MovingCursor(self._store, self._consumer.name, fence=self._spec.fence)
+        writer = self._writer = CursorWriter(self._store, self._consumer.name, fence=self._spec.fence)
         handle, all_wanted = self._handler(), not self._consumer.filters
 
         async def consume() -> None:
@@ -196,76 +175,76 @@ class Run:
                 for event in page:
                     if self._ending:
                         return
-                    if all_wanted or self._wanted(event):
+                    if all_wanted or self._wants(event):
                         await handle(event)
-                        await cursor.set(event.id)
-                        self.moved = True
+                        await writer.set(event.id)
+                        self.advanced = True
                     else:
-                        cursor.pass_over(event.id)
+                        writer.skip(event.id)
 
         if all_wanted:
             await consume()
         else:
-            await self._while_moving(cursor, Group(self._consumer.name), consume)
+            await self._while_writing(writer, Group(self._consumer.name), consume)
 
-    async def _consume_in_session(self, consumer: SessionConsumer[Any], stream: EventStream) -> None:
-        expected = self._began if consumer.compares else None
-        cursor = MovingCursor(self._store, consumer.name, expected=expected, fence=self._spec.fence)
+    async def _consume_with_processor(self, consumer: ManualCommitConsumer[Any], stream: EventStream) -> None:
+        expected = self._start if consumer.needs_transactions else None
+        writer = CursorWriter(self._store, consumer.name, expected=expected, fence=self._spec.fence)
         group = Group(consumer.name)
 
         async def handle(item: Any, events: Sequence[Event]) -> None:
-            if await self._delivery.handle(item, events) and self._attempting is not None:
-                # Not here: a transaction may be open, and its connection the pool's last one.
-                group.start(self._attempting.forget_handled)
+            if await self._delivery.handle(item, events) and self._retry_state is not None:
+                # In another task: a transaction may be open here, on the last connection of the pool.
+                group.start(self._retry_state.clear_handled)
 
-        turn = Turn(cursor, group, handle)
+        context = RunContext(writer, group, handle)
 
         async def consume() -> None:
-            session, filters = consumer.session(turn), consumer.filters
+            processor, filters = consumer.processor(context), consumer.filters
             try:
                 while page := await stream.read_page():
                     for event in page:
                         if self._ending:
                             break
-                        if filters and not self._wanted(event):
-                            turn.pass_over(event)
+                        if filters and not self._wants(event):
+                            context.skip(event)
                         else:
                             await self._delivery.receive(event)
-                            await session.consume(event)
+                            await processor.process(event)
             except NotDue:
                 pass
-            await session.finish()
+            await processor.drain()
 
         try:
-            await self._while_moving(cursor, group, consume)
+            await self._while_writing(writer, group, consume)
         finally:
-            turn.close()
-            self.moved = turn.moved
+            context.close()
+            self.advanced = context.advanced
 
-    async def _while_moving(
-        self, cursor: MovingCursor, group: Group, work: Callable[[], Awaitable[None]]
+    async def _while_writing(
+        self, writer: CursorWriter, group: Group, work: Callable[[], Awaitable[None]]
     ) -> None:
-        """Do ``work`` while the cursor moves over what is passed over, and see that it gets there in the end."""
-        self._moving = cursor
+        """Do ``work``, and write the cursor after skipped events once per period and at the end."""
+        self._writer = writer
 
-        async def moving() -> None:
-            group.start(cursor.keep_moving)
+        async def work_and_write() -> None:
+            group.start(writer.keep_writing)
             await work()
 
         try:
-            await group.run(moving)
+            await group.run(work_and_write)
         except BaseException:
             try:
-                await shielded(self._arrive(cursor))
+                await shielded(self._write_last(writer))
             except LeaseLost:
-                pass  # Whoever holds the lease now gets these events.
-            except Exception:
-                # The first error is the one to raise; the events after the stored cursor will come again.
-                logger.exception("consumer %s: the cursor could not be stored", self._consumer.name)
+                pass  # The new owner of the lease gets these events.
+            except Exception as exc:
+                # The first error is raised. The events after the stored cursor will be delivered again.
+                self._log_failure(exc, "could not store the cursor")
             raise
-        await shielded(self._arrive(cursor))
+        await shielded(self._write_last(writer))
 
-    def _wanted(self, event: Event) -> bool:
+    def _wants(self, event: Event) -> bool:
         try:
             wanted = self._consumer.wants(event)
         except Exception as exc:
@@ -276,39 +255,45 @@ class Run:
         return wanted
 
     @asynccontextmanager
-    async def _flushed(self) -> AsyncIterator[None]:
-        """Flush the store at the end, also when cancelled, within bounds."""
+    async def _flushing(self) -> AsyncIterator[None]:
+        """Flush the store at the end, also if cancelled, within a time limit."""
         try:
             yield
         except BaseException:
             try:
                 await shielded(self._flush())
             except LeaseLost:
-                self.moved = False
-            except Exception:
-                # The first error is the one to raise; the events after the stored cursor will come again.
-                self.moved = False
-                logger.exception("consumer %s: the cursor could not be flushed", self._consumer.name)
+                self.advanced = False
+            except Exception as exc:
+                # The first error is raised. The events after the stored cursor will be delivered again.
+                self.advanced = False
+                self._log_failure(exc, "could not flush the cursor store")
             raise
         await shielded(self._flush())
 
     @asynccontextmanager
-    async def _attempts_written(self) -> AsyncIterator[None]:
-        """Write what has come of the attempts at events, also when cancelled, within bounds."""
+    async def _saving_attempts(self) -> AsyncIterator[None]:
+        """Save the outcome of attempts at the end, also if cancelled, within a time limit."""
         try:
             yield
         finally:
-            if self._attempting is not None:
-                await shielded(self._attempting.end())
+            if self._retry_state is not None:
+                await shielded(self._retry_state.save())
 
     async def _flush(self) -> None:
-        await _bounded(self._store.flush(), f"{self._store!r}: cursors were not flushed")
+        await _within_limit(self._store.flush(), f"{self._store!r}: cursors were not flushed")
 
-    async def _arrive(self, cursor: MovingCursor) -> None:
-        await _bounded(cursor.move(), f"{self._store!r}: the cursor of {self._consumer.name} was not set")
+    async def _write_last(self, writer: CursorWriter) -> None:
+        await _within_limit(
+            writer.write(), f"{self._store!r}: the cursor of {self._consumer.name} was not set"
+        )
+
+    def _log_failure(self, error: Exception, failure: str) -> None:
+        name = self._consumer.name
+        logger.error("consumer %s: %s", name, failure, exc_info=error, extra={"consumer": name})
 
 
-async def _bounded(work: Awaitable[None], failure: str) -> None:
+async def _within_limit(work: Awaitable[None], failure: str) -> None:
     with anyio.move_on_after(_STORE_TIMEOUT) as limit:
         await work
     if limit.cancelled_caught:

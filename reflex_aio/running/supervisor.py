@@ -1,8 +1,8 @@
-"""Runs of one consumer, one after another."""
+"""Runs a consumer again and again, with a backoff between runs, and classifies the errors of its runs."""
 
 import logging
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import anyio
 
@@ -10,55 +10,62 @@ from reflex_aio.backoff import Backoff
 from reflex_aio.errors import CursorConflict, ReflexError, is_expected
 from reflex_aio.health import ConsumerState
 from reflex_aio.hooks import Hooks
+from reflex_aio.running.run import Run
+from reflex_aio.spec import Spec
 from reflex_aio.tasks import is_cancellation, pending_cancellations
 
-__all__ = ["Attempt", "Report", "Rerunning"]
+__all__ = ["Report", "Supervisor", "check_endless", "run_forever"]
 
 logger = logging.getLogger(__name__)
 
-_OTHERS = "another process runs it too, which leases would prevent, or its cursor was set by hand"
+_OTHERS = "another process runs the consumer too, which leases would prevent, or its cursor was set by hand"
 
-# Told of each change: the new state, and the error that led to it.
+# Called with each new state, and the error that led to it.
 Report: TypeAlias = Callable[[ConsumerState, Exception | None], None]
 
 
-class Attempt(Protocol):
-    """One run of a consumer."""
+async def run_forever(spec: Spec, *, backoff: Backoff | None = None) -> None:
+    """Run ``spec`` again and again, whatever its runs raise, until cancelled.
 
-    @property
-    def moved(self) -> bool:
-        """Whether the cursor moved past an event that was handled."""
-        ...
+    Errors that belong to normal operation, such as a server's restart, or another process that has moved the cursor,
+    are logged at level INFO; all others at level ERROR, with their traceback. A run that moved the cursor past an event
+    that it handled, or lasted longer than the longest delay, resets the backoff.
 
-    async def run(self) -> None:
-        """Run until something is raised, or until told to end."""
-        ...
-
-    def end(self) -> bool:
-        """Take no further event and finish those in hand; tell whether there can be any, as the stream is open."""
-        ...
+    :param backoff: delays between runs; by default 0.1 to 30 seconds
+    :raises ValueError: if the spec ends at the head
+    """
+    check_endless(spec)
+    backoff = Backoff() if backoff is None else backoff
+    await Supervisor(spec.consumer.name, lambda: Run(spec), backoff=backoff, hooks=spec.hooks).run()
 
 
-class Rerunning:
-    """Runs a consumer again and again, whatever its runs raise.
+def check_endless(spec: Spec) -> None:
+    """Check that ``spec`` can be run again and again.
 
-    Errors that belong to normal operation, such as a server's restart, are logged as information; all others
-    with their stack, as errors. That somebody else has moved the cursor is information too, unless it is where it
-    was at the last such conflict: then nobody has, and something is wrong. A run that moved the cursor past an event
-    that it handled, or held out for longer than the longest delay, begins the backoff anew.
+    :raises ValueError: if it ends at the head
+    """
+    if spec.options.to_head:
+        raise ValueError(f"{spec.consumer.name}: a spec with to_head=True ends: await run(spec)")
+
+
+class Supervisor:
+    """Runs a consumer again and again, whatever its runs raise. For logging and backoff see :func:`run_forever`.
+
+    A :class:`~reflex_aio.errors.CursorConflict` is expected, since another process may have moved the cursor. It is
+    unexpected if the cursor is where it was at the previous conflict: then no other process moves it.
 
     :param name: the consumer
-    :param begin: makes a run
-    :param backoff: how long to wait between runs
-    :param hooks: told of each restart
-    :param report: told of each change
-    :param final: which errors are raised instead
+    :param begin: returns a new run
+    :param backoff: delays between runs
+    :param hooks: called at each restart
+    :param report: called at each change of state
+    :param final: the errors that :meth:`run` raises
     """
 
     def __init__(
         self,
         name: str,
-        begin: Callable[[], Attempt],
+        begin: Callable[[], Run],
         *,
         backoff: Backoff,
         hooks: Hooks,
@@ -71,52 +78,57 @@ class Rerunning:
         self._hooks = hooks
         self._report = report
         self._final = final
-        self._attempt: Attempt | None = None
+        self._run: Run | None = None
         self._scope: anyio.CancelScope | None = None
         self._ending = False
-        # Where the cursor was at the last conflict.
+        # The stored cursor at the last conflict.
         self._conflict: str | None = None
 
     async def run(self) -> None:
-        """Run until cancelled, or until told to end.
+        """Run until cancelled, or until :meth:`end` is called.
 
-        :raises Exception: what is ``final``
+        :raises Exception: the errors that are ``final``
         """
         delays = self._backoff.delays()
         while True:
             began = anyio.current_time()
-            attempt = self._attempt = self._begin()
-            error = await self._try(attempt)
+            run = self._run = self._begin()
+            error = await self._run_once(run)
             if error is None:
                 return
             if self._ending:
-                logger.error("consumer %s failed while it was ending", self._name, exc_info=error)
+                logger.error(
+                    "consumer %s failed while it drained",
+                    self._name,
+                    exc_info=error,
+                    extra={"consumer": self._name},
+                )
                 self._report(ConsumerState.DRAINING, error)
                 return
-            if attempt.moved or anyio.current_time() - began > self._backoff.maximum:
+            if run.advanced or anyio.current_time() - began > self._backoff.maximum:
                 delays = self._backoff.delays()
-            await self._wait(next(delays), error)
+            await self._back_off(next(delays), error)
 
     def end(self) -> None:
-        """Take no further event; :meth:`run` returns when those in hand are finished, and the cursor is stored."""
+        """Receive no more events. :meth:`run` returns when those in hand are finished, and the cursor is stored."""
         self._ending = True
-        if self._scope is not None and not (self._attempt is not None and self._attempt.end()):
+        if self._scope is not None and not (self._run is not None and self._run.end()):
             self._scope.cancel()
 
-    async def _try(self, attempt: Attempt) -> Exception | None:
-        """Return what the run raised, or None if it was told to end."""
+    async def _run_once(self, run: Run) -> Exception | None:
+        """Return the error that ended the run, or ``None`` if :meth:`end` ended it."""
         pending_before = pending_cancellations()
         try:
             with anyio.CancelScope() as self._scope:
                 if not self._ending:
                     self._report(ConsumerState.STARTING, None)
-                    await attempt.run()
+                    await run.run()
             return None
         except self._final:
             raise
         except Exception as exc:
             if pending_cancellations() > pending_before:
-                # A failed clean-up has taken the place of a cancellation: to go on would be to swallow it.
+                # An error during clean-up has replaced a cancellation: to go on would swallow the cancellation.
                 raise
             return exc
         except anyio.get_cancelled_exc_class() as exc:
@@ -126,24 +138,29 @@ class Rerunning:
             error.__cause__ = exc
             return error
         finally:
-            self._attempt = None
+            self._run = None
 
-    async def _wait(self, delay: float, error: Exception) -> None:
+    async def _back_off(self, delay: float, error: Exception) -> None:
         moved_by_others = self._is_moved_by_others(error)
         expected = moved_by_others or is_expected(error)
+        extra = {"consumer": self._name}
         if moved_by_others:
-            logger.info("consumer %s: %s (%s); running again in %.1f s", self._name, error, _OTHERS, delay)
+            logger.info(
+                "consumer %s: %s (%s); restarting in %.1f s", self._name, error, _OTHERS, delay, extra=extra
+            )
         elif expected:
-            logger.info("consumer %s: %s; running again in %.1f s", self._name, error, delay)
+            logger.info("consumer %s: %s; restarting in %.1f s", self._name, error, delay, extra=extra)
         else:
-            logger.error("consumer %s failed; running again in %.1f s", self._name, delay, exc_info=error)
+            logger.error(
+                "consumer %s failed; restarting in %.1f s", self._name, delay, exc_info=error, extra=extra
+            )
         self._hooks.consumer_restarting(self._name, error, expected=expected, delay=delay)
         self._report(ConsumerState.BACKING_OFF, error)
         with anyio.CancelScope() as self._scope:
             await anyio.sleep(delay)
 
     def _is_moved_by_others(self, error: Exception) -> bool:
-        """Tell whether ``error`` is the conflict of a run under which somebody else has moved the cursor."""
+        """Return whether ``error`` is a conflict because another process has moved the cursor."""
         if not isinstance(error, CursorConflict):
             return False
         before, self._conflict = self._conflict, error.stored

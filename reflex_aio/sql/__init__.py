@@ -5,12 +5,7 @@ are used are imported.
 """
 
 from reflex_aio.sql.attempts.table import AttemptsTable
-from reflex_aio.sql.cursors.atomic import (
-    AtomicBatchConsumer,
-    AtomicConsumer,
-    AtomicHandler,
-    atomic_spec,
-)
+from reflex_aio.sql.cursors.atomic import AtomicBatchConsumer, AtomicConsumer, AtomicHandler
 from reflex_aio.sql.cursors.table import CursorsTable, CursorState
 from reflex_aio.sql.dead_letters.table import ConsumerError, ErrorsTable, ErrorStatus
 from reflex_aio.sql.drivers.dsn import open_pool
@@ -61,7 +56,6 @@ __all__ = [
     "Pruned",
     "Retention",
     "Wakeups",
-    "atomic_spec",
     "close_notifiers",
     "open_pool",
     "transaction",

@@ -24,7 +24,7 @@ from reflex_aio.health import ConsumerState
 from reflex_aio.hooks import Hooks
 from reflex_aio.patterns import BatchConsumer, ConcurrentConsumer
 from reflex_aio.running.run import Run
-from reflex_aio.running.supervisor import Rerunning
+from reflex_aio.running.supervisor import Supervisor
 from tests.core.cancelling import on_trio
 from tests.core.recording import RecordingStore, Streams
 from tests.core.sources import Pages, events, ids
@@ -117,13 +117,13 @@ async def test_run_that_is_ended_finishes_what_is_in_hand_and_stores_the_cursor(
     handler, log = Handler(), list[str]()
     make, in_hand, finished = CONSUMERS[kind]
     stream, store = Pages(events(1, 9)), RecordingStore(log)
-    attempt = Run(Spec(Streams(lambda after: stream), store, make(handler)))
+    one_run = Run(Spec(Streams(lambda after: stream), store, make(handler)))
     async with anyio.create_task_group() as group:
-        group.start_soon(attempt.run)
+        group.start_soon(one_run.run)
         while len(handler.begun) < len(in_hand):
             await checkpoint()
         await anyio.wait_all_tasks_blocked()
-        assert attempt.end()
+        assert one_run.end()
         await anyio.wait_all_tasks_blocked()
         assert (sorted(handler.begun), handler.finished) == (in_hand, [])
         handler.go_on.set()
@@ -141,11 +141,11 @@ async def test_batch_that_is_not_full_is_handed_over_when_its_run_is_ended() -> 
         batches.append(ids(batch))
 
     stream, store = Pages(events(1, 3)), MemoryCursorStore()
-    attempt = Run(Spec(Streams(lambda after: stream), store, BatchConsumer("c", handle, size=10)))
+    one_run = Run(Spec(Streams(lambda after: stream), store, BatchConsumer("c", handle, size=10)))
     async with anyio.create_task_group() as group:
-        group.start_soon(attempt.run)
+        group.start_soon(one_run.run)
         await stream.waiting.wait()
-        attempt.end()
+        one_run.end()
     assert batches == [[1, 2, 3]]
     assert await store.get("c") == "3"
 
@@ -165,11 +165,11 @@ async def test_event_that_is_not_old_enough_is_not_waited_for(kind: str) -> None
         clock=lambda: trio.current_time() - began + 102.5,
     )
     began = trio.current_time()
-    attempt = Run(spec)
+    one_run = Run(spec)
     async with anyio.create_task_group() as group:
-        group.start_soon(attempt.run)
+        group.start_soon(one_run.run)
         await anyio.sleep(0.25)
-        attempt.end()
+        one_run.end()
     assert trio.current_time() - began == pytest.approx(0.25)
     assert await store.get("c") == "2"
     finished = [
@@ -181,8 +181,8 @@ async def test_event_that_is_not_old_enough_is_not_waited_for(kind: str) -> None
 # Runs, one after another.
 
 
-def rerunning(spec: Spec, told: list[ConsumerState], **options: Any) -> Rerunning:
-    return Rerunning(
+def supervisor(spec: Spec, told: list[ConsumerState], **options: Any) -> Supervisor:
+    return Supervisor(
         "c",
         lambda: Run(spec, opened=lambda: told.append(ConsumerState.RUNNING)),
         backoff=Backoff(1.0, 8.0),
@@ -216,12 +216,12 @@ async def test_runs_are_ended_whatever_they_are_at(steps: list[Any], told: list[
         MemoryCursorStore(),
         Consumer("c", nothing),
     )
-    runs = rerunning(spec, states)
+    supervised = supervisor(spec, states)
     with anyio.fail_after(100):
         async with anyio.create_task_group() as group:
-            group.start_soon(runs.run)
+            group.start_soon(supervised.run)
             await anyio.sleep(0.25)
-            runs.end()
+            supervised.end()
     assert states == told
     assert trio.current_time() % 1 == pytest.approx(0.25, abs=0.3)
 
@@ -231,19 +231,19 @@ async def test_opening_of_a_stream_is_cancelled_when_the_runs_are_ended() -> Non
     states: list[ConsumerState] = []
     store = MemoryCursorStore()
     spec = Spec(Streams(lambda after: Pages(on_open=anyio.sleep_forever)), store, Consumer("c", nothing))
-    runs = rerunning(spec, states)
+    supervised = supervisor(spec, states)
     async with anyio.create_task_group() as group:
-        group.start_soon(runs.run)
+        group.start_soon(supervised.run)
         await anyio.sleep(1)
-        runs.end()
+        supervised.end()
     assert states == [STARTING]
 
 
 async def test_runs_that_are_ended_before_they_begin_never_begin() -> None:
     states: list[ConsumerState] = []
-    runs = rerunning(Spec(MemoryEvents(), MemoryCursorStore(), Consumer("c", nothing)), states)
-    runs.end()
-    await runs.run()
+    supervised = supervisor(Spec(MemoryEvents(), MemoryCursorStore(), Consumer("c", nothing)), states)
+    supervised.end()
+    await supervised.run()
     assert states == []
 
 
@@ -253,21 +253,23 @@ async def test_handler_that_fails_while_it_is_ended_is_logged_and_not_run_again(
     states: list[ConsumerState] = []
 
     async def fail(event: Event) -> None:
-        runs.end()
+        supervised.end()
         raise ValueError("too late")
 
     store = MemoryCursorStore()
-    runs = rerunning(Spec(Streams(lambda after: Pages(events(1, 2))), store, Consumer("c", fail)), states)
-    await runs.run()
+    supervised = supervisor(
+        Spec(Streams(lambda after: Pages(events(1, 2))), store, Consumer("c", fail)), states
+    )
+    await supervised.run()
     assert states == [STARTING, RUNNING, ConsumerState.DRAINING]
-    assert "consumer c failed while it was ending" in caplog.text
+    assert "consumer c failed while it drained" in caplog.text
     assert await store.get("c") == ""
 
 
 async def test_errors_that_are_final_are_raised() -> None:
     spec = Spec(Streams(lambda after: Pages(KeyError("x"))), MemoryCursorStore(), Consumer("c", nothing))
     with pytest.raises(KeyError):
-        await rerunning(spec, [], final=LookupError).run()
+        await supervisor(spec, [], final=LookupError).run()
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)

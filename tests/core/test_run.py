@@ -413,7 +413,7 @@ async def test_error_after_the_first_is_logged(caplog: pytest.LogCaptureFixture)
     with pytest.raises(ValueError, match="first"):
         await run(Spec(await some(2), store, consumer, to_head=True))
     [record] = caplog.records
-    assert record.getMessage() == "consumer c: the cursor could not be stored"
+    assert record.getMessage() == "consumer c: could not store the cursor"
     assert record.exc_info is not None
     assert str(record.exc_info[1]) == "second"
 
@@ -437,7 +437,7 @@ async def test_error_of_the_flush_is_logged_if_it_is_not_the_first(caplog: pytes
     [record] = caplog.records
     assert (record.levelno, record.getMessage()) == (
         logging.ERROR,
-        "consumer c: the cursor could not be flushed",
+        "consumer c: could not flush the cursor store",
     )
     assert store.log[-1] == "exit"
 
@@ -475,7 +475,7 @@ async def test_flush_that_hangs_is_given_up(caplog: pytest.LogCaptureFixture) ->
         await flushing(RecordingStore(flush=anyio.sleep_forever), failing(ValueError("first")))
     assert trio.current_time() - began == pytest.approx(10)
     assert [record.getMessage() for record in caplog.records] == [
-        "consumer c: the cursor could not be flushed"
+        "consumer c: could not flush the cursor store"
     ]
 
 

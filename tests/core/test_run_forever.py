@@ -165,9 +165,7 @@ async def test_expected_errors_are_information_and_others_errors_with_their_stac
     async with running(spec_of(runs, hooks=hooks)):
         await anyio.sleep(100)
 
-    told = [
-        (record.levelno, record.getMessage().partition("running again in")[0]) for record in caplog.records
-    ]
+    told = [(record.levelno, record.getMessage().partition("restarting in")[0]) for record in caplog.records]
     assert told == [
         (logging.INFO, "consumer c: the event stream has been stopped; "),
         (logging.INFO, "consumer c: down; "),
@@ -195,10 +193,12 @@ async def test_conflict_with_another_process_is_information_and_one_that_comes_a
     async with running(Spec(runs.source, store, Consumer("c", overtaken), hooks=hooks)):
         await anyio.sleep(100)
 
-    others = "(another process runs it too, which leases would prevent, or its cursor was set by hand); "
+    others = (
+        "(another process runs the consumer too, which leases would prevent, or its cursor was set by hand); "
+    )
     place = "c: cursor '{}' is not after '{}', where it is: rewind() moves it backwards "
     told = [
-        (record.levelno, record.getMessage().partition("running again in")[0], bool(record.exc_info))
+        (record.levelno, record.getMessage().partition("restarting in")[0], bool(record.exc_info))
         for record in caplog.records
     ]
     assert told == [

@@ -67,7 +67,7 @@ class Stubborn:
 @pytest.mark.parametrize(
     ("arguments", "error", "told"),
     [
-        ({"specs": []}, ValueError, "there are no specs to run"),
+        ({"specs": []}, ValueError, "specs is empty: accepted is at least one spec"),
         ({"specs": None}, TypeError, "specs None is a NoneType: accepted is a list of specs"),
         ({"specs": spec_of()}, TypeError, r"specs Spec.* is a Spec: accepted is a list of specs"),
         ({"specs": ["c"]}, TypeError, "spec 'c' is a str: accepted is a Spec"),
@@ -88,7 +88,7 @@ async def test_runner_runs_once() -> None:
     runner = Runner([spec_of()])
     async with running(runner):
         pass
-    with pytest.raises(RuntimeError, match="a Runner runs once"):
+    with pytest.raises(RuntimeError, match="a Runner can be used once"):
         await runner.run()
 
 
@@ -191,7 +191,7 @@ async def test_fault_in_hooks_stops_one_consumer_and_calls_for_a_restart(
         while states(runner) != {"broken": "stopped", "good": "running"}:
             await runner.changed()
         assert (runner.ready, runner.live) == (False, False)
-    assert "consumer broken can't be run" in caplog.text
+    assert "consumer broken cannot be run" in caplog.text
 
 
 # Draining.
@@ -214,7 +214,7 @@ async def test_drain_finishes_what_is_in_hand_and_takes_nothing_more() -> None:
     assert trio.current_time() - began == pytest.approx(15, abs=0.1)
     assert handler.began == handler.finished == ["1", "2", "3"]
     assert log[-3:] == ["set 3", "flush", "exit"]
-    assert runner.cut_off == []
+    assert runner.unfinished == []
 
 
 @on_trio
@@ -231,9 +231,9 @@ async def test_what_is_not_finished_in_time_is_cancelled(caplog: pytest.LogCaptu
     async with running(runner):
         await anyio.sleep(1)
     assert trio.current_time() - began == pytest.approx(21, abs=0.1)
-    assert runner.cut_off == ["slow"]
+    assert runner.unfinished == ["slow"]
     assert await store.all() == {"quick": "1"}
-    assert "not finished within 20 s, and cancelled: slow" in caplog.text
+    assert "consumers cancelled, not drained within 20 s: slow" in caplog.text
 
 
 @on_trio
@@ -276,7 +276,7 @@ async def test_cancelled_run_ends_at_once_and_stores_the_cursors() -> None:
     assert trio.current_time() - began == pytest.approx(12)
     assert handler.finished == ["1", "2"]
     assert log[-3:] == ["set 2", "flush", "exit"]
-    assert runner.cut_off == ["c"]
+    assert runner.unfinished == ["c"]
 
 
 @on_trio

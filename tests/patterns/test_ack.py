@@ -88,7 +88,7 @@ async def test_another_task_may_acknowledge() -> None:
 
 async def test_acknowledgement_after_the_run_is_refused() -> None:
     store, seen = await run_acking("2")
-    with pytest.raises(StreamClosed, match="the event will come again"):
+    with pytest.raises(StreamClosed, match="the event will be delivered again"):
         await seen[4].ack()
     assert store.sets == ["set 2"]
 

@@ -8,7 +8,6 @@ import pytest
 from reflex_aio import MemoryCursorStore, MemoryEvents
 from reflex_aio.patterns import (
     BatchConsumer,
-    BestEffortConsumer,
     BootstrapStore,
     ConcurrentConsumer,
     DeadLetterConsumer,
@@ -74,7 +73,6 @@ class Recorder:
 @pytest.mark.parametrize(
     "build",
     [
-        lambda: BestEffortConsumer("c", ignore, retries=-1),
         lambda: DeadLetterConsumer("c", ignore, Recorder(), retries=-1),
         lambda: retrying(ignore, retries=-1),
         lambda: shards("c", 0),
@@ -95,7 +93,7 @@ WRONG: Any = 7
 @pytest.mark.parametrize(
     "build",
     [
-        lambda: BestEffortConsumer("c", ignore, retries=WRONG / 2),
+        lambda: DeadLetterConsumer("c", ignore, Recorder(), retries=WRONG / 2),
         lambda: DeadLetterConsumer("c", ignore, WRONG, retries=0),
         lambda: retrying(WRONG, retries=1),
         lambda: retrying(ignore, retries=WRONG / 2),
@@ -120,5 +118,5 @@ def test_beginning_that_would_be_none_is_refused() -> None:
 
 
 def test_shards_of_one_name_are_refused() -> None:
-    with pytest.raises(ValueError, match="two shards the same name"):
+    with pytest.raises(ValueError, match="the same name for two shards"):
         shards("c", 2, format_name=lambda name, number, count: name)

@@ -28,9 +28,9 @@ from reflex_aio.patterns import (
     AckConsumer,
     AckEvent,
     BatchConsumer,
-    BestEffortConsumer,
     ConcurrentConsumer,
     DeadLetterConsumer,
+    LogRecorder,
 )
 from tests.core.cancelling import CancelledAt, each_cancellation, on_trio
 from tests.patterns.making import some
@@ -190,7 +190,7 @@ async def test_drain_does_not_wait_for_an_attempt_that_is_not_due() -> None:
         began = anyio.current_time()
         await runner.drain()
         assert anyio.current_time() == pytest.approx(began, abs=0.1)
-        assert not runner.cut_off
+        assert not runner.unfinished
     assert handler.called_at == []
     assert (await attempts.get("c"))["2"].count == 1
 
@@ -263,7 +263,7 @@ async def test_attempt_that_can_not_be_written_is_logged_and_the_handlers_error_
         await run(spec(await some(3), make(Handler(1)), Broken("record"), store=store, to_head=True))
     assert await store.get("c") == "1"
     assert [record.getMessage() for record in caplog.records] == [
-        "consumer c: the attempts at event 2 could not be written"
+        "consumer c: could not write the attempts at event 2"
     ]
 
 
@@ -276,7 +276,7 @@ async def test_attempts_that_can_not_be_forgotten_hold_up_nothing(
     await attempts.record("c", "2", delay=1.0)
     await run(spec(await some(3), make(Handler(0)), attempts, store=store, to_head=True))
     assert await store.get("c") == "3"
-    assert "could not be written" in caplog.text
+    assert "could not write the attempts" in caplog.text
 
 
 async def test_attempts_that_can_not_be_read_end_the_run_before_the_handler() -> None:
@@ -383,10 +383,10 @@ async def test_clean_up_that_fails_after_a_cancellation_is_no_attempt() -> None:
     assert await attempts.get("c") == {}
 
 
-async def test_best_effort_skips_by_kept_attempts_too() -> None:
+async def test_event_is_skipped_by_kept_attempts_too() -> None:
     attempts, handler = MemoryAttemptStore(), Handler(100)
     await attempts.record("c", "2", delay=0.0)
-    consumer = BestEffortConsumer("c", handler, retries=1)
+    consumer = DeadLetterConsumer("c", handler, LogRecorder(), retries=1)
     await run(spec(await some(3), consumer, attempts, to_head=True))
     assert handler.handled == ["1", "3"]
     assert await attempts.get("c") == {}

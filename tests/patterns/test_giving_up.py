@@ -1,4 +1,4 @@
-"""Best effort and dead letters: an event that fails again and again is let go, and a cancellation never is."""
+"""Dead letters, recorded or only logged: an event that fails again and again is skipped, a cancellation never is."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from reflex_aio import Backoff, Consumer, Event, MemoryCursorStore, MemoryEvents, Spec, run, run_forever
-from reflex_aio.patterns import BestEffortConsumer, DeadLetterConsumer, ErrorRecorder
+from reflex_aio.patterns import DeadLetterConsumer, ErrorRecorder, LogRecorder
 from tests.core.cancelling import CancelledAt, each_cancellation, on_trio
 from tests.core.recording import RecordingHooks
 from tests.core.sources import event
@@ -42,15 +42,15 @@ class Failing:
             raise ValueError(f"at {event.id}")
 
 
-def best_effort(handler: Any, retries: int) -> Consumer:
-    return BestEffortConsumer("c", handler, retries=retries)
+def logged(handler: Any, retries: int) -> Consumer:
+    return DeadLetterConsumer("c", handler, LogRecorder(), retries=retries)
 
 
 def dead_letter(handler: Any, retries: int) -> Consumer:
     return DeadLetterConsumer("c", handler, Recorder(), retries=retries)
 
 
-each_kind = pytest.mark.parametrize("make", [best_effort, dead_letter])
+each_kind = pytest.mark.parametrize("make", [logged, dead_letter])
 
 
 async def runs_until_done(source: MemoryEvents, store: MemoryCursorStore, consumer: Consumer) -> int:
@@ -97,10 +97,12 @@ async def test_run_forever_does_the_retries(make: Callable[..., Consumer]) -> No
     assert handler.calls == [1, 2, 2, 2, 3]
 
 
-async def test_best_effort_says_what_it_skips(caplog: pytest.LogCaptureFixture) -> None:
-    await run(Spec(await some(2), MemoryCursorStore(), best_effort(Failing(), 0), to_head=True))
+async def test_log_recorder_logs_the_skipped_event(caplog: pytest.LogCaptureFixture) -> None:
+    await run(Spec(await some(2), MemoryCursorStore(), logged(Failing(), 0), to_head=True))
     [record] = caplog.records
-    assert record.getMessage() == "consumer c skips event 2, which it can't consume"
+    assert record.getMessage() == "consumer c skips event 2, on which it failed"
+    assert (record.__dict__["consumer"], record.__dict__["event_id"]) == ("c", "2")
+    assert isinstance(LogRecorder(), ErrorRecorder)
     assert record.exc_info is not None
     assert str(record.exc_info[1]) == "at 2"
 

@@ -110,7 +110,7 @@ async def test_interface_that_returns_the_event_of_the_cursor_is_refused() -> No
         return [event(7)]
 
     async with PollSource(poll).stream("7") as stream:
-        with pytest.raises(RuntimeError, match="returned event 7 when it was asked for those after it"):
+        with pytest.raises(RuntimeError, match="returned event 7: accepted are events after that one"):
             await anext(stream)
 
 

@@ -16,10 +16,10 @@ from reflex_aio.filters import all_of, any_of, by_metadata
 from reflex_aio.patterns import (
     AckConsumer,
     BatchConsumer,
-    BestEffortConsumer,
     BootstrapStore,
     ConcurrentConsumer,
     DeadLetterConsumer,
+    LogRecorder,
     PollSource,
     ReadThroughStore,
     by_foreign_id,
@@ -98,7 +98,9 @@ async def place(request: pytest.FixtureRequest, pool: asyncpg.Pool, connect: Con
             lambda handling: ConcurrentConsumer("c", handling.one, limit=2, ordered_by=by_foreign_id),
             id="ordered",
         ),
-        pytest.param(lambda handling: BestEffortConsumer("c", handling.one, retries=9), id="best-effort"),
+        pytest.param(
+            lambda handling: DeadLetterConsumer("c", handling.one, LogRecorder(), retries=9), id="dead-letter"
+        ),
         pytest.param(lambda handling: Consumer("c", retrying(handling.one, retries=1)), id="retrying"),
     ],
 )

@@ -71,4 +71,4 @@ async def replicate(
         )
         print("ready", flush=True)
         await runner.run(signals=[SIGTERM])
-        print(f"cut off {len(runner.cut_off)}", flush=True)
+        print(f"cut off {len(runner.unfinished)}", flush=True)

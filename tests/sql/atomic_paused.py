@@ -3,8 +3,8 @@
 import asyncio
 from typing import Any
 
-from reflex_aio import Backoff, Event, run_forever
-from reflex_aio.sql import AtomicConsumer, CursorsTable, EventsTable, atomic_spec, open_pool
+from reflex_aio import Backoff, Event, Spec, run_forever
+from reflex_aio.sql import AtomicConsumer, CursorsTable, EventsTable, open_pool
 from reflex_aio.sql.drivers import driver_of_connection
 
 __all__ = ["NAME", "consume", "cursors", "events"]
@@ -25,7 +25,6 @@ async def consume(dsn: str, owner: str, idle_timeout: float | None, seconds: flo
 
     async with open_pool(dsn, size=4) as pool:
         consumer = AtomicConsumer(NAME, handle)
-        spec = atomic_spec(
-            events.source(pool), consumer, cursors=cursors, pool=pool, idle_timeout=idle_timeout
-        )
+        store = cursors.store(pool, idle_timeout=idle_timeout)
+        spec = Spec(events.source(pool), store, consumer)
         await run_forever(spec, backoff=Backoff(initial=0.01, maximum=0.1))

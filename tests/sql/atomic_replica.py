@@ -4,13 +4,12 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from reflex_aio import Backoff, ConnectionLost, Event, run_forever
+from reflex_aio import Backoff, ConnectionLost, Event, Spec, run_forever
 from reflex_aio.sql import (
     AtomicBatchConsumer,
     AtomicConsumer,
     CursorsTable,
     EventsTable,
-    atomic_spec,
     open_pool,
 )
 from reflex_aio.sql.drivers import driver_of_connection
@@ -35,7 +34,7 @@ async def replica(dsn: str, batch: int) -> None:
     while True:
         try:
             async with open_pool(dsn, size=4) as pool:
-                spec = atomic_spec(events.source(pool), consumer, cursors=cursors, pool=pool)
+                spec = Spec(events.source(pool), cursors.store(pool), consumer)
                 await run_forever(spec, backoff=Backoff(initial=0.005, maximum=0.1))
         except ConnectionLost:
             # It was started while the server wasn't.

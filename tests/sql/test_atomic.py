@@ -11,7 +11,6 @@ import pytest_asyncio
 from reflex_aio import (
     Backoff,
     ConnectionLost,
-    Consumer,
     CursorConflict,
     DatabaseError,
     Event,
@@ -29,7 +28,6 @@ from reflex_aio.sql import (
     CursorsTable,
     EventsTable,
     LeasesTable,
-    atomic_spec,
 )
 from reflex_aio.testing.cancelling import cancelled_at
 from tests.fix_databases import Database
@@ -83,9 +81,7 @@ async def some_events(count: int) -> MemoryEvents:
 def spec_of(
     source: Any, pool: asyncpg.Pool, handler: Handler = affect, *, to_head: bool = True, **options: Any
 ) -> Spec:
-    return atomic_spec(
-        source, AtomicConsumer("a", handler, **options), cursors=cursors, pool=pool, to_head=to_head
-    )
+    return Spec(source, cursors.store(pool), AtomicConsumer("a", handler, **options), to_head=to_head)
 
 
 async def test_effects_and_cursor_are_stored(effects: asyncpg.Pool) -> None:
@@ -146,7 +142,7 @@ async def test_a_batch_is_one_transaction(effects: asyncpg.Pool) -> None:
                 raise ZeroDivisionError
 
     consumer = AtomicBatchConsumer("a", handle, size=3)
-    spec = atomic_spec(await some_events(8), consumer, cursors=cursors, pool=effects, to_head=True)
+    spec = Spec(await some_events(8), cursors.store(effects), consumer, to_head=True)
     with pytest.raises(ZeroDivisionError):
         await run(spec)
     assert await found(effects) == ([1, 2, 3, 4, 5, 6], "6")
@@ -179,7 +175,7 @@ async def test_a_handler_that_spoils_its_transaction_is_told_so(
     effects: asyncpg.Pool, handler: Handler
 ) -> None:
     with pytest.raises(
-        DatabaseError, match="a: the handler has ended the transaction that it was given, or gone on"
+        DatabaseError, match="a: the handler ended the transaction of its connection, or continued"
     ):
         await run(spec_of(await some_events(1), effects, handler))
     assert await found(effects) == ([], "")
@@ -382,30 +378,24 @@ async def test_a_lease_is_renewed_while_a_handler_is_busy(effects: asyncpg.Pool)
 
 
 async def test_wrong_arguments_are_refused(pool: asyncpg.Pool) -> None:
-    async def handle(event: Event) -> None: ...
-
-    wrong: Any = Consumer("a", handle)
-    with pytest.raises(TypeError, match="accepted is an AtomicConsumer or an AtomicBatchConsumer"):
-        atomic_spec(MemoryEvents(), wrong, cursors=cursors, pool=pool)
     nothing: Any = None
-    with pytest.raises(TypeError, match="cursors None is a NoneType: accepted is a CursorsTable"):
-        atomic_spec(MemoryEvents(), AtomicConsumer("a", affect), cursors=nothing, pool=pool)
     for idle_timeout in (0.0, 86_401.0):
-        with pytest.raises(ValueError, match=r"idle_timeout .* is out of range"):
-            atomic_spec(
-                MemoryEvents(),
-                AtomicConsumer("a", affect),
-                cursors=cursors,
-                pool=pool,
-                idle_timeout=idle_timeout,
-            )
+        with pytest.raises(ValueError, match=r"idle_timeout .* is out of range: .* up to 86400, or None"):
+            cursors.store(pool, idle_timeout=idle_timeout)
     with pytest.raises(TypeError, match="handler None is a NoneType"):
         AtomicConsumer("a", nothing)
     with pytest.raises(ValueError, match="size and age are both None"):
         AtomicBatchConsumer("a", affect_all)
 
 
-async def test_a_store_without_transactions_is_refused() -> None:
-    spec = Spec(await some_events(1), MemoryCursorStore(), AtomicConsumer("a", affect), to_head=True)
-    with pytest.raises(TypeError, match="can't move its cursor in a transaction"):
-        await run(spec)
+@pytest.mark.parametrize(
+    "consumer", [AtomicConsumer("a", affect), AtomicBatchConsumer("a", affect_all, size=2)], ids=repr
+)
+async def test_a_store_without_transactions_is_refused_when_the_spec_is_made(
+    pool: asyncpg.Pool, consumer: Any
+) -> None:
+    for store in (MemoryCursorStore(), cursors.store(pool, flush_every=1.0)):
+        with pytest.raises(
+            TypeError, match=r"has no transactions: accepted is a store such as cursors.store\(pool\)"
+        ):
+            Spec(MemoryEvents(), store, consumer)

@@ -17,7 +17,7 @@ from reflex_aio import (
     run,
     run_forever,
 )
-from reflex_aio.sql import AtomicConsumer, CursorsTable, atomic_spec
+from reflex_aio.sql import AtomicConsumer, CursorsTable
 from tests.fix_backends import Backend
 from tests.fix_proxy import Proxy
 from tests.waiting import eventually
@@ -55,9 +55,7 @@ async def spec_of(pool: Any, handler: Effects, count: int, *, to_head: bool = Tr
     events = MemoryEvents()
     for number in range(count):
         await events.insert(number, 1)
-    return atomic_spec(
-        events, AtomicConsumer("a", handler, **options), cursors=cursors, pool=pool, to_head=to_head
-    )
+    return Spec(events, cursors.store(pool), AtomicConsumer("a", handler, **options), to_head=to_head)
 
 
 async def found(backend: Backend, connection: Any) -> tuple[list[int], str]:
@@ -96,7 +94,7 @@ async def test_a_handler_that_ends_the_transaction_is_told_so(
         async def go_on(self, event: Event, connection: Any) -> None:
             await backend.fetch(connection, statement)
 
-    with pytest.raises(DatabaseError, match="the handler has ended the transaction"):
+    with pytest.raises(DatabaseError, match="the handler ended the transaction"):
         await run(await spec_of(backend_pool, Ending(backend), 1))
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from reflex_aio import AttemptStore, Event, MemoryEvents, SchemaError, TableNotFound, run
-from reflex_aio.sql import AtomicConsumer, AttemptsTable, atomic_spec
+from reflex_aio import AttemptStore, Event, MemoryEvents, SchemaError, Spec, TableNotFound, run
+from reflex_aio.sql import AtomicConsumer, AttemptsTable
 from reflex_aio.testing import attempt_store_rules, check_attempt_store
 from tests.fix_backends import Backend
 from tests.fix_processes import Spawn
@@ -140,14 +140,13 @@ async def test_a_pool_of_one_connection_suffices_atomic_consumers_too(
 
     async with backend.pool(1) as pool:
         store = attempts.store(pool)
-        spec = atomic_spec(
-            events, AtomicConsumer("a", handle), cursors=cursors, pool=pool, to_head=True, attempts=store
-        )
+        consumer = AtomicConsumer("a", handle)
+        spec = Spec(events, cursors.store(pool), consumer, to_head=True, attempts=store)
         async with asyncio.timeout(20):
             with pytest.raises(ValueError, match="x"):
                 await run(spec)
             assert (await store.get("a"))["1"].count == 1
             await run(spec)
             assert await store.get("a") == {}
-    assert "could not be written" not in caplog.text
+    assert "could not write the attempts" not in caplog.text
     assert await cursors.get(connection, "a") == "2"

@@ -1,89 +1,73 @@
-"""Consumers whose effects and cursor commit together: each event has its effect exactly once."""
+"""Consumers whose effects are committed in one transaction with the cursor: each event takes effect exactly once."""
 
-import time
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar, Unpack
 
-from reflex_aio.attempts import AttemptStore
-from reflex_aio.backoff import Backoff
-from reflex_aio.checks import check_count, check_seconds
-from reflex_aio.consumer import BaseConsumer, ConsumerOptions
+from reflex_aio.checks import check_callable
+from reflex_aio.consumer import ConsumerOptions
 from reflex_aio.errors import DatabaseError
 from reflex_aio.event import Event
-from reflex_aio.hooks import Hooks
-from reflex_aio.patterns.batch import BatchSession
-from reflex_aio.running.manual_commit import Session, SessionConsumer, Turn
-from reflex_aio.spec import Spec
-from reflex_aio.sql.cursors.store import TableCursorStore
-from reflex_aio.sql.cursors.table import CursorsTable
+from reflex_aio.patterns.batch import BatchProcessor, check_limits
+from reflex_aio.running.manual_commit import ManualCommitConsumer, Processor, RunContext
 from reflex_aio.sql.drivers import driver_of_connection
-from reflex_aio.stream import Source
 from reflex_aio.tasks import pending_cancellations
 
-__all__ = ["AtomicBatchConsumer", "AtomicConsumer", "AtomicHandler", "Effect", "atomic_spec"]
+__all__ = ["AtomicBatchConsumer", "AtomicConsumer", "AtomicHandler", "Effect"]
 
 Item = TypeVar("Item")
 
-# A day, in seconds: what every database can count, and longer than anybody wants to be held up.
-_LONGEST_IDLE = 86_400.0
-
 AtomicHandler: TypeAlias = Callable[[Item, Any], Awaitable[None]]
-"""An async function of an event, or of several, and a connection."""
+"""An async function of an event, or of a list of events, and a connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Effect(Generic[Item]):
-    """What is consumed, and the connection whose transaction moves the cursor."""
+    """An event or a batch, and the connection whose transaction moves the cursor."""
 
     item: Item
     connection: Any
 
 
-class _Atomic(SessionConsumer[Effect[Item]]):
-    """What atomic consumers have in common."""
+class _Atomic(ManualCommitConsumer[Effect[Item]]):
+    """Base of the atomic consumers."""
 
-    compares: ClassVar[bool] = True
+    needs_transactions: ClassVar[bool] = True
 
     def __init__(
         self, name: str, handler: AtomicHandler[Item], **options: Unpack[ConsumerOptions[Item]]
     ) -> None:
-        if not callable(handler):
-            raise TypeError(
-                f"handler {handler!r} is a {type(handler).__name__}: accepted is an async function"
-            )
+        check_callable("handler", handler)
         recover = options.pop("recover", None)
-        if recover is not None and not callable(recover):
-            raise TypeError(
-                f"recover {recover!r} is a {type(recover).__name__}: accepted is an async function, or None"
-            )
+        check_callable("recover", recover, none=True)
 
         async def handle(effect: Effect[Item]) -> None:
             await handler(effect.item, effect.connection)
 
-        async def recovered(effect: Effect[Item], error: Exception) -> None:
+        async def handle_error(effect: Effect[Item], error: Exception) -> None:
             if recover is not None:
                 await recover(effect.item, error)
 
-        rest: ConsumerOptions[Effect[Item]] = {**options, "recover": recovered if recover else None}
+        rest: ConsumerOptions[Effect[Item]] = {**options, "recover": handle_error if recover else None}
         super().__init__(name, handle, **rest)
 
     @abstractmethod
-    def session(self, turn: Turn[Effect[Item]]) -> Session:
-        """Begin a run."""
+    def processor(self, context: RunContext[Effect[Item]]) -> Processor:
+        """Return the processor of a new run."""
 
     async def consume(self, item: Effect[Item]) -> None:
-        """Hand what is consumed to the handler; if that raises, undo what it did, and hand it to ``recover``.
+        """Call the handler. If it raises, roll back what it wrote, and call ``recover``.
 
-        :raises DatabaseError: if the handler has ended the transaction, or gone on after the database refused something
+        :raises DatabaseError: if the handler ended the transaction, or continued after an error of the database
         """
         driver = driver_of_connection(item.connection)
         pending_before = pending_cancellations()
         failure: Exception | None = None
         returned = False
         try:
-            # A savepoint: it is gone if the handler has ended the transaction, and can't be released in a failed one.
+            # A savepoint. It does not exist any more if the handler ended the transaction, and cannot be released if
+            # the transaction has failed.
             async with driver.transaction(item.connection):
                 try:
                     await self.handler(item)
@@ -94,10 +78,10 @@ class _Atomic(SessionConsumer[Effect[Item]]):
         except Exception as exc:
             if returned:
                 raise DatabaseError(
-                    f"{self.name}: the handler has ended the transaction that it was given, or gone on after an error"
-                    f" of the database, which only a transaction within can contain: {exc}"
+                    f"{self.name}: the handler ended the transaction of its connection, or continued after an error"
+                    f" of the database, which is possible within a nested transaction only: {exc}"
                 ) from exc
-            # Another error is the connection's, which can't be undone and recovered on.
+            # Any other error comes from the connection, whose transaction cannot be rolled back to the savepoint.
             if exc is not failure or driver.is_closed(item.connection):
                 raise
             if self.recover is None or pending_cancellations() > pending_before:
@@ -106,27 +90,35 @@ class _Atomic(SessionConsumer[Effect[Item]]):
 
 
 class AtomicConsumer(_Atomic[Event]):
-    """Consumes events one after the other, each in a transaction that moves the cursor too.
+    """Consumes events one after the other, each in a transaction that also moves the cursor.
 
-    :param handler: an async function of an event and a connection, on which it writes; it leaves the transaction as it
-        is, and doesn't keep the connection. What it raises undoes both and ends the run
-    :param options: as :class:`~reflex_aio.consumer.Consumer` takes them. ``recover`` is called within the transaction,
-        when what the handler wrote is undone; if it returns, the cursor moves
+    It is used with a cursor store that has transactions, in the database of the effects::
+
+        Spec(source, cursors.store(pool), AtomicConsumer("name", handler))
+
+    The cursor is moved at the beginning of each transaction, from where the run left it. If two processes run the
+    consumer, one waits for the other, and then raises :class:`~reflex_aio.errors.CursorConflict` without calling its
+    handler. Failed attempts (``attempts`` of :class:`~reflex_aio.spec.Spec`) are stored outside of the transactions.
+
+    :param handler: an async function of an event and a connection on which it writes. It must not end the transaction,
+        nor keep the connection. An exception rolls back the transaction and ends the run
+    :param options: those of :class:`~reflex_aio.consumer.Consumer`. ``recover`` is called within the transaction, after
+        the handler's writes are rolled back; if it returns, the cursor moves
     """
 
-    def session(self, turn: Turn[Effect[Event]]) -> Session:
-        """Begin a run."""
-        return _AtomicSession(turn)
+    def processor(self, context: RunContext[Effect[Event]]) -> Processor:
+        """Return the processor of a new run."""
+        return _AtomicProcessor(context)
 
 
 class AtomicBatchConsumer(_Atomic[list[Event]]):
-    """Consumes events in batches, each in a transaction that moves the cursor too.
+    """Consumes events in batches, each in a transaction that also moves the cursor. See :class:`AtomicConsumer`.
 
-    :param handler: an async function of a list of events and a connection. See :class:`AtomicConsumer`
-    :param size: how many events a batch has at most; ``None`` for any number, which take memory
-    :param age: how long the first event of a batch waits at most, in seconds; ``None`` for any time
-    :param options: as :class:`AtomicConsumer` takes them; ``recover`` is handed the batch
-    :raises ValueError: if both limits are ``None``, or one is out of its range
+    :param handler: an async function of a list of events and a connection
+    :param size: greatest number of events in a batch; ``None`` for no limit, which may need much memory
+    :param age: longest time that the first event of a batch waits, in seconds; ``None`` for no limit
+    :param options: those of :class:`AtomicConsumer`; ``recover`` gets the batch
+    :raises ValueError: if both limits are ``None``, or one is out of range
     :raises TypeError: if an argument has the wrong type
     """
 
@@ -140,93 +132,33 @@ class AtomicBatchConsumer(_Atomic[list[Event]]):
         **options: Unpack[ConsumerOptions[list[Event]]],
     ) -> None:
         super().__init__(name, handler, **options)
-        if size is None and age is None:
-            raise ValueError("size and age are both None: accepted is a limit for at least one of them")
-        self.size: int | None = None if size is None else check_count("size", size, least=1)
-        self.age: float | None = None if age is None else check_seconds("age", age)
+        check_limits(size, age)
+        self.size = size
+        self.age = age
 
-    def session(self, turn: Turn[Effect[list[Event]]]) -> Session:
-        """Begin a run."""
-        return _AtomicBatchSession(turn, self.size, self.age)
-
-
-class _AtomicSession:
-    def __init__(self, turn: Turn[Effect[Event]]) -> None:
-        self._turn = turn
-
-    async def consume(self, event: Event) -> None:
-        ticket = self._turn.begin(event)
-        async with self._turn.finishing_through(ticket, event) as connection:
-            await self._turn.handle(Effect(event, connection), (event,))
-
-    async def finish(self) -> None:
-        """Return at once: each event is finished before the next one."""
+    def processor(self, context: RunContext[Effect[list[Event]]]) -> Processor:
+        """Return the processor of a new run."""
+        return _AtomicBatchProcessor(context, self.size, self.age)
 
 
-class _AtomicBatchSession(BatchSession):
-    def __init__(self, turn: Turn[Effect[list[Event]]], size: int | None, age: float | None) -> None:
-        super().__init__(turn, size, age)
-        self._atomic = turn
+class _AtomicProcessor:
+    def __init__(self, context: RunContext[Effect[Event]]) -> None:
+        self._context = context
 
-    async def finish_batch(self, events: list[Event], last: int) -> None:
-        async with self._atomic.finishing_through(last, events[-1]) as connection:
+    async def process(self, event: Event) -> None:
+        ticket = self._context.begin(event)
+        async with self._context.transaction_through(ticket, event) as connection:
+            await self._context.handle(Effect(event, connection), (event,))
+
+    async def drain(self) -> None:
+        """Return at once: each event is finished before the next one is processed."""
+
+
+class _AtomicBatchProcessor(BatchProcessor):
+    def __init__(self, context: RunContext[Effect[list[Event]]], size: int | None, age: float | None) -> None:
+        super().__init__(context, size, age)
+        self._atomic = context
+
+    async def handle_batch(self, events: list[Event], last: int) -> None:
+        async with self._atomic.transaction_through(last, events[-1]) as connection:
             await self._atomic.handle(Effect(events, connection), events)
-
-
-def atomic_spec(
-    source: Source,
-    consumer: AtomicConsumer | AtomicBatchConsumer,
-    *,
-    cursors: CursorsTable,
-    pool: Any,
-    from_head: bool = False,
-    to_head: bool = False,
-    lag: float | None = None,
-    idle_timeout: float | None = 60.0,
-    attempts: AttemptStore | None = None,
-    retry_backoff: Backoff | None = None,
-    hooks: Hooks | None = None,
-    clock: Callable[[], float] = time.time,
-) -> Spec:
-    """Return the spec of a consumer whose effects are in the database of its cursor, and commit with it.
-
-    The cursor moves in the beginning of each transaction, from where the run stands. So of two replicas that run it at
-    once, one waits for the other, and then raises :class:`~reflex_aio.errors.CursorConflict` without having called its
-    handler.
-
-    :param source: where the events come from, which may be anywhere
-    :param cursors: the table of its cursor
-    :param pool: a pool on the database of the cursors and of the effects
-    :param idle_timeout: how long a handler may send nothing to the database, in seconds: longer, and it undoes the
-        transaction, so that a process that is stopped in its handler doesn't hold up the others. MySQL and MariaDB
-        count whole seconds. ``None`` for as long as the session allows
-    :param attempts: as :class:`~reflex_aio.spec.Spec` takes them, like what follows. Attempts are no part of the
-        transactions, which they outlive
-    :raises TypeError: if an argument isn't what its name says
-    :raises ValueError: if ``idle_timeout`` is out of its range
-    """
-    if not isinstance(consumer, (AtomicConsumer, AtomicBatchConsumer)):
-        raise TypeError(
-            f"consumer {consumer!r} is a {type(consumer).__name__}:"
-            " accepted is an AtomicConsumer or an AtomicBatchConsumer"
-        )
-    if not isinstance(cursors, CursorsTable):
-        raise TypeError(f"cursors {cursors!r} is a {type(cursors).__name__}: accepted is a CursorsTable")
-    if idle_timeout is not None and check_seconds("idle_timeout", idle_timeout) > _LONGEST_IDLE:
-        raise ValueError(
-            f"idle_timeout {idle_timeout} is out of range: accepted is a number of seconds up to {_LONGEST_IDLE:g},"
-            " or None"
-        )
-    checked: BaseConsumer[Any] = consumer
-    return Spec(
-        source,
-        TableCursorStore(cursors, pool, idle_timeout=idle_timeout),
-        checked,
-        from_head=from_head,
-        to_head=to_head,
-        lag=lag,
-        attempts=attempts,
-        retry_backoff=retry_backoff,
-        hooks=hooks,
-        clock=clock,
-    )

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
+from reflex_aio.checks import check_seconds
 from reflex_aio.cursor import CursorStore
 from reflex_aio.errors import ConnectionLost, CursorConflict, DatabaseError, LeaseLost
 from reflex_aio.lease import Lease
@@ -22,6 +23,9 @@ __all__ = ["TableCursorStore"]
 
 
 logger = logging.getLogger(__name__)
+
+# A day, in seconds: every database can count it, and nobody wants to wait longer.
+_LONGEST_IDLE = 86_400.0
 
 # How often a cursor is tried to be set that locks of others are in the way of.
 _TRIES = 3
@@ -39,17 +43,19 @@ class TableCursorStore(CursorStore):
     :class:`~reflex_aio.errors.SchemaError` and, for all else that the database refuses,
     :class:`~reflex_aio.errors.DatabaseError`.
 
-    :param idle_timeout: in :meth:`transaction`, how long nothing may be sent to the database before it undoes the
-        transaction, in seconds; ``None`` for as long as the session allows
+    :param idle_timeout: time without a statement after which the database rolls back a :meth:`transaction`, in seconds;
+        ``None`` for the session's own limit
+    :raises TypeError: if ``pool`` is not a pool, or ``idle_timeout`` is not a number
+    :raises ValueError: if ``idle_timeout`` is out of range
     """
 
     has_transactions = True
 
-    def __init__(self, table: "CursorsTable", pool: Any, *, idle_timeout: float | None = None) -> None:
+    def __init__(self, table: "CursorsTable", pool: Any, *, idle_timeout: float | None = 60.0) -> None:
         self._driver = driver_of_pool(pool)
         self._table = table
         self._pool = pool
-        self._idle_timeout = idle_timeout
+        self._idle_timeout = check_seconds("idle_timeout", idle_timeout, most=_LONGEST_IDLE, none=True)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def __repr__(self) -> str:

@@ -215,7 +215,12 @@ class CursorsTable(Table[CursorsSchema]):
         self._hooks.cursor_set(self.name)
 
     def store(
-        self, pool: Any, *, flush_every: float | None = None, flush_timeout: float = 5.0
+        self,
+        pool: Any,
+        *,
+        flush_every: float | None = None,
+        flush_timeout: float = 5.0,
+        idle_timeout: float | None = 60.0,
     ) -> TableCursorStore:
         """Return the store that keeps its cursors here, through a pool.
 
@@ -223,11 +228,14 @@ class CursorsTable(Table[CursorsSchema]):
             so often, in seconds. A crash then repeats the events of that long. See
             :class:`~reflex_aio.sql.cursors.write_behind.WriteBehindCursorStore`
         :param flush_timeout: with ``flush_every``: how long storing them may take, in seconds
+        :param idle_timeout: without ``flush_every``: for atomic consumers, the time without a statement after which the
+            database rolls back a transaction, in seconds, so that a process that is paused in its handler does not
+            block the others. MySQL and MariaDB count whole seconds. ``None`` for the session's own limit
         :raises TypeError: if it isn't a pool, or a duration no number
         :raises ValueError: if a duration is out of its range
         """
         if flush_every is None:
-            return TableCursorStore(self, pool)
+            return TableCursorStore(self, pool, idle_timeout=idle_timeout)
         return WriteBehindCursorStore(self, pool, flush_every=flush_every, flush_timeout=flush_timeout)
 
     def _not_moved(self, names: Iterable[str]) -> DatabaseError:

@@ -1,4 +1,4 @@
-"""Dealing consumers out to processes: evenly, each to one, and with nothing that goes to and fro."""
+"""Consumers are assigned to processes: evenly, each to one, and without moving to and fro."""
 
 from collections import Counter
 from typing import TypeAlias
@@ -6,7 +6,7 @@ from typing import TypeAlias
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflex_aio.runner.assignment import deal
+from reflex_aio.runner.assignment import assign
 
 Situation: TypeAlias = tuple[list[str], set[str], dict[str, str]]
 
@@ -24,47 +24,47 @@ def situations(draw: st.DrawFn) -> Situation:
     return draw(st.permutations(names)), members, holders
 
 
-def is_even(dealt: list[str], members: set[str]) -> bool:
+def is_even(assigned: list[str], members: set[str]) -> bool:
     counts = Counter(dict.fromkeys(members, 0))
-    counts.update(dealt)
+    counts.update(assigned)
     return max(counts.values()) - min(counts.values()) <= 1
 
 
 @given(situations())
 def test_each_consumer_goes_to_one_member_and_all_have_as_many_but_for_one(situation: Situation) -> None:
     names, members, holders = situation
-    dealt = deal(names, members, holders)
-    assert sorted(dealt) == sorted(names)
-    assert set(dealt.values()) <= members
-    assert is_even(list(dealt.values()), members)
+    assigned = assign(names, members, holders)
+    assert sorted(assigned) == sorted(names)
+    assert set(assigned.values()) <= members
+    assert is_even(list(assigned.values()), members)
 
 
 @given(situations())
 def test_shards_of_each_consumer_are_dealt_evenly_too(situation: Situation) -> None:
     names, members, holders = situation
-    dealt = deal(names, members, holders)
+    assigned = assign(names, members, holders)
     for base in range(3):
-        assert is_even([dealt[name] for name in names if name.startswith(f"s{base}_")], members)
+        assert is_even([assigned[name] for name in names if name.startswith(f"s{base}_")], members)
 
 
 @given(situations())
 def test_what_was_dealt_is_dealt_the_same_again(situation: Situation) -> None:
     names, members, holders = situation
-    dealt = deal(names, members, holders)
-    assert deal(names, members, dealt) == dealt
+    assigned = assign(names, members, holders)
+    assert assign(names, members, assigned) == assigned
 
 
 def test_member_that_joins_takes_no_more_than_its_share() -> None:
     names = [f"c-{number}" for number in range(6)]
-    before = deal(names, {"a", "b"}, {})
-    after = deal(names, {"a", "b", "c"}, before)
+    before = assign(names, {"a", "b"}, {})
+    after = assign(names, {"a", "b", "c"}, before)
     assert sum(before[name] != after[name] for name in names) == 2
 
 
 def test_what_a_member_had_that_leaves_is_all_that_moves() -> None:
     names = [f"s_{number}_of_7" for number in range(1, 8)] + ["alone"]
-    before = deal(names, {"a", "b", "c"}, {})
-    after = deal(names, {"a", "c"}, before)
+    before = assign(names, {"a", "b", "c"}, {})
+    after = assign(names, {"a", "c"}, before)
     assert [name for name in names if before[name] != after[name]] == [
         name for name in names if before[name] == "b"
     ]
@@ -72,4 +72,4 @@ def test_what_a_member_had_that_leaves_is_all_that_moves() -> None:
 
 def test_single_consumers_that_are_shared_evenly_stay_where_they_are() -> None:
     holders = {"1": "a", "2": "a", "3": "b", "4": "b"}
-    assert deal(holders, {"a", "b"}, holders) == holders
+    assert assign(holders, {"a", "b"}, holders) == holders
