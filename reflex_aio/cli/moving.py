@@ -28,7 +28,7 @@ from reflex_aio.cursor import is_behind
 from reflex_aio.errors import CursorConflict
 from reflex_aio.event import Event
 from reflex_aio.sql import CursorsTable, EventsTable
-from reflex_aio.sql.cursors.values import check_cursor
+from reflex_aio.sql.cursors.store import check_cursor
 from reflex_aio.stream import Source
 
 __all__ = ["rewind", "skip"]

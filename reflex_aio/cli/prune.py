@@ -26,7 +26,7 @@ from reflex_aio.cli.running import command
 from reflex_aio.cursor import is_behind
 from reflex_aio.errors import TableNotFound
 from reflex_aio.sql import CursorsTable, EventsTable, Pruned, Retention
-from reflex_aio.sql.cursors.values import check_cursor
+from reflex_aio.sql.cursors.store import check_cursor
 
 __all__ = ["prune"]
 

@@ -11,7 +11,7 @@ from reflex_aio.cursor import is_behind
 from reflex_aio.errors import CursorAhead, InvalidCursor
 from reflex_aio.lease import LeaseState
 from reflex_aio.sql import Backlog, CursorsTable, CursorState, EventsTable, Extent
-from reflex_aio.sql.cursors.values import check_cursor
+from reflex_aio.sql.cursors.store import check_cursor
 
 __all__ = ["Standing", "Standings", "look", "table_of", "with_rates"]
 

@@ -1,7 +1,7 @@
 """The registry of databases, and of each database's part of every feature.
 
 A feature describes what it needs of a database in an abstract class, such as
-:class:`~reflex_aio.sql.leases.dialect.LeasesDialect` in ``sql/leases/``. The module beside it that is named after the
+:class:`~reflex_aio.sql.leases.store.LeasesDialect` in ``sql/leases/``. The module beside it that is named after the
 database implements that class: ``PostgresLeasesDialect`` in ``sql/leases/postgres.py``. It is imported when it is first
 needed, by its name, so that this module depends on no feature.
 

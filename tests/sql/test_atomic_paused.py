@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from reflex_aio.sql.cursors.dialect import CursorsDialect
+from reflex_aio.sql.cursors.store import CursorsDialect
 from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.schema.names import CursorsSchema, Name
 from tests.fix_backends import Backend

@@ -213,7 +213,7 @@ async def test_leases_of_other_stores_are_refused(backend_pool: Any, connection:
 
 async def test_a_lease_of_another_table_is_not_renewed(backend_pool: Any, connection: Any) -> None:
     lease = await acquired(LEASES.store(backend_pool), "billing", "me")
-    with pytest.raises(TypeError, match="is none of LeasesTable"):
+    with pytest.raises(TypeError, match="is not a lease of LeasesTable"):
         await LEASES.replace(name="elections").store(backend_pool).renew(lease, ttl=1.0)
 
 

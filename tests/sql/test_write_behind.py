@@ -340,7 +340,7 @@ async def test_cursors_set_while_the_server_is_down_are_stored_when_it_is_back(
             await own_server.stop()
             await store.set("a", "2")
             await store.set("b", "2")
-            await eventually(lambda: "not stored, trying again" in caplog.text)
+            await eventually(lambda: "not stored, retrying" in caplog.text)
             assert await store.get("a") == "2"
             await own_server.start()
 
@@ -405,7 +405,7 @@ async def test_a_cursor_that_another_transaction_holds_is_tried_again_and_holds_
         assert await store.get("a") == "10"
         assert await stored(pool, "b") == "10"
         # None of the tries goes on in the database after we have given it up.
-        await eventually(lambda: caplog.text.count("trying again") >= 2)
+        await eventually(lambda: caplog.text.count("retrying") >= 2)
         assert len(await hold.waiters()) <= 1
         await hold.end()
 

@@ -1,1 +1,1 @@
-"""The attempts table: failed attempts that outlive the process."""
+"""Failed attempts at handling events in a table, where they survive a restart of the consumer's process."""

@@ -1,1 +1,1 @@
-"""The cursors table: where consumers keep their cursors."""
+"""Cursors in a table: the position of each consumer, and the stores that move it."""

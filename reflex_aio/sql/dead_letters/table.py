@@ -7,11 +7,12 @@ from enum import IntEnum
 from traceback import format_exception_only
 from typing import Any
 
+from reflex_aio.checks import check_text
 from reflex_aio.consumer import Handler
 from reflex_aio.errors import DatabaseError, ErrorNotFound, EventNotFound, InvalidCursor
 from reflex_aio.event import Event, check_type
 from reflex_aio.hooks import Hooks, installed
-from reflex_aio.sql.cursors.values import check_consumer, check_cursor
+from reflex_aio.sql.cursors.store import check_cursor
 from reflex_aio.sql.dead_letters.dialect import ErrorsDialect
 from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
@@ -101,7 +102,7 @@ class ErrorsTable(Table[ErrorsSchema]):
     @property
     def columns(self) -> ErrorColumns:
         """What its columns are called."""
-        return self._schema.columns
+        return self.schema.columns
 
     @property
     def events(self) -> EventsTable:
@@ -146,7 +147,7 @@ class ErrorsTable(Table[ErrorsSchema]):
         :raises TypeError: if it isn't a connection, or an argument isn't what its name says
         :raises ValueError: if the consumer's name is empty, or can't be stored
         """
-        check_consumer(consumer)
+        check_text("consumer name", consumer)
         _check("event", event, isinstance(event, Event), "an Event")
         _check("error", error, isinstance(error, BaseException), "an exception")
         driver, dialect = self._of(connection)
@@ -234,7 +235,7 @@ class ErrorsTable(Table[ErrorsSchema]):
             rows = await dialect.find(
                 driver,
                 connection,
-                consumer=None if consumer is None else check_consumer(consumer),
+                consumer=None if consumer is None else check_text("consumer name", consumer),
                 status=None if status is None else check_type(status),
                 after=_checked_id(after or "0"),
                 limit=limit,
@@ -316,7 +317,7 @@ class ErrorsTable(Table[ErrorsSchema]):
 
     def _of(self, connection: Any) -> tuple[Driver, ErrorsDialect]:
         driver = driver_of_connection(connection)
-        return driver, dialect_part(ErrorsDialect, driver.dialect, self._schema)
+        return driver, dialect_part(ErrorsDialect, driver.dialect, self.schema)
 
     async def _tell(self, connection: Any, error_id: str, status: int, consumer: str) -> None:
         if self._events is not None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 from reflex_aio.hooks import Hooks, installed
-from reflex_aio.sql.cursors.values import check_cursor
+from reflex_aio.sql.cursors.store import check_cursor
 from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
 from reflex_aio.sql.events.dialect import EventsSettings, Inserter, PageLoader, Wakeups, wakeable_dialect
@@ -87,7 +87,7 @@ class EventsTable(Table[EventsSchema]):
             locals(),
         )
         self._settings = EventsSettings(
-            schema=self._schema,
+            schema=self.schema,
             page_size=page_size,
             poll_period=poll_period,
             poll_floor=poll_floor,
@@ -131,7 +131,7 @@ class EventsTable(Table[EventsSchema]):
         :raises TypeError: if ``connection`` isn't one
         """
         driver = driver_of_connection(connection)
-        await driver.fetch(connection, dialect_part(SchemaDialect, driver.dialect).drop(self._schema))
+        await driver.fetch(connection, dialect_part(SchemaDialect, driver.dialect).drop(self.schema))
 
     async def as_found(self, connection: Any) -> Self:
         """Return a table object with the foreign ids, and with metadata and traces or not, that the real table has.
@@ -142,7 +142,7 @@ class EventsTable(Table[EventsSchema]):
         :raises TypeError: if ``connection`` isn't one
         """
         driver = driver_of_connection(connection)
-        dialect, schema = dialect_part(SchemaDialect, driver.dialect), self._schema
+        dialect, schema = dialect_part(SchemaDialect, driver.dialect), self.schema
         found = (await dialect.described(driver, connection, schema)).columns
         columns = schema.columns
         foreign_id = found.get(columns.foreign_id)
@@ -266,7 +266,7 @@ class EventsTable(Table[EventsSchema]):
         driver = driver_of_connection(connection)
         with driver.errors(self.name, schema_only=True):
             oldest, newest = await dialect_part(RetentionDialect, driver.dialect).extent(
-                driver, connection, self._schema
+                driver, connection, self.schema
             )
         return Extent(*("" if event_id is None else str(event_id) for event_id in (oldest, newest)))
 
@@ -292,7 +292,7 @@ class EventsTable(Table[EventsSchema]):
         driver = driver_of_connection(connection)
         with driver.errors(self.name, schema_only=True):
             found = await dialect_part(RetentionDialect, driver.dialect).backlogs(
-                driver, connection, self._schema, positions, limit
+                driver, connection, self.schema, positions, limit
             )
         # A clock that was set back makes no age negative.
         return {
@@ -329,7 +329,7 @@ class EventsTable(Table[EventsSchema]):
         :raises TypeError: if ``pool`` isn't one
         """
         return await prune(
-            self._schema,
+            self.schema,
             pool,
             retention,
             dry_run=dry_run,
@@ -345,7 +345,7 @@ class EventsTable(Table[EventsSchema]):
         :raises ValueError: if it is less than 1
         :raises TypeError: if it is no int
         """
-        return Partitions(self._schema, size=size)
+        return Partitions(self.schema, size=size)
 
     async def fill_gaps(self, pool: Any, after: str = "") -> None:
         """Fill the table's gaps with noops as they settle, until cancelled.

@@ -1,1 +1,1 @@
-"""The leases table: which replica of a service runs a consumer."""
+"""Leases in a table: a lease lets one process at a time run a consumer."""

@@ -1,51 +1,86 @@
-"""The lease store on a table, and comparing its leases where cursors are moved."""
+"""The lease store on a table, and fencing with its leases in a transaction."""
 
-from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
+from typing import Any, TypeAlias
 
 from reflex_aio.errors import LeaseLost
 from reflex_aio.lease import Lease, LeaseState, LeaseStore, check_lease, check_ttl
 from reflex_aio.sql.dialect import dialect_part
-from reflex_aio.sql.drivers import driver_of_pool
 from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.leases.dialect import LeasesDialect
 from reflex_aio.sql.schema.names import LeasesSchema
+from reflex_aio.sql.schema.table import Table, TableStore
 
-__all__ = ["TableLease", "TableLeaseStore", "check_fence", "hold_lease", "lost_leases"]
+__all__ = ["LeaseKey", "LeasesDialect", "TableLease", "TableLeaseStore", "check_fence", "hold_leases"]
+
+LeaseKey: TypeAlias = tuple[str, str, int]
+"""The name, owner and epoch of a lease."""
+
+
+class LeasesDialect(ABC):
+    """The statements on a leases table in one database. It has no state but their texts.
+
+    A row is never deleted, because its epoch must keep counting up; the owner of a released name is ``""``. Only the
+    database's clock counts.
+    """
+
+    @abstractmethod
+    def __init__(self, schema: LeasesSchema) -> None: ...
+
+    @abstractmethod
+    async def acquire(self, driver: Driver, connection: Any, name: str, owner: str, ttl: float) -> int | None:
+        """Acquire ``name`` for ``ttl`` seconds, and return the epoch; ``None`` if another owner holds it."""
+
+    @abstractmethod
+    async def renew(self, driver: Driver, connection: Any, key: LeaseKey, ttl: float) -> bool:
+        """Let a lease expire in ``ttl`` seconds from now; return whether it had not been lost."""
+
+    @abstractmethod
+    async def release(self, driver: Driver, connection: Any, key: LeaseKey) -> None:
+        """Release a lease, unless it is lost."""
+
+    @abstractmethod
+    async def all(self, driver: Driver, connection: Any) -> Sequence[tuple[str, str, int, float]]:
+        """Return the name, owner, epoch and remaining seconds of every lease."""
+
+    @abstractmethod
+    async def hold(self, driver: Driver, connection: Any, keys: Collection[LeaseKey]) -> set[LeaseKey]:
+        """Return the leases that are not lost, and lock them until the transaction on ``connection`` ends.
+
+        Statements that acquire their names wait for that. If such a statement is under way, this one waits for it.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class TableLease(Lease):
-    """A lease that knows in which table it is."""
+    """A lease of a leases table."""
 
     schema: LeasesSchema = field(repr=False)
 
 
-class TableLeaseStore(LeaseStore):
-    """Lends the leases of a table, through a pool. What time it is, the database tells.
+class TableLeaseStore(TableStore[LeasesDialect], LeaseStore):
+    """Keeps leases in a table, through a pool. Only the database's clock counts.
 
-    :meth:`~reflex_aio.sql.LeasesTable.store` makes it. Beside what they say, its methods raise
+    :meth:`LeasesTable.store <reflex_aio.sql.LeasesTable.store>` makes it. Its methods also raise
     :class:`~reflex_aio.errors.ConnectionLost`, :class:`~reflex_aio.errors.TableNotFound`,
-    :class:`~reflex_aio.errors.SchemaError` and, for all else that the database refuses,
+    :class:`~reflex_aio.errors.SchemaError` and, for any other failure that the database reports,
     :class:`~reflex_aio.errors.DatabaseError`.
     """
 
-    def __init__(self, schema: LeasesSchema, pool: Any) -> None:
-        self._driver = driver_of_pool(pool)
-        self._dialect = dialect_part(LeasesDialect, self._driver.dialect, schema)
-        self._schema = schema
-        self._pool = pool
-
-    def __repr__(self) -> str:
-        return f"LeasesTable({str(self._schema.table)!r}).store({self._pool!r})"
+    def __init__(self, table: Table[LeasesSchema], pool: Any) -> None:
+        super().__init__(table, pool, LeasesDialect)
+        self._schema = table.schema
 
     async def acquire(self, name: str, owner: str, *, ttl: float) -> Lease | None:
-        """Acquire ``name`` for ``owner``, or return ``None``. See :class:`~reflex_aio.lease.LeaseStore`.
+        """Acquire ``name`` for ``owner``, or return ``None`` if another owner holds it.
+
+        See :meth:`LeaseStore.acquire <reflex_aio.lease.LeaseStore.acquire>`.
 
         :raises TypeError: if an argument has the wrong type
-        :raises ValueError: if an argument is out of its range
+        :raises ValueError: if an argument is out of range
         """
         check_lease(name, owner)
         check_ttl(ttl)
@@ -54,49 +89,46 @@ class TableLeaseStore(LeaseStore):
         return None if epoch is None else TableLease(name, owner, epoch, self._schema)
 
     async def renew(self, lease: Lease, *, ttl: float) -> None:
-        """Let ``lease`` expire in ``ttl`` seconds from now. See :class:`~reflex_aio.lease.LeaseStore`.
+        """Let ``lease`` expire in ``ttl`` seconds from now.
 
-        :raises LeaseLost: if somebody else has acquired it, or it was released
-        :raises TypeError: if ``lease`` is none of this table, or ``ttl`` no number
-        :raises ValueError: if ``ttl`` is out of its range
+        See :meth:`LeaseStore.renew <reflex_aio.lease.LeaseStore.renew>`.
+
+        :raises LeaseLost: if another owner has acquired it, or it was released
+        :raises TypeError: if ``lease`` is not a lease of this table, or ``ttl`` is not a number
+        :raises ValueError: if ``ttl`` is out of range
         """
-        self._check(lease)
+        key = self._key(lease)
         check_ttl(ttl)
         async with self._connection() as connection:
-            renewed = await self._dialect.renew(self._driver, connection, lease, ttl)
+            renewed = await self._dialect.renew(self._driver, connection, key, ttl)
         if not renewed:
-            raise LeaseLost(name=lease.name, owner=lease.owner, epoch=lease.epoch)
+            raise _lost(lease)
 
     async def release(self, lease: Lease) -> None:
-        """Give ``lease`` back. See :class:`~reflex_aio.lease.LeaseStore`.
+        """Release ``lease``, so that the name can be acquired at once. Does nothing if the lease is lost.
 
-        :raises TypeError: if ``lease`` is none of this table
+        :raises TypeError: if ``lease`` is not a lease of this table
         """
-        self._check(lease)
+        key = self._key(lease)
         async with self._connection() as connection:
-            await self._dialect.release(self._driver, connection, lease)
+            await self._dialect.release(self._driver, connection, key)
 
     async def all(self) -> Mapping[str, LeaseState]:
         """Return the state of every name that was ever acquired, held or not."""
         async with self._connection() as connection:
             rows = await self._dialect.all(self._driver, connection)
-        return {name: LeaseState(owner, epoch, left) for name, owner, epoch, left in rows}
+        return {name: LeaseState(owner, epoch, seconds_left) for name, owner, epoch, seconds_left in rows}
 
-    def _check(self, lease: Lease) -> None:
+    def _key(self, lease: Lease) -> LeaseKey:
         if check_fence(lease).schema != self._schema:
-            raise TypeError(f"lease {lease!r} is none of {self!r}")
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Any]:
-        with self._driver.errors(str(self._schema.table)):
-            async with self._driver.acquire(self._pool) as connection:
-                yield connection
+            raise TypeError(f"lease {lease!r} is not a lease of {self!r}")
+        return lease.name, lease.owner, lease.epoch
 
 
 def check_fence(lease: Lease) -> TableLease:
-    """Return ``lease`` if a statement in its database can compare it.
+    """Return ``lease``, which a statement in its database can compare.
 
-    :raises TypeError: if it is none of a leases table
+    :raises TypeError: if it is not a lease of a leases table
     """
     if not isinstance(lease, TableLease):
         raise TypeError(
@@ -105,27 +137,31 @@ def check_fence(lease: Lease) -> TableLease:
     return lease
 
 
-async def hold_lease(driver: Driver, connection: Any, lease: Lease) -> None:
-    """Keep ``lease`` from being taken until the transaction on ``connection`` ends.
+async def hold_leases(
+    driver: Driver, connection: Any, leases: Collection[TableLease]
+) -> dict[TableLease, LeaseLost]:
+    """Lock leases, so that no other owner acquires their names before the transaction on ``connection`` ends.
 
-    :raises LeaseLost: if it is lost already
-    :raises TypeError: if it is none of a leases table
-    :raises TableNotFound: if its table is in another database
+    :return: the leases that are lost already, each with the error to raise
+    :raises TableNotFound: if a leases table is in another database
     """
-    for lost in (await lost_leases(driver, connection, [lease])).values():
-        raise lost
+    lost: dict[TableLease, LeaseLost] = {}
+    for schema in {lease.schema for lease in leases}:
+        dialect, errors = _fencing(driver, schema)
+        keys = {(lease.name, lease.owner, lease.epoch): lease for lease in leases if lease.schema == schema}
+        with errors:
+            held = await dialect.hold(driver, connection, keys)
+        for key in keys.keys() - held:
+            lost[keys[key]] = _lost(keys[key])
+    return lost
 
 
-async def lost_leases(driver: Driver, connection: Any, leases: Collection[Lease]) -> dict[Lease, LeaseLost]:
-    """Return which of ``leases`` are lost, with what to raise; keep the others as :func:`hold_lease` does."""
-    held: set[Lease] = set()
-    for schema in {check_fence(lease).schema for lease in leases}:
-        dialect = dialect_part(LeasesDialect, driver.dialect, schema)
-        beside = [lease for lease in leases if check_fence(lease).schema == schema]
-        with driver.errors(str(schema.table), schema_only=True):
-            held |= await dialect.hold(driver, connection, beside)
-    return {
-        lease: LeaseLost(name=lease.name, owner=lease.owner, epoch=lease.epoch)
-        for lease in leases
-        if lease not in held
-    }
+@cache
+def _fencing(driver: Driver, schema: LeasesSchema) -> tuple[LeasesDialect, AbstractContextManager[None]]:
+    # Cached, as a fenced cursor store needs it for every event.
+    dialect = dialect_part(LeasesDialect, driver.dialect, schema)
+    return dialect, driver.errors(str(schema.table), schema_only=True)
+
+
+def _lost(lease: Lease) -> LeaseLost:
+    return LeaseLost(name=lease.name, owner=lease.owner, epoch=lease.epoch)

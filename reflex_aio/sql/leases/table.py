@@ -1,4 +1,4 @@
-"""The leases table: which replica of a service runs a consumer, beside the table of its cursors."""
+"""The leases table: the process that runs each consumer. It belongs in the database of the cursors."""
 
 from typing import Any
 
@@ -10,21 +10,21 @@ __all__ = ["LeasesTable"]
 
 
 class LeasesTable(Table[LeasesSchema]):
-    """A table with a row for each name that was ever leased: its owner, its epoch, and when it expires.
+    """A table with a row for each name that was ever leased: its owner, its epoch, and the time at which it expires.
 
-    It belongs into the database that the cursors are in: there, a statement that moves a cursor can compare the lease.
+    It belongs in the database of the cursors table, where the statement that moves a cursor can compare the lease.
 
-    :param name: ``table`` or ``schema.table``; case counts
-    :raises TypeError: if an argument has the wrong type
-    :raises ValueError: if a name isn't accepted
+    :param name: ``table`` or ``schema.table``; case is significant
+    :raises TypeError: if ``name`` is not a string
+    :raises ValueError: if ``name`` is not accepted as a name
     """
 
     def __init__(self, name: str) -> None:
         super().__init__(LeasesSchema(Name.parse(name)), locals())
 
     def store(self, pool: Any) -> TableLeaseStore:
-        """Return the store that lends the leases of this table, through a pool.
+        """Return a lease store that keeps its leases in this table, through ``pool``.
 
-        :raises TypeError: if it isn't a pool
+        :raises TypeError: if ``pool`` is not a pool
         """
-        return TableLeaseStore(self._schema, pool)
+        return TableLeaseStore(self, pool)

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from reflex_aio.cursor import CursorStore
 from reflex_aio.errors import DatabaseError, InvalidCursor
-from reflex_aio.sql.cursors.values import check_cursor
+from reflex_aio.sql.cursors.store import check_cursor
 from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers import driver_of_pool
 from reflex_aio.sql.retention.dialect import Batch, Batches, Found, RetentionDialect

@@ -1,16 +1,18 @@
-"""The base class of the table objects: a table's name, the statements that create it, and its validation."""
+"""The base classes of the table objects, and of the stores that use a table through a pool."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Generic, Self, TypeVar
 
 from reflex_aio.errors import SchemaError
 from reflex_aio.sql.dialect import dialect_part
-from reflex_aio.sql.drivers import driver_of_connection
+from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
 from reflex_aio.sql.schema.dialect import SchemaDialect
 from reflex_aio.sql.schema.names import TableSchema
 
-__all__ = ["Table"]
+__all__ = ["Table", "TableStore"]
 
+Dialect = TypeVar("Dialect")
 Schema = TypeVar("Schema", bound=TableSchema)
 
 
@@ -21,7 +23,8 @@ class Table(Generic[Schema]):
     """
 
     def __init__(self, schema: Schema, arguments: Mapping[str, Any]) -> None:
-        self._schema = schema
+        self.schema = schema
+        self._name = str(schema.table)
         # A method that calls super() has __class__ among its locals.
         self._arguments = {
             name: value for name, value in arguments.items() if name not in ("self", "__class__")
@@ -30,10 +33,10 @@ class Table(Generic[Schema]):
     @property
     def name(self) -> str:
         """The table's name, with its schema if one was given."""
-        return str(self._schema.table)
+        return self._name
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r})"
+        return f"{type(self).__name__}({self._name!r})"
 
     def replace(self, **changes: Any) -> Self:
         """Return a table object like this one, except for the arguments of the constructor that are given."""
@@ -44,7 +47,7 @@ class Table(Generic[Schema]):
 
         :raises ValueError: if there is no such dialect
         """
-        return dialect_part(SchemaDialect, dialect).ddl(self._schema)
+        return dialect_part(SchemaDialect, dialect).ddl(self.schema)
 
     async def create(self, connection: Any) -> None:
         """Create the table unless it exists. Several services may do so at the same time.
@@ -52,7 +55,7 @@ class Table(Generic[Schema]):
         :raises TypeError: if ``connection`` is not a connection
         """
         driver = driver_of_connection(connection)
-        await driver.fetch(connection, dialect_part(SchemaDialect, driver.dialect).create(self._schema))
+        await driver.fetch(connection, dialect_part(SchemaDialect, driver.dialect).create(self.schema))
 
     async def validate(self, connection: Any) -> None:
         """Compare the table in the database with this object.
@@ -63,6 +66,33 @@ class Table(Generic[Schema]):
         """
         driver = driver_of_connection(connection)
         dialect = dialect_part(SchemaDialect, driver.dialect)
-        differences = await dialect.compare(driver, connection, self._schema)
+        differences = await dialect.compare(driver, connection, self.schema)
         if differences:
-            raise SchemaError(table=self.name, differences=differences)
+            raise SchemaError(table=self._name, differences=differences)
+
+
+class TableStore(Generic[Dialect]):
+    """A store that keeps its data in a table, through a pool.
+
+    :param abstract: the abstract class of the statements that the store needs, see
+        :func:`~reflex_aio.sql.dialect.dialect_part`
+    :raises TypeError: if ``pool`` is not a pool
+    """
+
+    def __init__(self, table: Table[Any], pool: Any, abstract: Callable[..., Dialect]) -> None:
+        self._table = table
+        self._pool = pool
+        # Looked up once: a cursor store is used for every event.
+        self._driver = driver_of_pool(pool)
+        self._dialect = dialect_part(abstract, self._driver.dialect, table.schema)
+        self._errors = self._driver.errors(table.name)
+
+    def __repr__(self) -> str:
+        return f"{self._table!r}.store({self._pool!r})"
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        """Acquire a connection. Within the context, the client library's errors are translated."""
+        with self._errors:
+            async with self._driver.acquire(self._pool) as connection:
+                yield connection
