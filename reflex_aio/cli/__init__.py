@@ -1,7 +1,7 @@
-"""The command ``reflex-aio``. The one home of typer and rich (extra ``cli``).
+"""The command ``reflex-aio``. Requires typer and rich (extra ``cli``).
 
-Each command is a function in a file of its own, or that of its family, and a line in ``app.py``. What it needs of
-databases and services it imports when it runs: ``--help`` loads no client library.
+Each command is an async function, in a file named after it or after its family, and is registered in ``app.py``. A
+command imports client libraries only when it runs, so that ``--help`` loads none.
 """
 
 try:

@@ -1,4 +1,4 @@
-"""The command's commands: a line for each, and what ``--help`` shows beside what its function says."""
+"""The registration of all commands, with the examples that ``--help`` shows."""
 
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
@@ -7,14 +7,15 @@ import typer
 
 from reflex_aio.cli import dead_letters
 from reflex_aio.cli.bench import bench
-from reflex_aio.cli.consumers import consumers, top
-from reflex_aio.cli.moving import rewind, skip
+from reflex_aio.cli.consumers import consumers
+from reflex_aio.cli.move_cursor import rewind, skip
 from reflex_aio.cli.output import print_line
 from reflex_aio.cli.prune import prune
 from reflex_aio.cli.run import run
 from reflex_aio.cli.serve import serve
 from reflex_aio.cli.tables import create, ddl, validate
 from reflex_aio.cli.tail import tail
+from reflex_aio.cli.top import top
 
 __all__ = ["app"]
 
@@ -23,14 +24,14 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
-    help="Look after events, cursors and consumers, in PostgreSQL, MySQL or MariaDB.",
-    epilog="Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 refused or not confirmed, 5 not reachable,"
+    help="Inspect and manage events, cursors and consumers in PostgreSQL, MySQL or MariaDB.",
+    epilog="Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 refused or not confirmed, 5 unreachable,"
     " 130 interrupted, 143 terminated.",
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         try:
             print_line(version("reflex-aio"))
         except PackageNotFoundError:
@@ -49,7 +50,7 @@ def _options(
 
 
 def _examples(*lines: str) -> str:
-    # Without \b, lines would be joined.
+    # Without \b, typer would join the lines.
     return "Examples:\n\n\b\n" + "\n".join(f"  {line}" for line in lines)
 
 
@@ -115,7 +116,7 @@ app.command(
 )(prune)
 
 letters = typer.Typer(
-    no_args_is_help=True, help="The events that consumers gave up on: list, show, replay, resolve."
+    no_args_is_help=True, help="Manage the events that consumers have given up: list, show, replay, resolve."
 )
 app.add_typer(letters, name="dead-letters")
 letters.command(

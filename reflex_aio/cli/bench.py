@@ -1,4 +1,4 @@
-"""``bench``: what a database does, in a table of its own."""
+"""``bench``: the throughput and latency of a database, measured in a temporary table."""
 
 import asyncio
 import secrets
@@ -10,90 +10,88 @@ from typing import Annotated
 
 import typer
 
-from reflex_aio.cli.database import Database, database
-from reflex_aio.cli.exits import CommandError
+from reflex_aio.cli.command import CommandError, command
+from reflex_aio.cli.database import Database, open_database
 from reflex_aio.cli.options import AsJson, DatabaseOptions, Yes
-from reflex_aio.cli.output import ask, note, print_json, print_table
-from reflex_aio.cli.progress import progress
-from reflex_aio.cli.running import command
+from reflex_aio.cli.output import confirm, print_json, print_note, print_table, show_steps
 from reflex_aio.sql import EventsTable
 from reflex_aio.tasks import shielded
 
 __all__ = ["bench"]
 
-_BATCH = 1000
+_BATCH_SIZE = 1000
 
-# How long a stream may take for an event that was just committed, and how long to wait between two, in seconds.
-_DELIVERY = 30.0
+# The time limit for the delivery of a committed event, and the pause between two deliveries, in seconds.
+_DELIVERY_TIMEOUT = 30.0
 _PAUSE = 0.005
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What was measured."""
+    """The results of the measurement."""
 
     inserts_per_second: float
-    """Single events, a transaction for each, by all writers together."""
+    """Single events, one per transaction, by all writers together."""
     batched_inserts_per_second: float
-    """Events in batches, a transaction for each batch."""
+    """Events in batches, one batch per transaction, by all writers together."""
     streamed_per_second: float
     """Events read from the beginning, by one stream."""
     delivery_ms_median: float
-    """From the commit of an event to a stream that waits at the head."""
+    """The time from the commit of an event to its delivery by a stream at the head."""
     delivery_ms_p99: float
     writers: int
     events: int
-    """How many were inserted in all."""
+    """The total number of inserted events."""
 
 
 @command
 async def bench(
     at: DatabaseOptions,
     seconds: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.1, help="How long each of the four measures takes.")
+        float, typer.Option(metavar="SECONDS", min=0.1, help="The duration of each of the four measurements.")
     ] = 2.0,
     writers: Annotated[
-        int, typer.Option(metavar="N", min=1, max=64, help="How many writers insert at once.")
+        int, typer.Option(metavar="N", min=1, max=64, help="The number of concurrent writers.")
     ] = 4,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how many events a database takes and hands out, and how soon.
+    """Measure the throughput of inserts and streams, and the latency of delivery.
 
-    Asks first, as it makes a table of its own, fills it, and drops it in the end, and keeps the database busy
-    meanwhile. What it measures includes the way there and back, and this computer.
+    Creates a temporary table, fills it, and drops it in the end. As this is a considerable load for the database, it
+    asks for confirmation. The results include the network and this computer.
     """
     table = EventsTable(f"reflex_aio_bench_{secrets.token_hex(4)}")
-    async with database(at.dsn, size=writers + 4) as opened:
-        ask(f"Make the table {table.name}, fill it for {2 * seconds:g} s, and drop it again?", yes=yes)
-        async with _made(table, opened):
-            figures = await _measure(table, opened, seconds=seconds, writers=writers)
+    async with open_database(at.dsn, size=writers + 4) as database:
+        confirm(f"Create the table {table.name}, fill it for {2 * seconds:g} s, and drop it?", yes=yes)
+        async with _temporary(table, database):
+            figures = await _measure(table, database, seconds=seconds, writers=writers)
     if as_json:
         print_json(figures)
     else:
-        print_table(("measure", "#figure", ""), _rows(figures))
+        print_table(("measurement", "#result", ""), _to_rows(figures))
 
 
-async def _measure(table: EventsTable, on: Database, *, seconds: float, writers: int) -> Figures:
-    async def one() -> int:
-        async with on.connection(table.name) as connection, on.transaction(connection):
+async def _measure(table: EventsTable, database: Database, *, seconds: float, writers: int) -> Figures:
+    async def insert_one() -> int:
+        async with database.connection(table.name) as connection, database.transaction(connection):
             await table.insert(connection, 1, 1)
         return 1
 
-    async def batch() -> int:
-        async with on.connection(table.name) as connection, on.transaction(connection):
-            await table.insert_many(connection, [(i, 1) for i in range(_BATCH)])
-        return _BATCH
+    async def insert_batch() -> int:
+        async with database.connection(table.name) as connection, database.transaction(connection):
+            await table.insert_many(connection, [(i, 1) for i in range(_BATCH_SIZE)])
+        return _BATCH_SIZE
 
-    with progress("inserting", "inserting batches", "streaming", "delivering") as step:
-        step()
-        singles, single_rate = await _repeated(one, seconds=seconds, writers=writers)
-        step()
-        batched, batched_rate = await _repeated(batch, seconds=seconds, writers=writers)
-        step()
-        streamed_rate = await _streamed(table, on, seconds=seconds)
-        step()
-        delays = await _deliveries(table, on, seconds=seconds)
+    with show_steps("inserting", "inserting batches", "streaming", "delivering") as start_step:
+        start_step()
+        singles, single_rate = await _repeat(insert_one, seconds=seconds, writers=writers)
+        start_step()
+        batched, batched_rate = await _repeat(insert_batch, seconds=seconds, writers=writers)
+        start_step()
+        streamed_rate = await _measure_stream(table, database, seconds=seconds)
+        start_step()
+        delays = await _measure_deliveries(table, database, seconds=seconds)
     return Figures(
         inserts_per_second=single_rate,
         batched_inserts_per_second=batched_rate,
@@ -105,79 +103,79 @@ async def _measure(table: EventsTable, on: Database, *, seconds: float, writers:
     )
 
 
-async def _repeated(work: Callable[[], Awaitable[int]], *, seconds: float, writers: int) -> tuple[int, float]:
-    """Do some work again and again, several times at once; return how much was done, in all and in a second."""
-    done, begun = 0, time.monotonic()
+async def _repeat(work: Callable[[], Awaitable[int]], *, seconds: float, writers: int) -> tuple[int, float]:
+    """Repeat ``work`` in concurrent tasks. Return the number of events inserted, in total and per second."""
+    done, started = 0, time.monotonic()
 
     async def write() -> None:
         nonlocal done
-        while time.monotonic() - begun < seconds:
+        while time.monotonic() - started < seconds:
             done += await work()
 
     async with asyncio.TaskGroup() as group:
         for _ in range(writers):
             group.create_task(write())
-    return done, done / (time.monotonic() - begun)
+    return done, done / (time.monotonic() - started)
 
 
-async def _streamed(table: EventsTable, on: Database, *, seconds: float) -> float:
-    """Return how many events a second are read, from the beginning on."""
-    count, begun = 0, time.monotonic()
-    async with table.stream(on.pool, to_head=True) as stream:
-        while time.monotonic() - begun < seconds and (page := await stream.read_page()):
+async def _measure_stream(table: EventsTable, database: Database, *, seconds: float) -> float:
+    """Return the number of events per second that are read from the beginning."""
+    count, started = 0, time.monotonic()
+    async with table.stream(database.pool, to_head=True) as stream:
+        while time.monotonic() - started < seconds and (page := await stream.read_page()):
             count += len(page)
-    return count / (time.monotonic() - begun)
+    return count / (time.monotonic() - started)
 
 
-async def _deliveries(table: EventsTable, on: Database, *, seconds: float) -> Sequence[float]:
-    """Return how long events took from their commit to a stream, in seconds, in order of size."""
+async def _measure_deliveries(table: EventsTable, database: Database, *, seconds: float) -> Sequence[float]:
+    """Return the times from commit to delivery, in seconds, sorted."""
     delays: list[float] = []
-    begun = time.monotonic()
-    async with table.stream(on.pool, from_head=True) as stream:
+    started = time.monotonic()
+    async with table.stream(database.pool, from_head=True) as stream:
 
         async def arrival() -> float:
-            async with asyncio.timeout(_DELIVERY):
+            async with asyncio.timeout(_DELIVERY_TIMEOUT):
                 await anext(stream)
             return time.monotonic()
 
-        while not delays or time.monotonic() - begun < seconds:
+        while not delays or time.monotonic() - started < seconds:
             async with asyncio.TaskGroup() as group:
                 arriving = group.create_task(arrival())
-                async with on.connection(table.name) as connection:
-                    async with on.transaction(connection):
+                async with database.connection(table.name) as connection:
+                    async with database.transaction(connection):
                         await table.insert(connection, 1, 1)
                     committed = time.monotonic()
-            # The stream of this process may hear of it before the writer does.
+            # The stream may deliver the event before the writer receives the response to its COMMIT.
             delays.append(max(0.0, arriving.result() - committed))
             await asyncio.sleep(_PAUSE)
     return sorted(delays)
 
 
 @asynccontextmanager
-async def _made(table: EventsTable, on: Database) -> AsyncIterator[None]:
-    """Make a table for the time being."""
+async def _temporary(table: EventsTable, database: Database) -> AsyncIterator[None]:
+    """Create a table, and drop it on exit."""
 
     async def drop() -> None:
         try:
-            async with on.connection(table.name) as connection:
+            async with database.connection(table.name) as connection:
                 await table.drop(connection)
         except Exception as exc:
-            raise CommandError(f"the table {table.name} could not be dropped: {exc}") from exc
+            raise CommandError(f"could not drop the table {table.name}: {exc}") from exc
 
     try:
-        async with on.connection(table.name) as connection:
+        async with database.connection(table.name) as connection:
             await table.create(connection)
         yield
     finally:
         await shielded(drop())
-        note(f"the table {table.name} is dropped")
+        print_note(f"dropped the table {table.name}")
 
 
-def _rows(figures: Figures) -> list[tuple[str, str, str]]:
+def _to_rows(figures: Figures) -> list[tuple[str, str, str]]:
     return [
-        ("single inserts", f"{figures.inserts_per_second:,.0f}", f"a second, by {figures.writers} writers"),
-        (f"inserts, {_BATCH} at once", f"{figures.batched_inserts_per_second:,.0f}", "a second"),
-        ("streamed", f"{figures.streamed_per_second:,.0f}", "a second, by one stream"),
+        ("single inserts", f"{figures.inserts_per_second:,.0f}", f"per second, by {figures.writers} writers"),
+        (f"inserts, {_BATCH_SIZE} at once", f"{figures.batched_inserts_per_second:,.0f}", "per second"),
+        ("streamed", f"{figures.streamed_per_second:,.0f}", "per second, by one stream"),
         ("delivery, median", f"{figures.delivery_ms_median:.1f}", "ms from commit to stream"),
-        ("delivery, 99 of 100", f"{figures.delivery_ms_p99:.1f}", "ms"),
+        ("delivery, 99th percentile", f"{figures.delivery_ms_p99:.1f}", "ms"),
     ]

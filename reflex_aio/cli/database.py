@@ -1,18 +1,21 @@
-"""The database of a command: opened by its DSN, closed with the command."""
+"""The databases of a command: opened by DSN, closed when the command ends."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from reflex_aio.cli.exits import CommandError, Exit
+from reflex_aio.cli.command import CommandError, Exit
+from reflex_aio.cli.options import LeasesOptions
+from reflex_aio.errors import SchemaError
+from reflex_aio.lease import LeaseState
 from reflex_aio.sql import close_notifiers, open_pool
 from reflex_aio.sql.drivers import driver_of_pool
 
-__all__ = ["Database", "database", "databases"]
+__all__ = ["Database", "open_database", "open_databases", "read_leases"]
 
 
 class Database:
-    """A pool, and connections of it."""
+    """A pool of connections, of any client library."""
 
     def __init__(self, pool: Any) -> None:
         self.pool = pool
@@ -20,26 +23,26 @@ class Database:
 
     @asynccontextmanager
     async def connection(self, table: str) -> AsyncIterator[Any]:
-        """Lend a connection, to ask about a table, whose name errors begin with."""
+        """Acquire a connection. Errors raised in the context begin with the name of ``table``."""
         with self._driver.errors(table):
             async with self._driver.acquire(self.pool) as connection:
                 yield connection
 
     def transaction(self, connection: Any) -> AbstractAsyncContextManager[None]:
-        """Return a context that is a transaction on a connection."""
+        """Return a context manager for a transaction."""
         return self._driver.transaction(connection)
 
 
 @asynccontextmanager
-async def database(dsn: str | None, *, size: int = 4, option: str = "--dsn") -> AsyncIterator[Database]:
-    """Open the database that an option names.
+async def open_database(dsn: str | None, *, size: int = 4, option: str = "--dsn") -> AsyncIterator[Database]:
+    """Open the database of an option.
 
-    :param size: how many connections it may take
-    :raises CommandError: if there is none, or it can't be read
+    :param size: the maximum number of connections
+    :raises CommandError: if the DSN is missing or invalid
     """
     if not dsn:
         variable = "REFLEX_" + option.lstrip("-").upper().replace("-", "_")
-        raise CommandError(f"which database? Give {option}, or set {variable}", Exit.USAGE)
+        raise CommandError(f"no database is given: use {option}, or set {variable}", Exit.USAGE)
     async with AsyncExitStack() as stack:
         try:
             pool = await stack.enter_async_context(open_pool(dsn, size=size))
@@ -50,14 +53,30 @@ async def database(dsn: str | None, *, size: int = 4, option: str = "--dsn") -> 
 
 
 @asynccontextmanager
-async def databases(dsn: str | None, cursors_dsn: str | None) -> AsyncIterator[tuple[Database, Database]]:
-    """Open the databases of the events and of the consumers' own tables, which may be one.
+async def open_databases(
+    dsn: str | None, cursors_dsn: str | None
+) -> AsyncIterator[tuple[Database, Database]]:
+    """Open the database of the events and that of the consumers' tables, which may be the same.
 
-    :raises CommandError: if there is none, or one can't be read
+    :raises CommandError: if a DSN is missing or invalid
     """
-    async with database(dsn) as events_in:
+    async with open_database(dsn) as events_database:
         if cursors_dsn is None:
-            yield events_in, events_in
+            yield events_database, events_database
             return
-        async with database(cursors_dsn, option="--cursors-dsn") as cursors_in:
-            yield events_in, cursors_in
+        async with open_database(cursors_dsn, option="--cursors-dsn") as cursors_database:
+            yield events_database, cursors_database
+
+
+async def read_leases(database: Database, options: LeasesOptions) -> Mapping[str, LeaseState]:
+    """Return the leases by consumer. Without ``--leases``, a missing or foreign table counts as empty.
+
+    :raises SchemaError: if ``--leases`` names a table that is missing or not a leases table
+    """
+    try:
+        return await options.table().store(database.pool).all()
+    except SchemaError:
+        if options.leases is None:
+            # A table of the default name may have any other purpose.
+            return {}
+        raise

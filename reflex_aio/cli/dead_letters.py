@@ -1,30 +1,29 @@
-"""``dead-letters``: the events that consumers gave up on."""
+"""``dead-letters``: the events that consumers have given up."""
 
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from reflex_aio.cli.database import database, databases
-from reflex_aio.cli.exits import CommandError, Exit
-from reflex_aio.cli.loading import load
+from reflex_aio.cli.command import CommandError, Exit, command
+from reflex_aio.cli.database import open_database, open_databases
 from reflex_aio.cli.options import (
     AsJson,
     CursorsDatabaseOptions,
     DatabaseOptions,
     ErrorsOptions,
     EventsOptions,
+    load_object,
 )
-from reflex_aio.cli.output import moment, note, print_json, print_lines, print_table
-from reflex_aio.cli.running import command
+from reflex_aio.cli.output import format_time, print_json, print_lines, print_note, print_table
 from reflex_aio.consumer import Consumer
 from reflex_aio.event import Event
 from reflex_aio.sql import ConsumerError, ErrorStatus
 
 __all__ = ["list_", "replay", "resolve", "show"]
 
-# How much of a message fits into a line.
-_SHORT = 60
+# The maximum length of a message in a list.
+_MAX_MESSAGE = 60
 
 _STATUSES = {"recorded": int(ErrorStatus.RECORDED), "resolved": int(ErrorStatus.RESOLVED)}
 
@@ -38,24 +37,26 @@ async def list_(
     cursors_at: CursorsDatabaseOptions,
     errors: ErrorsOptions,
     consumer: Annotated[
-        str | None, typer.Option(metavar="NAME", show_default=False, help="Those of this consumer alone.")
+        str | None, typer.Option(metavar="NAME", show_default=False, help="Only errors of this consumer.")
     ] = None,
     status: Annotated[
         str, typer.Option(metavar="STATUS", help="recorded, resolved, all, or a number of your own.")
     ] = "recorded",
     after: Annotated[
         str,
-        typer.Option(metavar="ID", show_default=False, help="Those after this one, to go on with a list."),
+        typer.Option(
+            metavar="ID", show_default=False, help="Only errors after this one, to continue a list."
+        ),
     ] = "",
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="The maximum number of errors.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List the errors of consumers, oldest first."""
-    wanted = _status(status)
+    wanted = _parse_status(status)
     table = errors.table()
     async with (
-        database(cursors_at.cursors_dsn or at.dsn) as opened,
-        opened.connection(table.name) as connection,
+        open_database(cursors_at.cursors_dsn or at.dsn) as database,
+        database.connection(table.name) as connection,
     ):
         try:
             found = await table.find(connection, consumer=consumer, status=wanted, after=after, limit=limit)
@@ -71,15 +72,15 @@ async def list_(
                 each.id,
                 each.consumer,
                 each.event_id,
-                _told(each.status),
-                moment(each.updated_at),
-                _short(each.message),
+                _format_status(each.status),
+                format_time(each.updated_at),
+                _shorten(each.message),
             )
             for each in found
         ],
     )
     if len(found) == limit:
-        note(f"there may be more: --after {found[-1].id} goes on")
+        print_note(f"there may be more: continue with --after {found[-1].id}")
 
 
 @command
@@ -93,14 +94,14 @@ async def show(
     """Show an error in full."""
     table = errors.table()
     async with (
-        database(cursors_at.cursors_dsn or at.dsn) as opened,
-        opened.connection(table.name) as connection,
+        open_database(cursors_at.cursors_dsn or at.dsn) as database,
+        database.connection(table.name) as connection,
     ):
-        found = await table.get(connection, _id(error_id))
+        found = await table.get(connection, _check_id(error_id))
     if as_json:
         print_json(found)
     else:
-        print_lines(_lines(found))
+        print_lines(_format_error(found))
 
 
 @command
@@ -111,20 +112,20 @@ async def resolve(
     errors: ErrorsOptions,
     as_json: AsJson = False,
 ) -> None:
-    """Mark errors as resolved, all of them or, if there is no such error, none."""
+    """Mark errors as resolved: all of them, or none if one does not exist."""
     table, changed = errors.table(), {}
     async with (
-        database(cursors_at.cursors_dsn or at.dsn) as opened,
-        opened.connection(table.name) as connection,
-        opened.transaction(connection),
+        open_database(cursors_at.cursors_dsn or at.dsn) as database,
+        database.connection(table.name) as connection,
+        database.transaction(connection),
     ):
-        for error_id in map(_id, error_ids):
+        for error_id in map(_check_id, error_ids):
             changed[error_id] = await table.resolve(connection, error_id)
     if as_json:
         print_json({"errors": [{"id": error_id, "changed": change} for error_id, change in changed.items()]})
     else:
         print_lines(
-            f"{error_id}: {'resolved' if change else 'was resolved already'}"
+            f"{error_id}: {'resolved' if change else 'already resolved'}"
             for error_id, change in changed.items()
         )
 
@@ -137,7 +138,7 @@ async def replay(
         typer.Option(
             metavar="MODULE:OBJECT",
             show_default=False,
-            help="The consumer, or its function, which the event is handed to.",
+            help="The consumer, or its function, to call with the events.",
         ),
     ],
     at: DatabaseOptions,
@@ -146,52 +147,54 @@ async def replay(
     errors: ErrorsOptions,
     as_json: AsJson = False,
 ) -> None:
-    """Hand the events of errors to a handler once more, and mark those as resolved that it consumes.
+    """Call a handler with the events of errors again, and mark those errors as resolved for which it succeeds.
 
-    The consumer's cursor stays where it is. An error of the handler is recorded as the new message, and the next event
-    is tried; the command then ends with status 1.
+    The consumer's cursor stays unchanged. If the handler raises, the error is recorded as the new message, the next
+    event is tried, and the command ends with status 1.
     """
-    found = load("--handler", handler)
+    found = load_object("--handler", handler)
     function = found.handler if isinstance(found, Consumer) else found
     if not callable(function):
         raise CommandError(f"--handler {handler!r} is neither a Consumer nor an async function", Exit.USAGE)
     events_table, table = events.table(), errors.table()
     raised: list[Exception] = []
 
-    async def handed(event: Event) -> None:
+    async def handle(event: Event) -> None:
         try:
             await function(event)
         except Exception as exc:
             raised.append(exc)
             raise
 
-    async with databases(at.dsn, cursors_at.cursors_dsn) as (events_in, errors_in):
-        async with events_in.connection(events_table.name) as connection:
+    async with open_databases(at.dsn, cursors_at.cursors_dsn) as (events_database, errors_database):
+        async with events_database.connection(events_table.name) as connection:
             events_table = await events_table.as_found(connection)
-        source = events_table.source(events_in.pool)
-        for error_id in map(_id, error_ids):
-            told = None
+        source = events_table.source(events_database.pool)
+        for error_id in map(_check_id, error_ids):
+            message = None
             try:
-                resolved = await table.replay(errors_in.pool, error_id, source=source, handler=handed)
+                resolved = await table.replay(errors_database.pool, error_id, source=source, handler=handle)
             except Exception as exc:
                 if exc not in raised:
                     raise
-                resolved, told = False, " ".join(f"{type(exc).__name__}: {exc}".split())
+                resolved, message = False, " ".join(f"{type(exc).__name__}: {exc}".split())
             if as_json:
-                print_json({"id": error_id, "resolved": resolved, "error": told})
+                print_json({"id": error_id, "resolved": resolved, "error": message})
             else:
-                print_lines([f"{error_id}: {'resolved' if resolved else told or 'was changed meanwhile'}"])
+                outcome = "resolved" if resolved else message or "changed by another process"
+                print_lines([f"{error_id}: {outcome}"])
     if raised:
-        raise CommandError(f"the handler has failed on {len(raised)} of {len(error_ids)}")
+        raise CommandError(f"the handler failed on {len(raised)} of {len(error_ids)}")
 
 
-def _id(error_id: str) -> str:
+def _check_id(error_id: str) -> str:
     if not (error_id.isascii() and error_id.isdecimal()):
-        raise CommandError(f"{error_id!r} is not an error's id: that is a number", Exit.USAGE)
+        raise CommandError(f"{error_id!r} is not an error id: accepted is a number", Exit.USAGE)
     return error_id
 
 
-def _status(text: str) -> int | None:
+def _parse_status(text: str) -> int | None:
+    """Return the number of a status, or ``None`` for ``all``."""
     if text == "all":
         return None
     if text in _STATUSES:
@@ -201,27 +204,27 @@ def _status(text: str) -> int | None:
     except ValueError:
         accepted = ", ".join([*_STATUSES, "all"])
         raise CommandError(
-            f"--status {text!r} is not accepted: {accepted} or a number are", Exit.USAGE
+            f"--status {text!r} is not accepted: accepted is {accepted} or a number", Exit.USAGE
         ) from None
 
 
-def _told(status: int) -> str:
+def _format_status(status: int) -> str:
     return next((name for name, number in _STATUSES.items() if number == status), str(status))
 
 
-def _short(message: str) -> str:
+def _shorten(message: str) -> str:
     line = " ".join(message.split())
-    return line if len(line) <= _SHORT else f"{line[: _SHORT - 3]}..."
+    return line if len(line) <= _MAX_MESSAGE else f"{line[: _MAX_MESSAGE - 3]}..."
 
 
-def _lines(error: ConsumerError) -> Sequence[str]:
+def _format_error(error: ConsumerError) -> Sequence[str]:
     return [
         f"id        {error.id}",
         f"consumer  {error.consumer}",
         f"event     {error.event_id}",
-        f"status    {_told(error.status)}",
-        f"created   {moment(error.created_at)}",
-        f"updated   {moment(error.updated_at)}",
+        f"status    {_format_status(error.status)}",
+        f"created   {format_time(error.created_at)}",
+        f"updated   {format_time(error.updated_at)}",
         "",
         error.message,
     ]

@@ -1,11 +1,17 @@
-"""The options that several commands share, in groups, and the tables that they stand for."""
+"""The options that several commands share, as groups, and the parsing of option values."""
 
+import re
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Annotated, TypeAlias, TypeVar
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import typer
 
-from reflex_aio.cli.exits import CommandError, Exit
+from reflex_aio.cli.command import CommandError, Exit
 from reflex_aio.sql import (
     AttemptsTable,
     CursorColumns,
@@ -27,24 +33,38 @@ __all__ = [
     "ErrorsOptions",
     "EventsOptions",
     "LeasesOptions",
+    "Only",
     "Yes",
+    "load_object",
+    "parse_age",
+    "parse_time_ago",
 ]
 
+T = TypeVar("T")
 C = TypeVar("C", EventColumns, CursorColumns, ErrorColumns)
 
 _DATABASE = "Database"
 _TABLES = "Tables"
 
-AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
-Yes: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Go on without asking.")]
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+Yes: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 DryRun: TypeAlias = Annotated[
-    bool, typer.Option("--dry-run", help="Tell what would be done, and change nothing.")
+    bool, typer.Option("--dry-run", help="Show what would be done, and change nothing.")
+]
+Only: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--only",
+        metavar="PATTERN",
+        show_default=False,
+        help="Only consumers whose names match, such as 'mail-*'.",
+    ),
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseOptions:
-    """Which database."""
+    """The database of the events."""
 
     dsn: Annotated[
         str | None,
@@ -54,15 +74,15 @@ class DatabaseOptions:
             metavar="URL",
             show_default=False,
             rich_help_panel=_DATABASE,
-            help="The database: scheme://user:password@host:port/database. A password is better set in the"
-            " environment, as others see the arguments of processes.",
+            help="The database: scheme://user:password@host:port/database. Set a password in the environment:"
+            " other users can see the arguments of processes.",
         ),
     ] = None
 
 
 @dataclass(frozen=True, slots=True)
 class CursorsDatabaseOptions:
-    """Which database the cursors, leases and errors of consumers are in."""
+    """The database of the consumers' cursors, leases and errors."""
 
     cursors_dsn: Annotated[
         str | None,
@@ -72,14 +92,14 @@ class CursorsDatabaseOptions:
             metavar="URL",
             show_default=False,
             rich_help_panel=_DATABASE,
-            help="The database of the consumers' own tables, if it isn't that of the events.",
+            help="The database of the consumers' tables, if it is not that of the events.",
         ),
     ] = None
 
 
 @dataclass(frozen=True, slots=True)
 class EventsOptions:
-    """Which events table."""
+    """The events table."""
 
     events: Annotated[
         str,
@@ -88,7 +108,7 @@ class EventsOptions:
             envvar="REFLEX_EVENTS",
             metavar="TABLE",
             rich_help_panel=_TABLES,
-            help="The events table; with a schema: schema.table.",
+            help="The events table, optionally with a schema: schema.table.",
         ),
     ] = "events"
     events_columns: Annotated[
@@ -99,25 +119,22 @@ class EventsOptions:
             metavar="NAMES",
             show_default=False,
             rich_help_panel=_TABLES,
-            help="Its columns, where they are called otherwise: id=event_id,timestamp=created_at.",
+            help="Its columns with custom names: id=event_id,timestamp=created_at.",
         ),
     ] = None
 
     def table(self) -> EventsTable:
         """Return the table.
 
-        :raises CommandError: if a name isn't accepted
+        :raises CommandError: if a name is invalid
         """
-        columns = _columns(EventColumns, "--events-columns", self.events_columns)
-        try:
-            return EventsTable(self.events, columns=columns)
-        except ValueError as exc:
-            raise CommandError(f"--events: {exc}", Exit.USAGE) from exc
+        columns = _parse_columns(EventColumns, "--events-columns", self.events_columns)
+        return _check_value("--events", lambda: EventsTable(self.events, columns=columns))
 
 
 @dataclass(frozen=True, slots=True)
 class CursorsOptions:
-    """Which cursors table."""
+    """The cursors table."""
 
     cursors: Annotated[
         str,
@@ -137,25 +154,22 @@ class CursorsOptions:
             metavar="NAMES",
             show_default=False,
             rich_help_panel=_TABLES,
-            help="Its columns: last_event_id=position.",
+            help="Its columns with custom names: last_event_id=position.",
         ),
     ] = None
 
     def table(self) -> CursorsTable:
         """Return the table.
 
-        :raises CommandError: if a name isn't accepted
+        :raises CommandError: if a name is invalid
         """
-        columns = _columns(CursorColumns, "--cursors-columns", self.cursors_columns)
-        try:
-            return CursorsTable(self.cursors, columns=columns)
-        except ValueError as exc:
-            raise CommandError(f"--cursors: {exc}", Exit.USAGE) from exc
+        columns = _parse_columns(CursorColumns, "--cursors-columns", self.cursors_columns)
+        return _check_value("--cursors", lambda: CursorsTable(self.cursors, columns=columns))
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorsOptions:
-    """Which table of consumers' errors."""
+    """The table of consumers' errors."""
 
     errors: Annotated[
         str,
@@ -175,25 +189,22 @@ class ErrorsOptions:
             metavar="NAMES",
             show_default=False,
             rich_help_panel=_TABLES,
-            help="Its columns: error_msg=message.",
+            help="Its columns with custom names: error_msg=message.",
         ),
     ] = None
 
     def table(self) -> ErrorsTable:
-        """Return the table, with that of its events.
+        """Return the table.
 
-        :raises CommandError: if a name isn't accepted
+        :raises CommandError: if a name is invalid
         """
-        columns = _columns(ErrorColumns, "--errors-columns", self.errors_columns)
-        try:
-            return ErrorsTable(self.errors, columns=columns)
-        except ValueError as exc:
-            raise CommandError(f"--errors: {exc}", Exit.USAGE) from exc
+        columns = _parse_columns(ErrorColumns, "--errors-columns", self.errors_columns)
+        return _check_value("--errors", lambda: ErrorsTable(self.errors, columns=columns))
 
 
 @dataclass(frozen=True, slots=True)
 class LeasesOptions:
-    """Which leases table, if any."""
+    """The leases table, if there is one."""
 
     leases: Annotated[
         str | None,
@@ -203,24 +214,21 @@ class LeasesOptions:
             metavar="TABLE",
             show_default="leases",
             rich_help_panel=_TABLES,
-            help="The table of leases.",
+            help="The leases table.",
         ),
     ] = None
 
     def table(self) -> LeasesTable:
         """Return the table.
 
-        :raises CommandError: if a name isn't accepted
+        :raises CommandError: if the name is invalid
         """
-        try:
-            return LeasesTable("leases" if self.leases is None else self.leases)
-        except ValueError as exc:
-            raise CommandError(f"--leases: {exc}", Exit.USAGE) from exc
+        return _check_value("--leases", lambda: LeasesTable("leases" if self.leases is None else self.leases))
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptsOptions:
-    """Which table of failed attempts."""
+    """The table of failed attempts."""
 
     attempts: Annotated[
         str,
@@ -236,27 +244,100 @@ class AttemptsOptions:
     def table(self) -> AttemptsTable:
         """Return the table.
 
-        :raises CommandError: if a name isn't accepted
+        :raises CommandError: if the name is invalid
         """
-        try:
-            return AttemptsTable(self.attempts)
-        except ValueError as exc:
-            raise CommandError(f"--attempts: {exc}", Exit.USAGE) from exc
+        return _check_value("--attempts", lambda: AttemptsTable(self.attempts))
 
 
-def _columns(kind: type[C], option: str, text: str | None) -> C:
-    """Return the column names that a text such as ``id=event_id,type=kind`` tells."""
+def _parse_columns(kind: type[C], option: str, text: str | None) -> C:
+    """Return the column names in a text such as ``id=event_id,type=kind``.
+
+    :raises CommandError: if it contains an unknown column or an invalid name
+    """
     accepted = [field.name for field in fields(kind)]
     names: dict[str, str] = {}
     for pair in text.split(",") if text else ():
         column, _, name = (part.strip() for part in pair.partition("="))
         if column not in accepted or not name:
             raise CommandError(
-                f"{option} {text!r} is not accepted: it is column=name,..., of the columns {', '.join(accepted)}",
+                f"{option} {text!r} is not accepted: accepted is column=name,... with the columns"
+                f" {', '.join(accepted)}",
                 Exit.USAGE,
             )
         names[column] = name
+    return _check_value(option, lambda: kind(**names))
+
+
+def _check_value(option: str, make: Callable[[], T]) -> T:
+    """Return an object made from the value of an option.
+
+    :raises CommandError: if it raises ValueError
+    """
     try:
-        return kind(**names)
+        return make()
     except ValueError as exc:
         raise CommandError(f"{option}: {exc}", Exit.USAGE) from exc
+
+
+_AGE = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def parse_age(option: str, text: str) -> float:
+    """Return the seconds in an age such as ``90s``, ``30m``, ``2h`` or ``7d``.
+
+    :raises CommandError: if it is not an age
+    """
+    if match := _AGE.fullmatch(text):
+        return float(match[1]) * _UNIT_SECONDS[match[2]]
+    raise CommandError(f"{option} {text!r} is not accepted: accepted is 90s, 30m, 2h or 7d", Exit.USAGE)
+
+
+def parse_time_ago(option: str, text: str) -> float:
+    """Return the seconds since a time in the past, given as an age or in ISO 8601, by default in UTC.
+
+    :raises CommandError: if it is neither, or in the future
+    """
+    if _AGE.fullmatch(text):
+        return parse_age(option, text)
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise CommandError(
+            f"{option} {text!r} is not accepted: accepted is 90s, 30m, 2h or 7d, or a time such as"
+            " 2026-01-31T12:00",
+            Exit.USAGE,
+        ) from None
+    seconds = (datetime.now(UTC) - (time if time.tzinfo else time.replace(tzinfo=UTC))).total_seconds()
+    if seconds < 0:
+        raise CommandError(f"{option} {text!r} is in the future", Exit.USAGE)
+    return seconds
+
+
+def load_object(option: str, name: str) -> Any:
+    """Import an object of a user's module. The current directory is searched first.
+
+    :param option: the name of the option or command, for messages
+    :param name: ``package.module:object``, or ``package.module:object.attribute``
+    :raises CommandError: if it cannot be imported
+    """
+    module_name, colon, path = name.partition(":")
+    if not (module_name and colon and path):
+        raise CommandError(f"{option} {name!r} is not accepted: accepted is module:object", Exit.USAGE)
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found = import_module(module_name)
+    except ModuleNotFoundError as exc:
+        # The missing module may be one that the user's module imports.
+        if exc.name is None or not f"{module_name}.".startswith(f"{exc.name}."):
+            raise CommandError(f"{option} {name!r} can't be imported: {exc}") from exc
+        raise CommandError(f"{option} {name!r}: there is no module {exc.name}", Exit.USAGE) from exc
+    except Exception as exc:
+        raise CommandError(f"{option} {name!r} can't be imported: {type(exc).__name__}: {exc}") from exc
+    for attribute in path.split("."):
+        if not hasattr(found, attribute):
+            raise CommandError(f"{option} {name!r}: {module_name} has no attribute {path}", Exit.USAGE)
+        found = getattr(found, attribute)
+    return found

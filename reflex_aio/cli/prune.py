@@ -1,4 +1,4 @@
-"""``prune``: old events, deleted."""
+"""``prune``: deletion of old events."""
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from reflex_aio.cli.ages import age
-from reflex_aio.cli.database import Database, databases
-from reflex_aio.cli.exits import CommandError, Exit
+from reflex_aio.cli.command import CommandError, Exit, command
+from reflex_aio.cli.database import Database, open_databases
 from reflex_aio.cli.options import (
     AsJson,
     CursorsDatabaseOptions,
@@ -19,10 +18,9 @@ from reflex_aio.cli.options import (
     DryRun,
     EventsOptions,
     Yes,
+    parse_age,
 )
-from reflex_aio.cli.output import ask, print_json, print_line
-from reflex_aio.cli.progress import bar
-from reflex_aio.cli.running import command
+from reflex_aio.cli.output import confirm, format_count, print_json, print_line, show_progress
 from reflex_aio.cursor import is_behind
 from reflex_aio.errors import TableNotFound
 from reflex_aio.sql import CursorsTable, EventsTable, Pruned, Retention
@@ -50,7 +48,7 @@ async def prune(
         typer.Option(
             metavar="CONSUMER",
             show_default=False,
-            help="A consumer that counts even while it has no cursor. May be repeated.",
+            help="A consumer that keeps all events until it has a cursor. May be repeated.",
         ),
     ] = None,
     ignore: Annotated[
@@ -58,84 +56,98 @@ async def prune(
         typer.Option(
             metavar="PATTERN",
             show_default=False,
-            help="Consumers that don't count, such as those of other events: 'payments-*'. May be repeated.",
+            help="Consumers to ignore, such as those of another events table: 'payments-*'. May be repeated.",
         ),
     ] = None,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Delete also what consumers have still to come to. Asks first."),
+        typer.Option(
+            "--force", help="Delete events that consumers have not consumed, too. Asks for confirmation."
+        ),
     ] = False,
     batch_size: Annotated[
-        int, typer.Option(min=1, max=100_000, help="Delete at most so many at once.")
+        int, typer.Option(min=1, max=100_000, help="The maximum number of events in a batch.")
     ] = 1000,
     pause: Annotated[
         float,
-        typer.Option(metavar="FACTOR", min=0, help="Rest after each batch for so many times as it took."),
+        typer.Option(
+            metavar="FACTOR", min=0, help="The pause after each batch, as a multiple of the batch's duration."
+        ),
     ] = 3.0,
     yes: Yes = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete old events, oldest first, but none that a consumer has still to come to.
+    """Delete old events, oldest first, but none that a consumer has not consumed.
 
-    With both --older-than and --before, those that both tell. The slowest consumer of the cursors table keeps what it
-    has still to come to, and the output says so. Works in small batches that hold up nobody; interrupted, the next run
-    goes on.
+    With both --older-than and --before, only events that match both are deleted. Events after the slowest cursor of the
+    cursors table are kept; the output names its consumer. Deletes in small batches that block no other transaction for
+    long. If it is interrupted, the next run continues.
     """
     if older_than is None and before is None:
-        raise CommandError("which events? Give --older-than, --before, or both", Exit.USAGE)
-    seconds = None if older_than is None else age("--older-than", older_than)
+        raise CommandError("use --older-than, --before, or both", Exit.USAGE)
+    seconds = None if older_than is None else parse_age("--older-than", older_than)
     if before is not None:
         before = check_cursor(before, "int")
-    async with databases(at.dsn, cursors_at.cursors_dsn) as (on, cursors_on):
-        table, consumers = events.table(), cursors.table()
+    async with open_databases(at.dsn, cursors_at.cursors_dsn) as (events_database, cursors_database):
+        table, cursors_table = events.table(), cursors.table()
         retention = Retention(
             older_than=seconds,
             before=before,
-            cursors=() if force else consumers.store(cursors_on.pool),
+            cursors=() if force else cursors_table.store(cursors_database.pool),
             expect=expect or (),
             ignore=ignore or (),
             force=force,
         )
         if force and not dry_run:
-            with _shown(table, "counting") as tell:
-                counted = await table.prune(on.pool, retention, dry_run=True, pause=0, progress=tell)
-            late = await _behind(consumers, cursors_on, counted, ignore or ())
-            missing = f", some of which {', '.join(late)} would miss" if late else ""
+            with _show_pruning(table, "counting") as show:
+                counted = await table.prune(
+                    events_database.pool, retention, dry_run=True, pause=0, progress=show
+                )
+            late = await _consumers_behind(cursors_table, cursors_database, counted, ignore or ())
+            missed = f", some not yet consumed by {', '.join(late)}" if late else ""
             if counted.events:
-                ask(
-                    f"Delete {_events(counted.events)} of {table.name}, before {counted.end}{missing}?",
+                confirm(
+                    f"Delete {format_count(counted.events)} of {table.name} before {counted.end}{missed}?",
                     yes=yes,
                 )
-        with _shown(table, "counting" if dry_run else "deleting") as tell:
+        with _show_pruning(table, "counting" if dry_run else "deleting") as show:
             pruned = await table.prune(
-                on.pool, retention, dry_run=dry_run, batch_size=batch_size, pause=pause, progress=tell
+                events_database.pool,
+                retention,
+                dry_run=dry_run,
+                batch_size=batch_size,
+                pause=pause,
+                progress=show,
             )
     if as_json:
         print_json({"table": table.name, **asdict(pruned), "dry_run": dry_run})
-        return
-    told = f"{table.name}: {_events(pruned.events)} {'would be deleted' if dry_run else 'deleted'}"
-    print_line(f"{told}; {_why(pruned)}" if pruned.first else f"{table.name} is empty")
+    elif pruned.first:
+        action = "would be deleted" if dry_run else "deleted"
+        print_line(f"{table.name}: {format_count(pruned.events)} {action}; {_explain_limit(pruned)}")
+    else:
+        print_line(f"{table.name} is empty")
 
 
 @contextmanager
-def _shown(table: EventsTable, doing: str) -> Iterator[Callable[[Pruned], None]]:
-    with bar(f"{doing} events of {table.name}") as show:
+def _show_pruning(table: EventsTable, action: str) -> Iterator[Callable[[Pruned], None]]:
+    with show_progress(f"{action} events of {table.name}") as show:
 
-        def tell(pruned: Pruned) -> None:
+        def update(pruned: Pruned) -> None:
             first = int(pruned.first) - 1
-            show(max(0, int(pruned.position) - first), int(pruned.end) - 1 - first, _events(pruned.events))
+            done, total = max(0, int(pruned.position) - first), int(pruned.end) - 1 - first
+            show(done, total, format_count(pruned.events))
 
-        yield tell
+        yield update
 
 
-async def _behind(
-    consumers: CursorsTable, on: Database, pruned: Pruned, ignore: Collection[str]
+async def _consumers_behind(
+    cursors: CursorsTable, database: Database, pruned: Pruned, ignore: Collection[str]
 ) -> list[str]:
-    """Return the consumers that have still to come to what is going to be deleted, and where they are."""
+    """Return the consumers that have not consumed all of the events to be deleted, with their cursors."""
     try:
-        async with on.connection(consumers.name) as connection:
-            found = await consumers.all(connection)
+        async with database.connection(cursors.name) as connection:
+            found = await cursors.all(connection)
     except TableNotFound:
         return []
     last = str(int(pruned.end) - 1)
@@ -146,21 +158,20 @@ async def _behind(
     ]
 
 
-def _why(pruned: Pruned) -> str:
-    """Say what keeps the first event that stays."""
+def _explain_limit(pruned: Pruned) -> str:
+    """Return the reason why the first remaining event is kept."""
     if pruned.limit == "consumer" and not pruned.consumer:
-        return "no consumer has a cursor yet, so all are kept"
+        return "all events are kept, as no consumer has a cursor yet"
     if pruned.limit == "consumer" and pruned.end == "0":
-        return f"all are kept for {pruned.consumer}, which has consumed none, or has a cursor of another kind"
+        return (
+            f"all events are kept for {pruned.consumer}, which has consumed none, or whose cursor is not an"
+            " event id"
+        )
     reasons = {
-        "consumer": f"where the slowest consumer is, {pruned.consumer}",
-        "age": "which is younger",
-        "noop": "a noop that is too young: it keeps late writers from its id",
-        "before": "as asked for",
-        "newest": "the newest, which always stays",
+        "consumer": f"the position of the slowest consumer, {pruned.consumer}",
+        "age": "which is too young",
+        "noop": "a noop that is too young: it blocks late inserts with its id",
+        "before": "the event given by --before",
+        "newest": "the newest event, which is always kept",
     }
     return f"events are kept from {pruned.end} on, {reasons[pruned.limit]}"
-
-
-def _events(count: int) -> str:
-    return f"{count} event" if count == 1 else f"{count} events"

@@ -1,24 +1,27 @@
-"""``run``: a runner of the user's own, from the command line."""
+"""``run``: a service's own runner, with health checks over HTTP."""
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from http import HTTPStatus
 from signal import SIGINT, SIGTERM
 from typing import Annotated, Any
 
 import typer
 
-from reflex_aio.cli.exits import CommandError, Exit
-from reflex_aio.cli.health_port import serving
-from reflex_aio.cli.loading import load
-from reflex_aio.cli.output import note
-from reflex_aio.cli.running import service
-from reflex_aio.health import HealthApp
+from reflex_aio.cli.command import CommandError, Exit, service
+from reflex_aio.cli.options import load_object
+from reflex_aio.cli.output import print_note
+from reflex_aio.health import HealthApp, Message
 from reflex_aio.runner.runner import Runner
 
 __all__ = ["run"]
 
 _ACCEPTED = "a Runner, or a function without arguments that returns one or an async context manager of one"
+
+# The time that a client of the health checks may take to send its request, in seconds.
+_REQUEST_TIMEOUT = 5.0
 
 
 @service
@@ -28,7 +31,7 @@ async def run(
         typer.Argument(
             metavar="MODULE:OBJECT",
             show_default=False,
-            help="A Runner; or a function without arguments that returns one, or an async context manager of one.",
+            help="A Runner, or a function without arguments that returns one or an async context manager of one.",
         ),
     ],
     health_port: Annotated[
@@ -37,26 +40,26 @@ async def run(
             min=0,
             max=65535,
             show_default=False,
-            help="Answer /livez, /readyz and /statusz on this port; 0 takes any that is free, and tells it.",
+            help="Serve /livez, /readyz and /statusz on this port; 0 is any free port, which is printed.",
         ),
     ] = None,
-    health_host: Annotated[str, typer.Option(help="The address to answer at.")] = "127.0.0.1",
+    health_host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
 ) -> None:
-    """Run the consumers of a service, until SIGTERM or Ctrl-C: then they are drained, and a second signal ends at once.
+    """Run the consumers of a service. SIGTERM or Ctrl-C drains them, and a second signal ends the command at once.
 
-    Ends with status 1 if consumers were cut off, as they didn't finish in time.
+    Ends with status 1 if consumers were cancelled because they did not finish in time.
     """
-    made = _loaded(target)
+    loaded = _load_target(target)
     async with AsyncExitStack() as stack:
-        runner = await stack.enter_async_context(_entered(target, made))
+        runner = await stack.enter_async_context(_enter_target(target, loaded))
         if health_port is not None:
             try:
                 address = await stack.enter_async_context(
-                    serving(HealthApp(runner), host=health_host, port=health_port)
+                    _serve_health(HealthApp(runner), host=health_host, port=health_port)
                 )
             except OSError as exc:
                 raise CommandError(f"--health-port: {health_host}:{health_port}: {exc.strerror}") from exc
-            note(f"health checks at http://{address}/livez, /readyz, /statusz")
+            print_note(f"health checks at http://{address}/livez, /readyz, /statusz")
         await runner.run(signals=(SIGTERM, SIGINT))
     if runner.interrupted_by is not None:
         raise typer.Exit(Exit.INTERRUPTED if runner.interrupted_by is SIGINT else Exit.TERMINATED)
@@ -64,34 +67,79 @@ async def run(
         raise CommandError(f"cancelled, not drained in time: {', '.join(runner.unfinished)}")
 
 
-def _loaded(target: str) -> Any:
-    found = load("run", target)
+def _load_target(target: str) -> Any:
+    found = load_object("run", target)
     if isinstance(found, (Runner, AbstractAsyncContextManager)) or not callable(found):
         return found
-    needed = [
+    required = [
         each.name
         for each in inspect.signature(found).parameters.values()
         if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
     ]
-    if needed:
+    if required:
         raise CommandError(
-            f"run {target!r} needs arguments ({', '.join(needed)}): accepted is {_ACCEPTED}", Exit.USAGE
+            f"run {target!r} needs arguments ({', '.join(required)}): accepted is {_ACCEPTED}", Exit.USAGE
         )
     return found
 
 
 @asynccontextmanager
-async def _entered(target: str, made: Any) -> AsyncIterator[Runner]:
-    # Called here rather than where it was loaded, as pools want a running loop.
-    if callable(made) and not isinstance(made, (Runner, AbstractAsyncContextManager)):
-        made = made()
-    if inspect.isawaitable(made):
-        made = await made
+async def _enter_target(target: str, loaded: Any) -> AsyncIterator[Runner]:
+    # A function is called here rather than when it is loaded: pools have to be created in a running event loop.
+    if callable(loaded) and not isinstance(loaded, (Runner, AbstractAsyncContextManager)):
+        loaded = loaded()
+    if inspect.isawaitable(loaded):
+        loaded = await loaded
     async with AsyncExitStack() as stack:
-        if not isinstance(made, Runner) and isinstance(made, AbstractAsyncContextManager):
-            made = await stack.enter_async_context(made)
-        if not isinstance(made, Runner):
+        if not isinstance(loaded, Runner) and isinstance(loaded, AbstractAsyncContextManager):
+            loaded = await stack.enter_async_context(loaded)
+        if not isinstance(loaded, Runner):
             raise CommandError(
-                f"run {target!r} is a {type(made).__name__}: accepted is {_ACCEPTED}", Exit.USAGE
+                f"run {target!r} is a {type(loaded).__name__}: accepted is {_ACCEPTED}", Exit.USAGE
             )
-        yield made
+        yield loaded
+
+
+@asynccontextmanager
+async def _serve_health(app: HealthApp, *, host: str, port: int) -> AsyncIterator[str]:
+    """Serve ``app`` over HTTP, of which it implements only what health checks need, and yield the address.
+
+    :raises OSError: if the port is in use, or the host is not a local address
+    """
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(_REQUEST_TIMEOUT):
+                await _respond(app, reader, writer)
+        except (TimeoutError, ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # The client has disconnected, or does not send HTTP.
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(respond, host, port)
+    async with server:
+        bound = server.sockets[0].getsockname()
+        yield f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
+
+
+async def _respond(app: HealthApp, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Respond to one request."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    method, _, rest = head.partition(" ")
+    path = rest.split(" ")[0].partition("?")[0]
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            status = HTTPStatus(message["status"])
+            headers = [*message["headers"], (b"connection", b"close")]
+            lines = [b"HTTP/1.1 %d %s" % (status, status.phrase.encode())]
+            lines += [b"%s: %s" % header for header in headers]
+            writer.write(b"\r\n".join([*lines, b"", b""]))
+        else:
+            writer.write(message["body"])
+            await writer.drain()
+
+    await app({"type": "http", "method": method, "path": path}, receive, send)

@@ -1,4 +1,4 @@
-"""``serve``: the streams of tables over gRPC."""
+"""``serve``: event streams of tables over gRPC."""
 
 import asyncio
 import signal
@@ -10,16 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from reflex_aio.cli.database import database
-from reflex_aio.cli.exits import CommandError, Exit
+from reflex_aio.cli.command import CommandError, Exit, service
+from reflex_aio.cli.database import open_database
 from reflex_aio.cli.options import AsJson, DatabaseOptions, EventsOptions
 from reflex_aio.cli.output import print_json, print_line
-from reflex_aio.cli.running import service
 from reflex_aio.sql import EventsTable
 
 __all__ = ["serve"]
 
-_PANEL = "gRPC"
+_GRPC = "gRPC"
 
 PemFile = Path | None
 
@@ -34,20 +33,26 @@ async def serve(
             "--stream",
             metavar="NAME=TABLE",
             show_default=False,
-            help="A stream by name, in place of --events; may be given several times.",
+            help="A stream by name, instead of --events. May be repeated.",
         ),
     ] = None,
     listen: Annotated[
         str,
-        typer.Option(metavar="HOST:PORT", rich_help_panel=_PANEL, help="Where; port 0 is any that is free."),
+        typer.Option(
+            metavar="HOST:PORT",
+            rich_help_panel=_GRPC,
+            help="The address; port 0 is any free port.",
+        ),
     ] = "127.0.0.1:50051",
     health: Annotated[
         bool | None,
-        typer.Option(rich_help_panel=_PANEL, show_default="if installed", help="Answer health checks."),
+        typer.Option(rich_help_panel=_GRPC, show_default="if installed", help="Respond to health checks."),
     ] = None,
     reflection: Annotated[
         bool | None,
-        typer.Option(rich_help_panel=_PANEL, show_default="if installed", help="Describe the services."),
+        typer.Option(
+            rich_help_panel=_GRPC, show_default="if installed", help="Describe the services to clients."
+        ),
     ] = None,
     tls_certificate: Annotated[
         PemFile,
@@ -55,8 +60,8 @@ async def serve(
             exists=True,
             dir_okay=False,
             show_default=False,
-            rich_help_panel=_PANEL,
-            help="Serve over TLS, with this.",
+            rich_help_panel=_GRPC,
+            help="Use TLS, with this certificate.",
         ),
     ] = None,
     tls_key: Annotated[
@@ -65,8 +70,8 @@ async def serve(
             exists=True,
             dir_okay=False,
             show_default=False,
-            rich_help_panel=_PANEL,
-            help="The certificate's key.",
+            rich_help_panel=_GRPC,
+            help="The key of the certificate.",
         ),
     ] = None,
     tls_client_ca: Annotated[
@@ -75,31 +80,34 @@ async def serve(
             exists=True,
             dir_okay=False,
             show_default=False,
-            rich_help_panel=_PANEL,
-            help="Serve clients alone that have a certificate by one of these.",
+            rich_help_panel=_GRPC,
+            help="Require client certificates issued by one of these.",
         ),
     ] = None,
     grace: Annotated[
         float,
         typer.Option(
-            metavar="SECONDS", min=0, rich_help_panel=_PANEL, help="How long clients have at the end."
+            metavar="SECONDS",
+            min=0,
+            rich_help_panel=_GRPC,
+            help="The time that clients have to finish at the end.",
         ),
     ] = 5.0,
     as_json: AsJson = False,
 ) -> None:
-    """Serve the streams of tables over gRPC, until SIGTERM or Ctrl-C.
+    """Serve event streams of tables over gRPC, until SIGTERM or Ctrl-C.
 
-    Clients are then told to come back, and the command ends with status 0. They are reflex_aio's RemoteSource, `tail
-    --grpc`, and those of luno/reflex.
+    Streams then end with a status that makes clients reconnect, and the command ends with status 0. Clients are
+    RemoteSource of reflex_aio, `tail --grpc`, and those of luno/reflex.
     """
-    credentials = _credentials(tls_certificate, tls_key, tls_client_ca)
-    tables = _tables(streams, events)
-    async with database(at.dsn, size=10) as opened:
+    credentials = _make_credentials(tls_certificate, tls_key, tls_client_ca)
+    tables = _parse_streams(streams, events)
+    async with open_database(at.dsn, size=10) as database:
         sources = {}
         for name, table in tables.items():
-            async with opened.connection(table.name) as connection:
-                sources[name] = (await table.as_found(connection)).source(opened.pool)
-        async with _serving(
+            async with database.connection(table.name) as connection:
+                sources[name] = (await table.as_found(connection)).source(database.pool)
+        async with _run_server(
             sources,
             listen,
             credentials,
@@ -112,16 +120,16 @@ async def serve(
                     {"address": address, "streams": {name: each.name for name, each in tables.items()}}
                 )
             else:
-                told = ", ".join(f"{name} ({each.name})" for name, each in tables.items())
-                print_line(f"serving {told} at {address}")
-            await _asked_to_stop()
+                names = ", ".join(f"{name} ({each.name})" for name, each in tables.items())
+                print_line(f"serving {names} at {address}")
+            await _wait_for_signal()
 
 
 @asynccontextmanager
-async def _serving(
+async def _run_server(
     sources: Mapping[str, Any], listen: str, credentials: Any, *, health: bool, reflection: bool, grace: float
 ) -> AsyncIterator[str]:
-    """Serve meanwhile, and return the address."""
+    """Run a server, and yield its address."""
     import grpc
 
     from reflex_aio.rpc import StreamServer, server_options
@@ -139,28 +147,28 @@ async def _serving(
         )
     except RuntimeError as exc:
         raise CommandError(
-            f"--listen {listen!r} is not to be had: is the port taken, or the host another's?"
+            f"--listen {listen!r}: the port is in use, or the host is not a local address"
         ) from exc
     streams.add_to(server, health=health, reflection=reflection)
     await server.start()
     try:
         yield f"{listen.rpartition(':')[0]}:{port}"
     finally:
-        # In this order: clients are told to come back, not cut off.
+        # In this order, streams end with a status that makes clients reconnect.
         await streams.stop(grace=grace)
         await server.stop(grace=grace)
 
 
-async def _asked_to_stop() -> None:
+async def _wait_for_signal() -> None:
     """Wait for SIGTERM, SIGHUP or Ctrl-C."""
-    asked, loop = asyncio.Event(), asyncio.get_running_loop()
+    received, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        loop.add_signal_handler(number, asked.set)
-    await asked.wait()
+        loop.add_signal_handler(number, received.set)
+    await received.wait()
 
 
-def _tables(streams: list[str] | None, events: EventsOptions) -> dict[str, EventsTable]:
-    """Return the tables by the names of their streams."""
+def _parse_streams(streams: list[str] | None, events: EventsOptions) -> dict[str, EventsTable]:
+    """Return the tables by stream name."""
     if not streams:
         table = events.table()
         return {table.name: table}
@@ -169,18 +177,18 @@ def _tables(streams: list[str] | None, events: EventsOptions) -> dict[str, Event
         name, _, table_name = stream.partition("=")
         if not name or not table_name or name in tables:
             raise CommandError(
-                f"--stream {stream!r} is not accepted: it is name=table, each name once", Exit.USAGE
+                f"--stream {stream!r} is not accepted: accepted is name=table, each name once", Exit.USAGE
             )
         tables[name] = EventsOptions(table_name, events.events_columns).table()
     return tables
 
 
-def _credentials(certificate: PemFile, key: PemFile, client_ca: PemFile) -> Any:
-    """Return credentials for a server, or ``None`` for one without TLS."""
+def _make_credentials(certificate: PemFile, key: PemFile, client_ca: PemFile) -> Any:
+    """Return the credentials of a server, or ``None`` for one without TLS."""
     if certificate is None and key is None and client_ca is None:
         return None
     if certificate is None or key is None:
-        raise CommandError("--tls-certificate and --tls-key go together", Exit.USAGE)
+        raise CommandError("--tls-certificate and --tls-key must be used together", Exit.USAGE)
     import grpc
 
     return grpc.ssl_server_credentials(

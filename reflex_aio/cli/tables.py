@@ -1,4 +1,4 @@
-"""``ddl``, ``create`` and ``validate``: the tables themselves."""
+"""``ddl``, ``create`` and ``validate``: creation and validation of the tables."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
-from reflex_aio.cli.database import database
-from reflex_aio.cli.exits import CommandError, Exit
+from reflex_aio.cli.command import CommandError, Exit, command
+from reflex_aio.cli.database import open_database
 from reflex_aio.cli.options import (
     AsJson,
     AttemptsOptions,
@@ -19,14 +19,13 @@ from reflex_aio.cli.options import (
     LeasesOptions,
 )
 from reflex_aio.cli.output import print_json, print_line, print_table
-from reflex_aio.cli.running import command
 from reflex_aio.errors import SchemaError, TableNotFound
 
 __all__ = ["create", "ddl", "validate"]
 
 
 class Kind(StrEnum):
-    """What a table is for."""
+    """The kind of a table, by its content."""
 
     EVENTS = "events"
     CURSORS = "cursors"
@@ -50,7 +49,7 @@ class CursorType(StrEnum):
 
 
 class Table(Protocol):
-    """What all table objects have."""
+    """The methods that all table objects have."""
 
     @property
     def name(self) -> str: ...
@@ -59,32 +58,32 @@ class Table(Protocol):
     async def validate(self, connection: Any) -> None: ...
 
 
-_SHAPE = "What the tables are like"
+_LAYOUT = "Layout of the tables"
 
-Kinds = Annotated[list[Kind], typer.Argument(help="Which tables.", show_default="events cursors")]
+Kinds = Annotated[list[Kind], typer.Argument(help="The tables.", show_default="events cursors")]
 EVENTS_AND_CURSORS = [Kind.EVENTS, Kind.CURSORS]
 
 
 @dataclass(frozen=True, slots=True)
-class ShapeOptions:
-    """What tables that are made are like."""
+class LayoutOptions:
+    """The layout of tables that are created."""
 
-    metadata: Annotated[bool, typer.Option(rich_help_panel=_SHAPE, help="Whether events have metadata.")] = (
+    metadata: Annotated[bool, typer.Option(rich_help_panel=_LAYOUT, help="Whether events have metadata.")] = (
         False
     )
-    trace: Annotated[bool, typer.Option(rich_help_panel=_SHAPE, help="Whether events have traces.")] = False
+    trace: Annotated[bool, typer.Option(rich_help_panel=_LAYOUT, help="Whether events have traces.")] = False
     foreign_id: Annotated[
-        ForeignId, typer.Option(rich_help_panel=_SHAPE, help="The type of foreign ids.")
+        ForeignId, typer.Option(rich_help_panel=_LAYOUT, help="The type of foreign ids.")
     ] = ForeignId.TEXT
     trigger: Annotated[
         bool,
         typer.Option(
             "--trigger",
-            rich_help_panel=_SHAPE,
-            help="Let a trigger wake streams, for writers that aren't Python.",
+            rich_help_panel=_LAYOUT,
+            help="Wake streams by a trigger, for writers that do not use this package.",
         ),
     ] = False
-    cursor_type: Annotated[CursorType, typer.Option(rich_help_panel=_SHAPE, help="The type of cursors.")] = (
+    cursor_type: Annotated[CursorType, typer.Option(rich_help_panel=_LAYOUT, help="The type of cursors.")] = (
         CursorType.INT
     )
 
@@ -96,18 +95,18 @@ async def ddl(
     errors: ErrorsOptions,
     leases: LeasesOptions,
     attempts: AttemptsOptions,
-    shape: ShapeOptions,
+    layout: LayoutOptions,
     kinds: Kinds = EVENTS_AND_CURSORS,
     dialect: Annotated[
-        str, typer.Option(help="Whose SQL: postgres, or mysql, which is also MariaDB's.")
+        str, typer.Option(help="The SQL dialect: postgres, or mysql for MySQL and MariaDB.")
     ] = "postgres",
     as_json: AsJson = False,
 ) -> None:
-    """Print the statements that make the tables, for a migration. Needs no database."""
+    """Print the statements that create the tables, for a migration. Needs no database."""
     try:
         statements = {
             table.name: table.ddl(dialect)
-            for table in _tables(kinds, events, cursors, errors, leases, attempts, shape).values()
+            for table in _make_tables(kinds, events, cursors, errors, leases, attempts, layout).values()
         }
     except ValueError as exc:
         raise CommandError(f"--dialect: {exc}", Exit.USAGE) from exc
@@ -125,31 +124,31 @@ async def create(
     errors: ErrorsOptions,
     leases: LeasesOptions,
     attempts: AttemptsOptions,
-    shape: ShapeOptions,
+    layout: LayoutOptions,
     kinds: Kinds = EVENTS_AND_CURSORS,
     as_json: AsJson = False,
 ) -> None:
-    """Make the tables that there aren't yet, and compare those that there are.
+    """Create the tables that do not exist, and validate those that do.
 
-    Ends with status 1 if one that is there already isn't as it should be.
+    Ends with status 1 if a table that exists differs from what is expected.
     """
-    made: list[dict[str, Any]] = []
-    tables = _tables(kinds, events, cursors, errors, leases, attempts, shape)
-    async with database(at.dsn) as opened, opened.connection("tables") as connection:
+    outcomes: list[dict[str, Any]] = []
+    tables = _make_tables(kinds, events, cursors, errors, leases, attempts, layout)
+    async with open_database(at.dsn) as database, database.connection("tables") as connection:
         for kind, table in tables.items():
             try:
                 await table.validate(connection)
             except TableNotFound:
                 await table.create(connection)
                 await table.validate(connection)
-                made.append({"table": table.name, "kind": kind, "made": True})
+                outcomes.append({"table": table.name, "kind": kind, "created": True})
             else:
-                made.append({"table": table.name, "kind": kind, "made": False})
+                outcomes.append({"table": table.name, "kind": kind, "created": False})
     if as_json:
-        print_json({"tables": made})
+        print_json({"tables": outcomes})
     else:
-        for each in made:
-            print_line(f"{each['table']}: {'made' if each['made'] else 'is there already, as it should be'}")
+        for each in outcomes:
+            print_line(f"{each['table']}: {'created' if each['created'] else 'exists and is valid'}")
 
 
 @command
@@ -163,14 +162,15 @@ async def validate(
     kinds: Kinds = EVENTS_AND_CURSORS,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the tables with what is expected of them.
+    """Compare the tables with what is expected.
 
-    Ends with status 3 if one isn't there, and with status 1 if one differs.
+    Ends with status 3 if a table does not exist, and with status 1 if one differs.
     """
-    found: dict[str, list[str]] = {}
+    differences: dict[str, list[str]] = {}
     status = Exit.DONE
-    async with database(at.dsn) as opened, opened.connection("tables") as connection:
-        for kind, table in _tables(kinds, events, cursors, errors, leases, attempts, ShapeOptions()).items():
+    tables = _make_tables(kinds, events, cursors, errors, leases, attempts, LayoutOptions())
+    async with open_database(at.dsn) as database, database.connection("tables") as connection:
+        for kind, table in tables.items():
             try:
                 if kind is Kind.EVENTS:
                     table = await events.table().as_found(connection)
@@ -178,41 +178,44 @@ async def validate(
                     table = await cursors.table().as_found(connection)
                 await table.validate(connection)
             except SchemaError as exc:
-                found[table.name] = list(exc.differences)
+                differences[table.name] = list(exc.differences)
                 missing = isinstance(exc, TableNotFound)
                 status = Exit.NOT_FOUND if missing or status is Exit.NOT_FOUND else Exit.FAILED
             else:
-                found[table.name] = []
+                differences[table.name] = []
     if as_json:
-        print_json({"tables": [{"table": name, "differences": lines} for name, lines in found.items()]})
+        print_json({"tables": [{"table": name, "differences": lines} for name, lines in differences.items()]})
     else:
-        print_table(("table", ""), _lines(found))
+        print_table(
+            ("table", "result"),
+            [(name, line) for name, lines in differences.items() for line in lines or ["valid"]],
+        )
     if status:
         raise typer.Exit(status)
 
 
-def _tables(
+def _make_tables(
     kinds: Iterable[Kind],
     events: EventsOptions,
     cursors: CursorsOptions,
     errors: ErrorsOptions,
     leases: LeasesOptions,
     attempts: AttemptsOptions,
-    shape: ShapeOptions,
+    layout: LayoutOptions,
 ) -> dict[Kind, Table]:
-    """Return the tables of some kinds."""
+    """Return the tables of the given kinds."""
     tables: dict[Kind, Table] = {}
     for kind in kinds:
         match kind:
             case Kind.EVENTS:
                 tables[kind] = events.table().replace(
-                    metadata=shape.metadata,
-                    trace=shape.trace,
-                    foreign_id=shape.foreign_id.value,
-                    wakeups="trigger" if shape.trigger else "commit",
+                    metadata=layout.metadata,
+                    trace=layout.trace,
+                    foreign_id=layout.foreign_id.value,
+                    wakeups="trigger" if layout.trigger else "commit",
                 )
             case Kind.CURSORS:
-                tables[kind] = cursors.table().replace(cursor_type=shape.cursor_type.value)
+                tables[kind] = cursors.table().replace(cursor_type=layout.cursor_type.value)
             case Kind.ERRORS:
                 tables[kind] = errors.table()
             case Kind.LEASES:
@@ -220,9 +223,3 @@ def _tables(
             case Kind.ATTEMPTS:
                 tables[kind] = attempts.table()
     return tables
-
-
-def _lines(found: dict[str, list[str]]) -> Iterable[tuple[str, str]]:
-    for name, differences in found.items():
-        for line in differences or ["as it should be"]:
-            yield name, line

@@ -30,7 +30,7 @@ class Outcome:
     def lines(self) -> list[str]:
         return self.out.splitlines()
 
-    def told(self, status: int) -> str:
+    def failed(self, status: int) -> str:
         """Check that it has failed with a status, and with one line; return that."""
         assert (self.status, self.out) == (status, ""), self
         [line] = self.err.splitlines()

@@ -1,4 +1,4 @@
-"""bench: a measure of a database, which is left as it was."""
+"""bench: it measures a database, and leaves it unchanged."""
 
 import asyncio
 import os
@@ -21,28 +21,28 @@ async def tables(service: Service) -> list[str]:
     return [row[0] for row in rows]
 
 
-async def test_it_measures_in_a_table_that_it_makes_and_drops(service: Service) -> None:
+async def test_it_measures_in_a_temporary_table(service: Service) -> None:
     measured = await service.reflex_aio("bench", "--seconds", "0.1", "--writers", "2", "--yes", "--json")
     figures = measured.done().json
     assert figures["writers"] == 2
     assert all(value > 0 for name, value in figures.items() if not name.startswith("delivery"))
     assert 0 <= figures["delivery_ms_median"] <= figures["delivery_ms_p99"]
-    assert measured.err.endswith(" is dropped\n")
+    assert measured.err.splitlines()[-1].startswith("dropped the table reflex_aio_bench_")
     assert await tables(service) == []
 
 
-async def test_it_asks_first_and_says_what_it_will_do(service: Service) -> None:
-    asked = await service.reflex_aio("bench", "--seconds", "0.1", given="n\n")
-    assert asked.status == 4
-    assert asked.err.startswith("Make the table reflex_aio_bench_")
-    assert "fill it for 0.2 s, and drop it again? [y/N]" in asked.err
+async def test_it_describes_its_actions_and_asks_for_confirmation(service: Service) -> None:
+    prompted = await service.reflex_aio("bench", "--seconds", "0.1", given="n\n")
+    assert prompted.status == 4
+    assert prompted.err.startswith("Create the table reflex_aio_bench_")
+    assert "fill it for 0.2 s, and drop it? [y/N]" in prompted.err
     table = await service.reflex_aio("bench", "--seconds", "0.1", given="y\n")
     assert [line.split("  ")[0] for line in table.done().lines[2:]] == [
         "single inserts",
         "inserts, 1000 at once",
         "streamed",
         "delivery, median",
-        "delivery, 99 of 100",
+        "delivery, 99th percentile",
     ]
 
 
@@ -57,13 +57,13 @@ async def test_the_table_is_dropped_when_it_is_interrupted(service: Service, num
         await asyncio.wait([made], timeout=0.05)
     os.kill(process.pid, number)
     async with asyncio.timeout(30):
-        out, told = await made
+        out, errors = await made
     assert (process.returncode, out) == (128 + number, b"")
-    assert told.endswith(b" is dropped\n")
+    assert errors.splitlines()[-1].startswith(b"dropped the table reflex_aio_bench_")
     assert await tables(service) == []
 
 
-async def test_on_a_terminal_it_tells_what_is_under_way(service: Service) -> None:
+async def test_a_terminal_shows_the_current_step(service: Service) -> None:
     screen = await on_terminal("bench", *service.options[:2], "--seconds", "0.3", "--yes")
     assert "inserting" in screen
     assert "4/4 delivering" in screen

@@ -68,7 +68,7 @@ def test_help_loads_no_client_library() -> None:
 @pytest.mark.parametrize("missing", ["typer", "rich"])
 def test_without_its_extra_it_says_how_to_get_it(missing: str) -> None:
     code = f"import sys; sys.modules['{missing}'] = None; from reflex_aio.__main__ import main; main()"
-    told = program(code=code).told(2)
+    told = program(code=code).failed(2)
     assert told == "the command needs typer and rich: pip install 'reflex-aio[cli]'"
 
 
@@ -80,20 +80,20 @@ def test_what_is_no_command_or_option_is_wrong_usage(arguments: list[str]) -> No
 
 
 def test_without_a_database_it_says_how_to_name_one() -> None:
-    assert call("validate").told(2) == "which database? Give --dsn, or set REFLEX_DSN"
+    assert call("validate").failed(2) == "no database is given: use --dsn, or set REFLEX_DSN"
 
 
 @pytest.mark.parametrize(
     "dsn", ["localhost/app", "oracle://me:s3cret@localhost/app", "postgresql://me:s3cret@localhost:port/app"]
 )
 def test_a_wrong_dsn_is_wrong_usage_and_is_not_shown(dsn: str) -> None:
-    told = call("validate", "--dsn", dsn).told(2)
+    told = call("validate", "--dsn", dsn).failed(2)
     assert told.startswith("--dsn: the DSN")
     assert "s3cret" not in told
 
 
 def test_a_server_that_is_down_is_not_reachable(unused_tcp_port: int) -> None:
-    told = call("validate", "--dsn", f"postgresql://me:s3cret@127.0.0.1:{unused_tcp_port}/app").told(5)
+    told = call("validate", "--dsn", f"postgresql://me:s3cret@127.0.0.1:{unused_tcp_port}/app").failed(5)
     assert told.startswith(f"127.0.0.1:{unused_tcp_port}/app: the database can't be reached")
 
 
@@ -105,5 +105,5 @@ async def test_an_error_of_its_own_is_a_line_that_says_how_to_see_more(
         raise RuntimeError("two\nlines")
 
     monkeypatch.setattr("reflex_aio.sql.schema.table.dialect_part", fails)
-    told = (await reflex_aio("ddl", "events")).told(1)
-    assert told == "RuntimeError: two lines (REFLEX_TRACEBACK=1 shows where)"
+    told = (await reflex_aio("ddl", "events")).failed(1)
+    assert told == "RuntimeError: two lines (set REFLEX_TRACEBACK=1 for a traceback)"

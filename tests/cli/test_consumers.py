@@ -122,9 +122,9 @@ async def test_a_table_that_is_missing_or_none_of_ours_is_told(service: Service,
     await service.connection.execute("CREATE TABLE others (number int)")
     for option in ("--events", "--cursors"):
         missing = await service.reflex_aio(command, option, "nothing")
-        assert missing.told(3).startswith("nothing: the table does not exist")
+        assert missing.failed(3).startswith("nothing: the table does not exist")
         others = await service.reflex_aio(command, option, "others")
-        assert 'others: column "' in others.told(1)
+        assert 'others: column "' in others.failed(1)
 
 
 async def test_who_holds_a_lease_is_shown(service: Service, pool: asyncpg.Pool) -> None:
@@ -133,8 +133,8 @@ async def test_who_holds_a_lease_is_shown(service: Service, pool: asyncpg.Pool) 
         await cursors.set(service.connection, name, "1")
     await service.connection.execute("CREATE TABLE leases (tenant text)")
     assert (await service.reflex_aio("consumers", "--json")).done().json["consumers"][0]["lease"] is None
-    assert "column" in (await service.reflex_aio("consumers", "--leases", "leases")).told(1)
-    assert (await service.reflex_aio("consumers", "--leases", "nothing")).told(3).startswith("nothing: ")
+    assert "column" in (await service.reflex_aio("consumers", "--leases", "leases")).failed(1)
+    assert (await service.reflex_aio("consumers", "--leases", "nothing")).failed(3).startswith("nothing: ")
     leases = LeasesTable("held")
     await leases.create(service.connection)
     store = leases.store(pool)

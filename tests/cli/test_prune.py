@@ -29,7 +29,7 @@ async def test_it_deletes_what_is_old_and_consumed_and_says_what_keeps_the_rest(
     await old(service, mail="15", search="10")
     pruned = await service.reflex_aio("prune", "--older-than", "12h")
     assert pruned.done().out == (
-        "user_events: 9 events deleted; events are kept from 10 on, where the slowest consumer is, search\n"
+        "user_events: 9 events deleted; events are kept from 10 on, the position of the slowest consumer, search\n"
     )
     assert await oldest(service) == "10"
     again = await service.reflex_aio("prune", "--older-than", "12h", "--ignore", "sea*", "--json")
@@ -48,11 +48,20 @@ async def test_it_deletes_what_is_old_and_consumed_and_says_what_keeps_the_rest(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--before", "7"], "6 events would be deleted; events are kept from 7 on, as asked for"),
-        (["--older-than", "2d"], "0 events would be deleted; events are kept from 1 on, which is younger"),
-        (["--before", "7", "--expect", "new"], "0 events would be deleted; all are kept for new, which has"),
-        (["--before", "7", "--ignore", "*"], "no consumer has a cursor yet, so all are kept"),
-        (["--before", "99", "--force"], "19 events would be deleted; events are kept from 20 on, the newest"),
+        (
+            ["--before", "7"],
+            "6 events would be deleted; events are kept from 7 on, the event given by --before",
+        ),
+        (["--older-than", "2d"], "0 events would be deleted; events are kept from 1 on, which is too young"),
+        (
+            ["--before", "7", "--expect", "new"],
+            "0 events would be deleted; all events are kept for new, which has consumed none, or whose cursor is not",
+        ),
+        (["--before", "7", "--ignore", "*"], "all events are kept, as no consumer has a cursor yet"),
+        (
+            ["--before", "99", "--force"],
+            "19 events would be deleted; events are kept from 20 on, the newest event, which is always kept",
+        ),
     ],
 )
 async def test_a_dry_run_says_the_same_and_neither_asks_nor_deletes(
@@ -75,7 +84,7 @@ async def test_force_says_who_will_miss_what_and_asks(service: Service) -> None:
     )
     assert refused.status == 4
     assert (
-        "Delete 8 events of user_events, before 9, some of which search (at 4) would miss? [y/N]"
+        "Delete 8 events of user_events before 9, some not yet consumed by search (at 4)? [y/N]"
         in refused.err
     )
     assert await oldest(service) == "1"
@@ -93,8 +102,8 @@ async def test_force_does_without_a_cursors_table(service: Service) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "told"),
     [
-        ([], 2, "which events? Give --older-than, --before, or both"),
-        (["--older-than", "soon"], 2, "--older-than 'soon' is not accepted: it is 90s, 30m, 2h or 7d"),
+        ([], 2, "use --older-than, --before, or both"),
+        (["--older-than", "soon"], 2, "--older-than 'soon' is not accepted: accepted is 90s, 30m, 2h or 7d"),
         (["--before", "x"], 2, "'x' is not a cursor"),
         (["--before", "9", "--cursors", "none"], 3, "none: the table does not exist"),
         (["--before", "9", "--events", "none"], 3, "none: the table does not exist"),
@@ -104,7 +113,7 @@ async def test_what_is_wrong_is_told_and_nothing_is_deleted(
     service: Service, arguments: list[str], status: int, told: str
 ) -> None:
     await old(service, mail="15")
-    assert (await service.reflex_aio("prune", *arguments)).told(status).startswith(told)
+    assert (await service.reflex_aio("prune", *arguments)).failed(status).startswith(told)
     assert await oldest(service) == "1"
 
 

@@ -105,25 +105,25 @@ async def test_it_serves_over_tls_and_asks_clients_for_certificates(
 
 async def test_a_table_that_is_missing_ends_it_at_once(service: Service) -> None:
     told = await service.reflex_aio("serve", "--stream", "users=user_events", "--stream", "x=nothing")
-    assert told.told(3).startswith("nothing: the table does not exist")
+    assert told.failed(3).startswith("nothing: the table does not exist")
 
 
 async def test_a_port_that_is_taken_is_told(service: Service) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         told = await service.reflex_aio("serve", "--listen", address)
-    assert told.told(1).startswith(f"--listen '{address}' is not to be had")
+    assert told.failed(1).startswith(f"--listen '{address}': the port is in use")
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--stream", "users"], "--stream 'users' is not accepted: it is name=table, each name once"),
+        (["--stream", "users"], "--stream 'users' is not accepted: accepted is name=table, each name once"),
         (["--stream", "a=events", "--stream", "a=cursors"], "--stream 'a=cursors' is not accepted"),
         (["--stream", "a=b.c.d"], "--events: table name 'b.c.d' has more than two parts"),
-        (["--tls-key", __file__], "--tls-certificate and --tls-key go together"),
-        (["--tls-client-ca", __file__], "--tls-certificate and --tls-key go together"),
+        (["--tls-key", __file__], "--tls-certificate and --tls-key must be used together"),
+        (["--tls-client-ca", __file__], "--tls-certificate and --tls-key must be used together"),
     ],
 )  # fmt: skip
 async def test_wrong_arguments_are_told(arguments: list[str], reason: str) -> None:
-    assert (await reflex_aio("serve", *arguments)).told(2).startswith(reason)
+    assert (await reflex_aio("serve", *arguments)).failed(2).startswith(reason)

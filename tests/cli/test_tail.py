@@ -161,12 +161,12 @@ async def test_a_service_is_read_in_place_of_a_table_and_needs_no_database() -> 
 async def test_a_stream_that_the_service_has_not_is_not_found() -> None:
     async with serving("users", "payments") as address:
         told = await reflex_aio("tail", "--grpc", address, "--stream", "mails", "--to-head")
-        assert "there is no stream named 'mails'" in told.told(3)
+        assert "there is no stream named 'mails'" in told.failed(3)
 
 
 async def test_a_service_that_is_down_is_not_reachable(unused_tcp_port: int) -> None:
     told = await reflex_aio("tail", "--grpc", f"127.0.0.1:{unused_tcp_port}", "--to-head")
-    assert f"127.0.0.1:{unused_tcp_port}" in told.told(5)
+    assert f"127.0.0.1:{unused_tcp_port}" in told.failed(5)
 
 
 # What goes wrong.
@@ -175,35 +175,35 @@ async def test_a_service_that_is_down_is_not_reachable(unused_tcp_port: int) -> 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--from-head", "--after", "1"], "--from-head goes with neither --after nor --to-head"),
-        (["--from-head", "--to-head"], "--from-head goes with neither --after nor --to-head"),
-        (["--types", "1,x"], "--types '1,x' is not accepted: it is numbers, 1,2,3"),
+        (["--from-head", "--after", "1"], "--from-head can't be combined with --after or --to-head"),
+        (["--from-head", "--to-head"], "--from-head can't be combined with --after or --to-head"),
+        (["--types", "1,x"], "--types '1,x' is not accepted: accepted is numbers such as 1,2,3"),
         (["--after", "x"], "'x' is not a cursor"),
         (["--events", ""], "--events: table name '' is not accepted"),
     ],
 )  # fmt: skip
 async def test_wrong_arguments_are_told(service: Service, arguments: list[str], reason: str) -> None:
-    assert (await service.reflex_aio("tail", *arguments)).told(2).startswith(reason)
+    assert (await service.reflex_aio("tail", *arguments)).failed(2).startswith(reason)
 
 
 async def test_tables_that_are_missing_or_none_of_ours_are_told(service: Service) -> None:
     assert (
         (await service.reflex_aio("tail", "--events", "nothing"))
-        .told(3)
+        .failed(3)
         .startswith("nothing: the table does")
     )
     await service.connection.execute("CREATE TABLE others (number int)")
-    assert (await service.reflex_aio("tail", "--events", "others")).told(1).startswith("others: ")
+    assert (await service.reflex_aio("tail", "--events", "others")).failed(1).startswith("others: ")
     await service.connection.execute(
         "CREATE TABLE unfed (id int, type int, timestamp timestamptz, foreign_id text)"
     )
-    assert "no sequence feeds its id" in (await service.reflex_aio("tail", "--events", "unfed")).told(1)
+    assert "no sequence feeds its id" in (await service.reflex_aio("tail", "--events", "unfed")).failed(1)
 
 
 async def test_a_cursor_ahead_of_the_table_is_told(service: Service) -> None:
     await service.insert(3)
     told = await service.reflex_aio("tail", "--after", "99")
-    assert told.told(1).startswith("user_events: cursor 99 is ahead of the table, whose last id is 3")
+    assert told.failed(1).startswith("user_events: cursor 99 is ahead of the table, whose last id is 3")
 
 
 async def test_a_connection_that_is_lost_ends_it(service: Service, spawn: Spawn) -> None:

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from reflex_aio import Backoff, Consumer, Event, Runner, Spec
-from reflex_aio.cli.exits import Exit
+from reflex_aio.cli.command import Exit
 from reflex_aio.sql import AttemptsTable, CursorsTable, ErrorsTable, EventsTable, LeasesTable
 from tests.cli.commands import reflex_aio
 from tests.docs.documents import CHECKOUT, Block, blocks

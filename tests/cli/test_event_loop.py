@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from reflex_aio.cli.running import command, service
+from reflex_aio.cli.command import command, service
 
 
 async def tell() -> None:

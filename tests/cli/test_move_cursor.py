@@ -61,14 +61,14 @@ async def test_what_is_not_confirmed_is_not_done(service: Service, answer: str) 
     for arguments in (("rewind", "mail", "--to", "10"), ("skip", "mail")):
         refused = await service.reflex_aio(*arguments, given=answer)
         assert (refused.status, refused.out) == (4, "")
-        assert "nothing has changed" in refused.err
+        assert "nothing was changed" in refused.err
     assert await service.cursors() == {"mail": "15"}
 
 
 async def test_a_dry_run_changes_nothing_and_does_not_ask(service: Service) -> None:
     await at(service, "15")
     told = await service.reflex_aio("rewind", "mail", "--to", "10", "--dry-run")
-    assert told.done().out.endswith("5 events to be consumed again (dry run: nothing has changed)\n")
+    assert told.done().out.endswith("5 events to be consumed again (dry run: nothing was changed)\n")
     told = await service.reflex_aio("skip", "mail", "--dry-run", "--json")
     assert told.done().json == {
         "consumer": "mail",
@@ -87,8 +87,8 @@ async def test_a_rewind_past_the_retained_events_is_refused_and_to_the_oldest_is
     await service.connection.execute("DELETE FROM user_events WHERE id < 8")
     for cursor in ("6", "0"):
         refused = await service.reflex_aio("rewind", "mail", "--to", cursor, "--yes")
-        assert refused.told(4).startswith(
-            f"user_events retains events from 8 on: a consumer at {cursor} would miss those before"
+        assert refused.failed(4).startswith(
+            f"user_events retains events from 8 on: a consumer at {cursor} would miss earlier ones"
         )
     assert await service.cursors() == {"mail": "15"}
     await service.reflex_aio("rewind", "mail", "--to-oldest", "--yes")
@@ -120,10 +120,10 @@ async def test_what_is_no_rewind_is_refused(service: Service) -> None:
     await at(service, "15")
     for cursor in ("15", "16"):
         refused = await service.reflex_aio("rewind", "mail", "--to", cursor, "--yes")
-        assert refused.told(4) == f"mail is at 15: to go to {cursor} is no rewind (skip goes forward)"
+        assert refused.failed(4) == f"mail is at 15: {cursor} is not before that; to move forward, use skip"
     await service.connection.execute("DELETE FROM user_events")
     refused = await service.reflex_aio("rewind", "mail", "--to-oldest", "--yes")
-    assert refused.told(4) == "user_events is empty: there is nothing to consume again"
+    assert refused.failed(4) == "user_events is empty: there is nothing to consume again"
     assert await service.cursors() == {"mail": "15"}
 
 
@@ -136,7 +136,7 @@ async def test_a_consumer_that_moves_while_the_question_is_asked_is_not_moved(
         await cursors.set(service.connection, "mail", "16")
         out, told = await process.communicate(b"y\n")
     assert (process.returncode, out) == (4, b"")
-    assert told == b"reflex-aio: mail has moved to 16 meanwhile: nothing has changed; is it running?\n"
+    assert told == b"reflex-aio: mail has moved to 16: nothing was changed; stop the consumer first\n"
     assert await service.cursors() == {"mail": "16"}
 
 
@@ -187,14 +187,14 @@ async def test_skip_goes_to_a_cursor_or_the_head(
 
 async def test_what_is_no_skip_is_refused(service: Service) -> None:
     await at(service, "20")
-    assert (await service.reflex_aio("skip", "mail", "--yes")).told(4) == (
+    assert (await service.reflex_aio("skip", "mail", "--yes")).failed(4) == (
         "mail is at the head: there is nothing to skip"
     )
-    assert (await service.reflex_aio("skip", "mail", "--to", "21", "--yes")).told(4) == (
+    assert (await service.reflex_aio("skip", "mail", "--to", "21", "--yes")).failed(4) == (
         "user_events ends at 20: there is no event 21 to skip to"
     )
-    assert (await service.reflex_aio("skip", "mail", "--to", "20", "--yes")).told(4) == (
-        "mail is at 20: to go to 20 is no skip (rewind goes back)"
+    assert (await service.reflex_aio("skip", "mail", "--to", "20", "--yes")).failed(4) == (
+        "mail is at 20: 20 is not after that; to move back, use rewind"
     )
     assert await service.cursors() == {"mail": "20"}
 
@@ -217,23 +217,23 @@ async def test_an_unknown_consumer_is_not_found_and_changes_nothing(
     service: Service, command: list[str]
 ) -> None:
     unknown = await service.reflex_aio(*command, "--yes")
-    assert unknown.told(3) == "cursors has no consumer 'nobody': it has none"
+    assert unknown.failed(3) == "cursors has no consumer 'nobody': it is empty"
     await at(service, "15")
     unknown = await service.reflex_aio(*command, "--yes")
-    assert unknown.told(3) == "cursors has no consumer 'nobody': it has mail"
+    assert unknown.failed(3) == "cursors has no consumer 'nobody': it has mail"
     assert await service.cursors() == {"mail": "15"}
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["rewind", "mail"], "where to? One of --to, --to-oldest and --since"),
-        (["rewind", "mail", "--to", "1", "--to-oldest"], "where to? One of"),
+        (["rewind", "mail"], "use exactly one of --to, --to-oldest and --since"),
+        (["rewind", "mail", "--to", "1", "--to-oldest"], "use exactly one of"),
         (["rewind", "mail", "--to", "x"], "'x' is not a cursor"),
         (["rewind", "mail", "--to", "-1"], "'-1' is not a cursor"),
-        (["rewind", "mail", "--since", "yesterday"], "--since 'yesterday' is not accepted: it is 90s, 30m, 2h or 7d"),
+        (["rewind", "mail", "--since", "noon"], "--since 'noon' is not accepted: accepted is 90s, 30m, 2h or 7d"),
         (["rewind", "mail", "--since", "2990-01-01"], "--since '2990-01-01' is in the future"),
-        (["skip", "mail", "--to", "1", "--to-head"], "where to? One of --count, --to and --to-head"),
+        (["skip", "mail", "--to", "1", "--to-head"], "use at most one of --count, --to and --to-head"),
         (["skip", "mail", "--to", "1.5"], "'1.5' is not a cursor"),
     ],
 )  # fmt: skip
@@ -241,7 +241,7 @@ async def test_wrong_arguments_are_told_and_change_nothing(
     service: Service, arguments: list[str], reason: str
 ) -> None:
     await at(service, "15")
-    assert (await service.reflex_aio(*arguments, "--yes")).told(2).startswith(reason)
+    assert (await service.reflex_aio(*arguments, "--yes")).failed(2).startswith(reason)
     assert await service.cursors() == {"mail": "15"}
 
 
@@ -254,9 +254,11 @@ async def test_tables_that_are_missing_or_none_of_ours_are_told_and_stay_as_they
     await service.connection.execute("INSERT INTO others VALUES ('mail', 7)")
     for option in ("--events", "--cursors"):
         assert (
-            (await service.reflex_aio(*command, option, "nothing", "--yes")).told(3).startswith("nothing: ")
+            (await service.reflex_aio(*command, option, "nothing", "--yes")).failed(3).startswith("nothing: ")
         )
-        assert (await service.reflex_aio(*command, option, "others", "--yes")).told(1).startswith("others: ")
+        assert (
+            (await service.reflex_aio(*command, option, "others", "--yes")).failed(1).startswith("others: ")
+        )
     assert await service.cursors() == {"mail": "15"}
     assert await service.connection.fetchval("SELECT last_event_id FROM others") == 7
 
@@ -264,7 +266,7 @@ async def test_tables_that_are_missing_or_none_of_ours_are_told_and_stay_as_they
 @pytest.mark.parametrize("command", [["rewind", "mail", "--to", "1"], ["skip", "mail"]])
 async def test_a_database_that_is_down_is_told(command: list[str], unused_tcp_port: int) -> None:
     dsn = f"postgresql://me:s3cret@127.0.0.1:{unused_tcp_port}/app"
-    told = (await reflex_aio(*command, "--yes", "--dsn", dsn)).told(5)
+    told = (await reflex_aio(*command, "--yes", "--dsn", dsn)).failed(5)
     assert "s3cret" not in told
 
 
@@ -276,7 +278,7 @@ async def test_a_cursor_that_is_no_event_id_is_not_moved(service: Service) -> No
     for command in (["rewind", "mail", "--to", "1"], ["skip", "mail"]):
         assert (
             (await service.reflex_aio(*command, "--cursors", "opaque", "--yes"))
-            .told(2)
+            .failed(2)
             .startswith("'a/b' is")
         )
     assert await opaque.all(service.connection) == {"mail": "a/b"}
@@ -300,8 +302,8 @@ async def test_a_consumer_whose_lease_is_held_is_moved_by_force_alone(
     await leases.create(service.connection)
     held = await leases.store(pool).acquire("mail", "replica-1", ttl=600)
     assert held is not None
-    refused = (await service.reflex_aio(*command, "--yes")).told(4)
-    assert refused.startswith("mail is running: replica-1 has its lease for ")
+    refused = (await service.reflex_aio(*command, "--yes")).failed(4)
+    assert refused.startswith("mail is running: replica-1 holds its lease for another ")
     assert await service.cursors() == {"mail": "15"}
     (await service.reflex_aio(*command, "--yes", "--dry-run", "--force")).done()
     await leases.store(pool).release(held)
