@@ -23,7 +23,7 @@ PAGE = f"SELECT id, type, foreign_id, timestamp FROM {EVENTS.name} WHERE id > $1
 # Between two inserts, in seconds: longer than a page takes, so that no two are read by one query.
 PAUSE = 0.005
 STREAMS = 100
-# What the connections of the process that reads are called, the hub's too.
+# What the connections of the process that reads are called, the notifier's too.
 READERS = "bench_readers"
 # Seconds after which events count as lost.
 LONGEST = 120.0

@@ -72,13 +72,13 @@ class Hooks:
         """A stream got a page: one that all streams at the head share, or one that was loaded for it alone."""
 
     def gap_detected(self, table: str, after: int, before: int) -> None:
-        """Ids between ``after`` and ``before`` are missing and not settled yet."""
+        """Ids between ``after`` and ``before`` are missing and not resolved yet."""
 
-    def gap_settled(self, table: str, after: int, seconds: float) -> None:
+    def gap_resolved(self, table: str, after: int, seconds: float) -> None:
         """The gap after ``after`` was passed, ``seconds`` after it was detected."""
 
     def gap_left(self, table: str, after: int) -> None:
-        """Nobody waits any more for the gap after ``after`` to be settled: the streams were closed."""
+        """Nobody waits any more for the gap after ``after`` to be resolved: the streams were closed."""
 
     def gap_filled(self, table: str, noops: int) -> None:
         """Noops were inserted for ids that were missing."""

@@ -82,9 +82,9 @@ class Backend(ABC):
         return f"{scheme}+{self.library}://{rest}"
 
     @property
-    def can_link(self) -> bool:
+    def can_listen(self) -> bool:
         """Whether the database carries notifications between processes."""
-        return self.driver.can_link
+        return self.driver.can_listen
 
     @abstractmethod
     def pool(self, size: int = 10, **arguments: Any) -> AbstractAsyncContextManager[Any]:

@@ -132,7 +132,7 @@ class PrometheusHooks(Hooks):
         self._metrics.gaps_detected.labels(table).inc()
         self._count_gaps(table, +1)
 
-    def gap_settled(self, table: str, after: int, seconds: float) -> None:
+    def gap_resolved(self, table: str, after: int, seconds: float) -> None:
         self._count_gaps(table, -1)
 
     def gap_left(self, table: str, after: int) -> None:

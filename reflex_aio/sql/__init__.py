@@ -5,17 +5,15 @@ are used are imported.
 """
 
 from reflex_aio.sql.attempts.table import AttemptsTable
-from reflex_aio.sql.cursors.atomic import AtomicBatchConsumer, AtomicConsumer, AtomicHandler
+from reflex_aio.sql.cursors.atomic import AtomicBatchConsumer, AtomicConsumer
 from reflex_aio.sql.cursors.table import CursorsTable, CursorState
 from reflex_aio.sql.dead_letters.table import ConsumerError, ErrorsTable, ErrorStatus
 from reflex_aio.sql.drivers.dsn import open_pool
-from reflex_aio.sql.events.dialect import Inserter, PageLoader, Wakeups
 from reflex_aio.sql.events.table import EventsTable
-from reflex_aio.sql.events.values import NewEvent
 from reflex_aio.sql.leases.table import LeasesTable
 from reflex_aio.sql.retention.backlog import Backlog, Extent
 from reflex_aio.sql.retention.partitions import Dropped, Partitions
-from reflex_aio.sql.retention.prune import Pruned, PruneLimit, Retention
+from reflex_aio.sql.retention.prune import Pruned, Retention
 from reflex_aio.sql.schema.names import (
     CursorColumns,
     ErrorColumns,
@@ -23,13 +21,12 @@ from reflex_aio.sql.schema.names import (
 )
 from reflex_aio.sql.wakeups.after_commit import transaction
 from reflex_aio.sql.wakeups.notifier import LocalNotifier, Notifier
-from reflex_aio.sql.wakeups.notify_session import Periods
+from reflex_aio.sql.wakeups.notify_session import NotifierTimeouts
 from reflex_aio.sql.wakeups.postgres_notifier import PostgresNotifier, close_notifiers
 
 __all__ = [
     "AtomicBatchConsumer",
     "AtomicConsumer",
-    "AtomicHandler",
     "AttemptsTable",
     "Backlog",
     "ConsumerError",
@@ -43,19 +40,14 @@ __all__ = [
     "EventColumns",
     "EventsTable",
     "Extent",
-    "Inserter",
     "LeasesTable",
     "LocalNotifier",
-    "NewEvent",
     "Notifier",
-    "PageLoader",
+    "NotifierTimeouts",
     "Partitions",
-    "Periods",
     "PostgresNotifier",
-    "PruneLimit",
     "Pruned",
     "Retention",
-    "Wakeups",
     "close_notifiers",
     "open_pool",
     "transaction",

@@ -105,7 +105,7 @@ def touch_everything(hooks: PrometheusHooks) -> None:
     for shared in (False, True):
         hooks.page_read("t", shared=shared)
     hooks.gap_detected("t", 1, 3)
-    hooks.gap_settled("t", 1, 0.1)
+    hooks.gap_resolved("t", 1, 0.1)
     hooks.gap_filled("t", 1)
 
 
@@ -396,7 +396,7 @@ async def test_pages_that_streams_share_are_hits(
 
 @pytest.mark.asyncio
 @pytest.mark.every_postgres
-async def test_a_gap_blocks_until_it_is_settled(
+async def test_a_gap_blocks_until_it_is_resolved(
     connect: Connect, pool: asyncpg.Pool, metrics: Metrics
 ) -> None:
     events = EventsTable("user_events", hooks=metrics.hooks)

@@ -1,4 +1,4 @@
-"""A standby whose gaps are settled on the primary."""
+"""A standby whose gaps are resolved on the primary."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -149,7 +149,7 @@ async def test_a_stream_keeps_up_while_replay_always_lags_behind_new_gaps(
         writing = asyncio.create_task(write())
         try:
             for _ in range(5):
-                # What is settled now lies always further on than what has been replayed.
+                # What is resolved now lies always further on than what has been replayed.
                 await replica.pause_replay()
                 written = last
                 await eventually(lambda written=written: last > written + 20, "written on")  # type: ignore[misc]

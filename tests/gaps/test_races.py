@@ -16,7 +16,7 @@ from tests.gaps.interleaving import Points, begin, burn, faults, insert, reading
 pytestmark = [pytest.mark.asyncio, pytest.mark.every_postgres]
 
 
-async def test_a_head_that_is_seen_while_a_scan_is_under_way_is_not_settled_by_it(
+async def test_a_head_that_is_seen_while_a_scan_is_under_way_is_not_resolved_by_it(
     events: EventsTable, readers: asyncpg.Pool, points: Points, writer: asyncpg.Connection, connect: Connect
 ) -> None:
     async with reading(events.stream(readers)) as reader:
@@ -35,7 +35,7 @@ async def test_a_head_that_is_seen_while_a_scan_is_under_way_is_not_settled_by_i
         await reader.delivers_all(writer)
 
 
-async def test_a_page_that_was_read_before_a_writer_ended_is_not_settled_by_a_scan_after_it(
+async def test_a_page_that_was_read_before_a_writer_ended_is_not_resolved_by_a_scan_after_it(
     events: EventsTable, readers: asyncpg.Pool, points: Points, writer: asyncpg.Connection, connect: Connect
 ) -> None:
     first, second = await begin(connect), await begin(connect)
@@ -54,7 +54,7 @@ async def test_a_page_that_was_read_before_a_writer_ended_is_not_settled_by_a_sc
         await reader.delivers_all(writer)
 
 
-async def test_rows_of_a_table_that_began_anew_are_not_settled_by_a_scan_of_the_old_one(
+async def test_rows_of_a_table_that_began_anew_are_not_resolved_by_a_scan_of_the_old_one(
     events: EventsTable, readers: asyncpg.Pool, points: Points, writer: asyncpg.Connection, connect: Connect
 ) -> None:
     await insert(writer)
@@ -69,7 +69,7 @@ async def test_rows_of_a_table_that_began_anew_are_not_settled_by_a_scan_of_the_
             async with points.held_after("scan") as scan:
                 before.let_go()
                 await scan.reached()
-                # The scan has settled the ids up to 3, of which 2 is now drawn again.
+                # The scan has resolved the ids up to 3, of which 2 is now drawn again.
                 await writer.execute("TRUNCATE events RESTART IDENTITY")
                 await insert(writer)
                 await holder.execute("BEGIN")

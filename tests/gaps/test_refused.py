@@ -96,7 +96,7 @@ async def test_a_table_that_is_spoilt_under_a_stream_is_refused(
             await read_on()
 
 
-async def test_an_increment_above_one_is_settled_like_any_gap(
+async def test_an_increment_above_one_is_resolved_like_any_gap(
     events: EventsTable, readers: asyncpg.Pool, writer: asyncpg.Connection
 ) -> None:
     await writer.execute("ALTER SEQUENCE events_id_seq INCREMENT 3")

@@ -97,7 +97,7 @@ async def test_an_event_in_flight_is_neither_filled_nor_overtaken(
         assert await stream.reached(last) == [held, last]
 
 
-async def test_opening_says_that_gaps_are_not_settled_on_a_standby(
+async def test_opening_says_that_gaps_are_not_resolved_on_a_standby(
     standby_pool: asyncpg.Pool, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "reflex_aio"):
@@ -134,7 +134,7 @@ async def test_a_stream_that_waits_at_a_gap_is_stopped_when_its_standby_is_promo
             error = await stream.failure()
             assert isinstance(error, StreamStopped)
             assert "promoted" in str(error)
-            # As a primary it settles its gaps, though the stopped stream is still open.
+            # As a primary it resolves its gaps, though the stopped stream is still open.
             async with reading(events.stream(pool)) as anew:
                 assert await anew.reached(last) == [last]
     finally:

@@ -37,7 +37,7 @@ async def test_an_unrelated_transaction_stalls_nothing(
     await insert(writer)
     async with reading(events.stream(readers)) as reader:
         await reader.delivers_all(writer)
-        # And one that opens a gap while it goes on, under a stream that has settled gaps before.
+        # And one that opens a gap while it goes on, under a stream that has resolved gaps before.
         await burn(writer)
         await insert(writer)
         await reader.delivers_all(writer)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from reflex_aio import Event
-from reflex_aio.sql.drivers.pinned_connection import Borrowed
+from reflex_aio.sql.drivers.pinned_connection import PinnedConnection
 from reflex_aio.sql.events.loader import Loader, Page, Position
 from reflex_aio.sql.events.tail import Polling, Subscribe, Tail
 from reflex_aio.sql.wakeups.notifier import TimedEvent
@@ -107,14 +107,14 @@ class EventsAt(Loader):
     async def head(self, lag: float | None) -> Position:
         return 0
 
-    async def load(self, position: Position, through: Borrowed) -> Page:
+    async def load(self, position: Position, through: PinnedConnection) -> Page:
         now = asyncio.get_running_loop().time()
         self.asked.append(now)
         there = len([time for time in self.times if time <= now])
         events = [Event(str(number), 1, "1", 0) for number in range(position + 1, there + 1)]
         return Page(events, there, False, False)
 
-    async def settle(self, position: Position, woken: TimedEvent | None = None) -> None: ...
+    async def resolve(self, position: Position, woken: TimedEvent | None = None) -> None: ...
 
     def upkeep_due(self) -> float | None:
         return None

@@ -272,7 +272,7 @@ async def test_streams_go_on_when_the_connection_that_listens_is_ended(
     async with reading(seldom.stream(readers, from_head=True)) as stream:
         for _ in range(3):
             # As another process would tell it.
-            await eventually(listens, "the hub listens, and has tested it")
+            await eventually(listens, "the notifier listens, and has tested it")
             last = await writer.fetchval(INSERT)
             await writer.execute("SELECT pg_notify('reflex_aio', 'public.events')")
             await stream.reached(last)

@@ -11,8 +11,8 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from reflex_aio.errors import ConnectionLost, DatabaseError, ReflexError, SchemaError, TableNotFound
-from reflex_aio.sql.drivers.asyncpg_listen import AsyncpgLink, address_of
-from reflex_aio.sql.drivers.base import Driver, Link, Row, Translation, already_in_transaction
+from reflex_aio.sql.drivers.asyncpg_listen import AsyncpgListenConnection, address_of
+from reflex_aio.sql.drivers.base import Driver, ListenConnection, Row, Translation, already_in_transaction
 from reflex_aio.tasks import shielded
 
 __all__ = ["AsyncpgDriver", "after_transaction"]
@@ -106,7 +106,7 @@ class AsyncpgDriver(Driver):
     name: ClassVar[str] = "asyncpg"
     dialect: ClassVar[str] = "postgres"
     knows_transactions: ClassVar[bool] = True
-    can_link: ClassVar[bool] = True
+    can_listen: ClassVar[bool] = True
 
     def is_connection(self, candidate: object) -> bool:
         return isinstance(candidate, (asyncpg.Connection, PoolConnectionProxy))
@@ -176,8 +176,8 @@ class AsyncpgDriver(Driver):
     async def connector(self, connection: Any) -> Callable[[], Awaitable[Any]]:
         return (await address_of(_underlying(connection))).connect
 
-    async def link(self, connection: Any) -> Link:
-        return await AsyncpgLink.take(connection)
+    async def listen_connection(self, connection: Any) -> ListenConnection:
+        return await AsyncpgListenConnection.take(connection)
 
 
 def _underlying(connection: Any) -> Any:

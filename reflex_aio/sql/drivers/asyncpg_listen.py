@@ -10,9 +10,9 @@ from weakref import WeakKeyDictionary
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from reflex_aio.sql.drivers.base import CannotNotify, Link
+from reflex_aio.sql.drivers.base import CannotNotify, ListenConnection
 
-__all__ = ["Address", "AsyncpgLink", "address_of"]
+__all__ = ["Address", "AsyncpgListenConnection", "address_of"]
 
 # Seconds.
 _CONNECT_TIMEOUT = 10.0
@@ -103,7 +103,7 @@ async def _learn(connection: Any) -> Address:
 _addresses: WeakKeyDictionary[Any, Address] = WeakKeyDictionary()
 
 
-class AsyncpgLink(Link):
+class AsyncpgListenConnection(ListenConnection):
     """A raw asyncpg connection that was taken over."""
 
     def __init__(self, connection: asyncpg.Connection[asyncpg.Record], pid: int) -> None:

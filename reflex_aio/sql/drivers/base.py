@@ -11,16 +11,16 @@ from typing import Any, ClassVar
 
 from reflex_aio.errors import ReflexError
 
-__all__ = ["CannotNotify", "Driver", "Link", "Row", "Translation", "already_in_transaction"]
+__all__ = ["CannotNotify", "Driver", "ListenConnection", "Row", "Translation", "already_in_transaction"]
 
 Row = Sequence[Any]
 
 
 class CannotNotify(Exception):
-    """Raised by a :class:`Link` to a server that neither sends nor hears notifications, such as a standby."""
+    """Raised by a :class:`ListenConnection` to a server that has no notifications, such as a standby."""
 
 
-class Link(ABC):
+class ListenConnection(ABC):
     """A connection of the library's own, over which processes wake each other.
 
     What the client library raises passes through as it is, but for :class:`CannotNotify`. One call at a time.
@@ -67,7 +67,7 @@ class Driver(ABC):
     knows_transactions: ClassVar[bool]
     """Whether the client library knows if a transaction is open: see :meth:`in_transaction`."""
 
-    can_link: ClassVar[bool]
+    can_listen: ClassVar[bool]
     """Whether the database carries notifications between processes. If not, there are no links, and no connector."""
 
     # What this driver's objects are.
@@ -193,7 +193,7 @@ class Driver(ABC):
         """
 
     @abstractmethod
-    async def link(self, connection: Any) -> Link:
+    async def listen_connection(self, connection: Any) -> ListenConnection:
         """Take over ``connection``, which must belong to no pool; it is closed in case of an error.
 
         :raises TypeError: if it isn't a connection of its own, or the driver can't link

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, ClassVar, NamedTuple, NoReturn
 
 from reflex_aio.errors import ConnectionLost, DatabaseError, ReflexError, SchemaError, TableNotFound
-from reflex_aio.sql.drivers.base import Driver, Link, Row, Translation, already_in_transaction
+from reflex_aio.sql.drivers.base import Driver, ListenConnection, Row, Translation, already_in_transaction
 from reflex_aio.sql.drivers.dsn import arguments_of
 from reflex_aio.tasks import shielded
 
@@ -273,7 +273,7 @@ class MysqlDriver(Driver):
 
     dialect: ClassVar[str] = "mysql"
     knows_transactions: ClassVar[bool] = False
-    can_link: ClassVar[bool] = False
+    can_listen: ClassVar[bool] = False
 
     library: ClassVar[Library]
     """The client library's exceptions."""
@@ -412,13 +412,13 @@ class MysqlDriver(Driver):
         return where, user, database
 
     async def connector(self, connection: Any) -> Callable[[], Awaitable[Any]]:
-        self._cannot_link()
+        self._cannot_listen()
 
-    async def link(self, connection: Any) -> Link:
+    async def listen_connection(self, connection: Any) -> ListenConnection:
         connection.close()
-        self._cannot_link()
+        self._cannot_listen()
 
-    def _cannot_link(self) -> NoReturn:
+    def _cannot_listen(self) -> NoReturn:
         raise TypeError(
             f"{self.name} talks to MySQL or MariaDB, which carry no notifications between processes:"
             " streams poll, or are woken by a notifier= of your own"

@@ -11,7 +11,7 @@ from reflex_aio.errors import ConnectionLost
 from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.tasks import Tasks, shielded
 
-__all__ = ["Borrowed"]
+__all__ = ["PinnedConnection"]
 
 T = TypeVar("T")
 
@@ -21,7 +21,7 @@ _LOOK = 0.05
 _KEEP = 5.0
 
 
-class Borrowed:
+class PinnedConnection:
     """Runs statements on a pool, one after the other, on a connection that it gives back when that is better.
 
     Pools reset a connection that they get back, by a statement as costly as those that read events. So one is kept

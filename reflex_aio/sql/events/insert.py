@@ -30,13 +30,15 @@ class _Wake:
     :param table: which table of its name that is
     """
 
-    __slots__ = ("generation", "hub", "key", "notifier", "table", "topic")
+    __slots__ = ("generation", "key", "notifier", "postgres_notifier", "table", "topic")
 
     def __init__(self, driver: Driver, notifier: Notifier, topic: str, table: Hashable) -> None:
         self.notifier, self.topic, self.table = notifier, topic, table
         self.key: Hashable = (id(notifier), topic)
         # Asked to tell of what is committed by then, which another client library wouldn't know.
-        self.hub = notifier if isinstance(notifier, PostgresNotifier) and driver.knows_transactions else None
+        self.postgres_notifier = (
+            notifier if isinstance(notifier, PostgresNotifier) and driver.knows_transactions else None
+        )
         self.generation = generation()
 
     def __call__(self) -> None:
@@ -72,8 +74,8 @@ class Announcer:
                 wake = _Wake(driver, await self._notifier(driver, connection), topic, table)
                 if table is not None:
                     self._last[fixed] = wake
-            hub = wake.hub
-            if hub is not None and hub.notify_if_committed(wake.topic, driver, fixed, wake):
+            notifier = wake.postgres_notifier
+            if notifier is not None and notifier.notify_if_committed(wake.topic, driver, fixed, wake):
                 return
             if not driver.after_transaction(connection, wake.key, wake):
                 call_after_ours(connection, wake.key, wake)

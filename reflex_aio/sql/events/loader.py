@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 
 from reflex_aio.event import Event
-from reflex_aio.sql.drivers.pinned_connection import Borrowed
+from reflex_aio.sql.drivers.pinned_connection import PinnedConnection
 from reflex_aio.sql.wakeups.notifier import TimedEvent
 
 __all__ = ["Loader", "Page", "Position", "check_loaded", "safe_prefix"]
@@ -16,13 +16,13 @@ Position = int
 
 
 class Page:
-    """The events that follow a position, without a gap between them that isn't settled.
+    """The events that follow a position, without a gap between them that isn't resolved.
 
     :param events: the events, or what makes them, as a list or as a batch. It is called when they are first asked for:
         the next page can be requested before
     :param position: everything up to here has been read, ``events`` included
     :param more: whether the page was cut short by its size: the next one may be loaded at once
-    :param gap: whether there are further rows, behind a gap that isn't settled
+    :param gap: whether there are further rows, behind a gap that isn't resolved
     """
 
     __slots__ = ("_events", "_make", "gap", "more", "position")
@@ -92,12 +92,12 @@ class Loader(ABC):
         """Return the greatest visible id, or that of the newest event already ``lag`` seconds old; 0 if none."""
 
     @abstractmethod
-    async def load(self, position: Position, through: Borrowed) -> Page:
+    async def load(self, position: Position, through: PinnedConnection) -> Page:
         """Load the page after ``position``. Waits for nothing: at a gap the page ends, and may so be empty."""
 
     @abstractmethod
-    async def settle(self, position: Position, woken: TimedEvent | None = None) -> None:
-        """Wait until the gap after ``position`` is settled, or may be; ``woken`` tells of new events meanwhile."""
+    async def resolve(self, position: Position, woken: TimedEvent | None = None) -> None:
+        """Wait until the gap after ``position`` is resolved, or may be; ``woken`` tells of new events meanwhile."""
 
     @abstractmethod
     def upkeep_due(self) -> float | None:
@@ -112,20 +112,20 @@ class Loader(ABC):
         """Give back what the loader holds."""
 
 
-def safe_prefix(ids: Sequence[int], position: Position, settled: Position) -> tuple[int, Position]:
+def safe_prefix(ids: Sequence[int], position: Position, resolved: Position) -> tuple[int, Position]:
     """Return how many of ``ids`` may be delivered after ``position``, and the position after them.
 
-    These are the ids up to ``settled``, and those that follow on them, or on ``position``, without a missing one.
+    These are the ids up to ``resolved``, and those that follow on them, or on ``position``, without a missing one.
 
     :param ids: of the events that were read after ``position``, in their order
-    :param settled: the id up to which no event can appear any more
+    :param resolved: the id up to which no event can appear any more
     """
     count = len(ids)
     if count and ids[-1] - position == count:
         return count, ids[-1]
     first = 0
-    if settled > position:
-        first, position = bisect_right(ids, settled), settled
+    if resolved > position:
+        first, position = bisect_right(ids, resolved), resolved
     # From one to the next, id minus index never falls, and it rises at each gap.
     end = bisect_left(range(first, count), 1, key=lambda i: int(ids[i] - position - (i - first) > 1)) + first
     return end, ids[end - 1] if end > first else position

@@ -8,18 +8,18 @@ from weakref import WeakKeyDictionary
 
 from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.drivers.pinned_connection import Borrowed
+from reflex_aio.sql.drivers.pinned_connection import PinnedConnection
 from reflex_aio.sql.events.dialect import EventsDialect, EventsSettings
 from reflex_aio.sql.events.loader import Position
 from reflex_aio.sql.events.tail import Polling, Tail, TailFeed
 from reflex_aio.sql.wakeups.notifier import Notifier
 from reflex_aio.sql.wakeups.postgres_notifier import notifier_of
 
-__all__ = ["Reader", "shared_reader"]
+__all__ = ["SharedReader", "acquire_shared_reader"]
 
 
-class Reader:
-    """A table as read through one pool. Shared: get it by :func:`shared_reader`, and release it once for each time.
+class SharedReader:
+    """A table as read through one pool. Shared: acquire it by :func:`acquire_shared_reader`, release each.
 
     :param primary: a pool of the primary, if ``pool`` leads to a standby
     :param fill_gaps: whether missing ids are taken by noops
@@ -32,7 +32,7 @@ class Reader:
         dialect = dialect_part(EventsDialect, driver.dialect)
         self.loader = dialect.loader(settings, driver, pool, primary=primary, fill_gaps=fill_gaps)
         # Held strongly, as what is shared goes by their identities.
-        self._pool, self._settle_on = pool, primary
+        self._pool, self._primary = pool, primary
         self._driver = driver
         self._notifier: Notifier | None = settings.notifier
         self._opening = asyncio.Lock()
@@ -41,10 +41,10 @@ class Reader:
         self._forget: Callable[[], None]
         self._tails: list[Tail] = []
 
-    def borrow(self) -> Borrowed:
+    def borrow(self) -> PinnedConnection:
         """Return a new way to run statements on the pool."""
         settings = self.settings
-        return Borrowed(self._driver, self._pool, table=settings.name, timeout=settings.query_timeout)
+        return PinnedConnection(self._driver, self._pool, table=settings.name, timeout=settings.query_timeout)
 
     async def open(self) -> None:
         """Make ready to read; at once if that was done already."""
@@ -80,7 +80,7 @@ class Reader:
     def _polling(self) -> Polling:
         settings = self.settings
         # A notifier of the user's is taken to hear of other processes.
-        told = settings.notifier is not None or (settings.wakeups is not None and self._driver.can_link)
+        told = settings.notifier is not None or (settings.wakeups is not None and self._driver.can_listen)
         floor = settings.poll_period if told else settings.poll_floor
         return Polling(floor=floor, ceiling=settings.poll_period)
 
@@ -91,8 +91,8 @@ class Reader:
 
     async def _hub(self) -> Notifier:
         # A standby can neither listen nor notify: with primary, it is the primary's notifications that wake.
-        pool = self._pool if self._settle_on is None else self._settle_on
-        statements = Borrowed(
+        pool = self._pool if self._primary is None else self._primary
+        statements = PinnedConnection(
             self._driver, pool, table=self.settings.name, timeout=self.settings.query_timeout
         )
         async with statements:
@@ -112,24 +112,24 @@ class Reader:
             await asyncio.gather(*(tail.aclose() for tail in self._tails), self.loader.aclose())
 
 
-_readers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, Reader]] = WeakKeyDictionary()
+_readers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, SharedReader]] = WeakKeyDictionary()
 
 
-def shared_reader(
+def acquire_shared_reader(
     settings: EventsSettings, driver: Driver, pool: Any, primary: Any, fill_gaps: bool
-) -> Reader:
+) -> SharedReader:
     """Return this event loop's reader of a table through a pool, for one more user."""
     readers = _readers.setdefault(asyncio.get_running_loop(), {})
     key = (settings.key, id(pool), id(primary), fill_gaps)
     reader = readers.get(key)
     if reader is None or reader.loader.obsolete:
-        reader = readers[key] = Reader(settings, driver, pool, primary, fill_gaps)
+        reader = readers[key] = SharedReader(settings, driver, pool, primary, fill_gaps)
         reader._forget = partial(_forget, readers, key, reader)
     reader._users += 1
     return reader
 
 
-def _forget(readers: dict[Hashable, Reader], key: Hashable, reader: Reader) -> None:
+def _forget(readers: dict[Hashable, SharedReader], key: Hashable, reader: SharedReader) -> None:
     if readers.get(key) is reader:
         del readers[key]
 

@@ -9,10 +9,10 @@ from reflex_aio.errors import InvalidCursor, StreamClosed
 from reflex_aio.event import Event
 from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.drivers.pinned_connection import Borrowed
+from reflex_aio.sql.drivers.pinned_connection import PinnedConnection
 from reflex_aio.sql.events.dialect import EventsDialect, EventsSettings
 from reflex_aio.sql.events.loader import Page, Position
-from reflex_aio.sql.events.shared_reader import Reader, shared_reader
+from reflex_aio.sql.events.shared_reader import SharedReader, acquire_shared_reader
 from reflex_aio.sql.events.tail import TailFeed
 from reflex_aio.stream import EventStream, StreamOptions
 from reflex_aio.tasks import Tasks
@@ -97,8 +97,8 @@ class TableSource:
         self._settings = settings
         self._driver = driver
         self._pool = pool
-        self._settle_on = primary
-        self._fence = fill_gaps
+        self._primary = primary
+        self._filler = fill_gaps
 
     def __repr__(self) -> str:
         return f"<source of {self._settings.name}>"
@@ -120,14 +120,14 @@ class TableSource:
         """
         settings = self._settings
         statement = dialect_part(EventsDialect, self._driver.dialect).head(settings)
-        async with Borrowed(
+        async with PinnedConnection(
             self._driver, self._pool, table=settings.name, timeout=settings.query_timeout
         ) as statements:
             rows = await statements.fetch(statement)
         return _cursor(rows[0][0] or 0)
 
-    def _reader(self) -> Reader:
-        return shared_reader(self._settings, self._driver, self._pool, self._settle_on, self._fence)
+    def _reader(self) -> SharedReader:
+        return acquire_shared_reader(self._settings, self._driver, self._pool, self._primary, self._filler)
 
 
 class _TableStream(EventStream):
@@ -142,7 +142,7 @@ class _TableStream(EventStream):
         self._hooks = source._settings.hooks
         name = f"reflex_aio: page of {self._table}"
         self._ahead = ReadAhead(self._load, name=name)
-        self._reader: Reader | None = None
+        self._reader: SharedReader | None = None
         self._head: Position | None = None
         self._fed_by: TailFeed | None = None
         self._gap = self._caught_up = False
@@ -224,7 +224,7 @@ class _TableStream(EventStream):
         loader = self._reader.loader
         if self._gap or (self._caught_up and self._head is not None):
             # Of a stream that ends at a head, the newest rows may have been deleted: then nothing shows the gap.
-            await loader.settle(position)
+            await loader.resolve(position)
         elif self._caught_up:
             await asyncio.sleep(min(self._options.lag or 0.0, self._source._settings.poll_period))
         elif loader.upkeep_due() == 0.0:

@@ -348,7 +348,7 @@ class EventsTable(Table[EventsSchema]):
         return Partitions(self.schema, size=size)
 
     async def fill_gaps(self, pool: Any, after: str = "") -> None:
-        """Fill the table's gaps with noops as they settle, until cancelled.
+        """Fill the table's gaps with noops as they resolve, until cancelled.
 
         For those who stream from standbys without ``primary``. Run it against the primary;
         several at once do no harm.

@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from reflex_aio.errors import StreamClosed
 from reflex_aio.event import Event
-from reflex_aio.sql.drivers.pinned_connection import Borrowed
+from reflex_aio.sql.drivers.pinned_connection import PinnedConnection
 from reflex_aio.sql.events.loader import Loader, Page, Position
 from reflex_aio.sql.wakeups.notifier import TimedEvent
 from reflex_aio.tasks import Tasks
@@ -175,7 +175,7 @@ class Tail:
     def __init__(
         self,
         loader: Loader,
-        statements: Borrowed,
+        statements: PinnedConnection,
         subscribe: Subscribe,
         *,
         advanced: Callable[["Tail"], None],
@@ -292,7 +292,7 @@ class Tail:
         if page.more:
             return
         if page.gap:
-            await self._loader.settle(self.position, self._woken)
+            await self._loader.resolve(self.position, self._woken)
         else:
             await self._wait()
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from reflex_aio.errors import ConnectionLost
 from reflex_aio.hooks import Hooks
-from reflex_aio.sql.drivers.base import Driver, Link
+from reflex_aio.sql.drivers.base import Driver, ListenConnection
 from reflex_aio.sql.wakeups.notifier import CHANNEL, LocalNotifier, TimedEvent
 
-__all__ = ["Exchange", "Periods", "Traffic", "Unwatched"]
+__all__ = ["DeferredInserts", "NotifierTimeouts", "NotifySession", "Traffic"]
 
 # A connection that has been in a transaction so many times in a row is watched: it may stay in it for long.
 _LOOKS = 5
@@ -27,7 +27,7 @@ class _Insert:
         self.looks = 0
 
 
-class Unwatched:
+class DeferredInserts:
     """What was inserted on which connections, by the payload that tells of it."""
 
     def __init__(self) -> None:
@@ -85,8 +85,8 @@ _MANY = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Periods:
-    """How long a hub waits for what, in seconds.
+class NotifierTimeouts:
+    """How long a notifier waits for what, in seconds.
 
     :param idle: a link that nobody needs is kept for so long
     :param ping: a link on which nothing is heard for so long is tested
@@ -113,11 +113,11 @@ class Periods:
 
 @dataclass(slots=True)
 class Traffic:
-    """What a hub has to tell, and who wants to hear; it outlives each link. Times are the event loop's."""
+    """What a notifier has to tell, and who wants to hear; it outlives each link. Times are the event loop's."""
 
     local: LocalNotifier = field(default_factory=LocalNotifier)
     unsent: set[str] = field(default_factory=set)
-    unwatched: Unwatched = field(default_factory=Unwatched)
+    unwatched: DeferredInserts = field(default_factory=DeferredInserts)
     rests_until: float = -math.inf
     """While there is much to tell: what is inserted before then is told of later than then."""
     told: int = 0
@@ -181,7 +181,7 @@ class Traffic:
         return (self.left_at if listening else max(self.left_at, self.told_at)) + idle
 
 
-class Exchange:
+class NotifySession:
     """What is done over one link. All in one task: a link takes one statement at a time.
 
     :param ask: sends a payload over another connection than ``link``
@@ -189,14 +189,14 @@ class Exchange:
 
     def __init__(
         self,
-        link: Link,
+        link: ListenConnection,
         traffic: Traffic,
-        periods: Periods,
+        timeouts: NotifierTimeouts,
         *,
         ask: Callable[[str], Awaitable[None]],
         hooks: Hooks,
     ) -> None:
-        self._link, self._traffic, self._periods, self._hooks = link, traffic, periods, hooks
+        self._link, self._traffic, self._timeouts, self._hooks = link, traffic, timeouts, hooks
         self._ask_elsewhere = ask
         # A table's payload has a dot, or begins with "md5:": no table is called this.
         self._ping = f"ping:{secrets.token_hex(8)}"
@@ -205,7 +205,7 @@ class Exchange:
         self._asked_at: float | None = None
         self._silent_since: float | None = None
         self._sent_at = -math.inf
-        self._rest = periods.coalesce
+        self._rest = timeouts.coalesce
         self._lost = False
         self.worked = False
         """Whether the link has proved to be of use."""
@@ -235,7 +235,7 @@ class Exchange:
             if self._traffic.has_unsent and now() >= self._sent_at + self._rest:
                 await self._let_streams_read()
                 self._rest = self._rest_after(now() - self._sent_at)
-                busy = self._rest > self._periods.coalesce
+                busy = self._rest > self._timeouts.coalesce
                 # What is inserted while this is sent is told of after the rest that follows.
                 self._traffic.rests_until = math.inf if busy else -math.inf
                 await self._send()
@@ -255,23 +255,23 @@ class Exchange:
         if self._traffic.has_unsent:
             times.append(self._sent_at + self._rest)
         else:
-            done_at = self._traffic.needed_until(self._periods.idle, listening=self._listening)
+            done_at = self._traffic.needed_until(self._timeouts.idle, listening=self._listening)
             if self._silent_since is not None:
-                done_at = min(done_at, self._silent_since + self._periods.silent)
+                done_at = min(done_at, self._silent_since + self._timeouts.silent)
             if done_at <= asyncio.get_running_loop().time():
                 return None
             times.append(done_at)
         if self._asked_at is not None:
-            times.append(self._asked_at + self._periods.answer)
+            times.append(self._asked_at + self._timeouts.answer)
         elif self._listening and self._silent_since is None:
-            times.append(self._heard_at + self._periods.ping)
+            times.append(self._heard_at + self._timeouts.ping)
         return min(times)
 
     def _rest_after(self, seconds: float) -> float:
         """Return how long to rest after what is sent now, so many seconds after the last time."""
-        least = self._periods.coalesce
+        least = self._timeouts.coalesce
         many = self._traffic.told * least > _MANY * seconds
-        return max(least, min(self._rest * 2, self._periods.coalesce_busy) if many else self._rest / 2)
+        return max(least, min(self._rest * 2, self._timeouts.coalesce_busy) if many else self._rest / 2)
 
     async def _let_streams_read(self) -> None:
         if any(map(self._traffic.local.wakes, self._traffic.unsent)):
@@ -281,14 +281,14 @@ class Exchange:
     async def _send(self) -> None:
         sending = self._traffic.take()
         try:
-            await self._link.notify(CHANNEL, sorted(sending), timeout=self._periods.answer)
+            await self._link.notify(CHANNEL, sorted(sending), timeout=self._timeouts.answer)
         except BaseException:
             self._traffic.unsent |= sending
             raise
         self.worked = True
 
     async def _listen(self) -> None:
-        async with asyncio.timeout(self._periods.answer):
+        async with asyncio.timeout(self._timeouts.answer):
             await self._link.listen(CHANNEL, self._heard)
         self._listening = True
         # What was told before this moment was told to nobody.
@@ -302,15 +302,15 @@ class Exchange:
             await self._ask_elsewhere(self._ping)
 
     async def _ask(self) -> None:
-        await self._link.notify(CHANNEL, [self._ping], timeout=self._periods.answer)
+        await self._link.notify(CHANNEL, [self._ping], timeout=self._timeouts.answer)
 
     async def _test(self, now: float) -> None:
         """Ping when it is time, and judge what comes back."""
         if self._asked_at is None:
-            if self._silent_since is None and now >= self._heard_at + self._periods.ping:
+            if self._silent_since is None and now >= self._heard_at + self._timeouts.ping:
                 self._asked_at = now
                 await self._ask()
-        elif now >= self._asked_at + self._periods.answer:
+        elif now >= self._asked_at + self._timeouts.answer:
             if self._heard_at > -math.inf:
                 raise ConnectionLost("the connection that listens has fallen silent")
             self._asked_at, self._silent_since = None, now

@@ -1,6 +1,6 @@
-"""The hub of a database: it wakes the streams of this process, and tells and hears other processes.
+"""The notifier of a database: it wakes the streams of this process, and tells and hears other processes.
 
-An event loop has one hub per server, database and user. It starts by itself with the first insert or stream,
+An event loop has one notifier per server, database and user. It starts by itself with the first insert or stream,
 on a connection of its own, and rests when it has had nothing to do for a while, or when the loop ends.
 """
 
@@ -16,9 +16,9 @@ from weakref import WeakKeyDictionary, WeakSet
 from reflex_aio.backoff import Backoff
 from reflex_aio.hooks import Hooks, installed
 from reflex_aio.sql.drivers import driver_of_connection
-from reflex_aio.sql.drivers.base import CannotNotify, Driver, Link
+from reflex_aio.sql.drivers.base import CannotNotify, Driver, ListenConnection
 from reflex_aio.sql.wakeups.notifier import CHANNEL, LocalNotifier, Notifier, TimedEvent, payload_of
-from reflex_aio.sql.wakeups.notify_session import Exchange, Periods, Traffic
+from reflex_aio.sql.wakeups.notify_session import NotifierTimeouts, NotifySession, Traffic
 from reflex_aio.tasks import Tasks
 
 __all__ = ["PostgresNotifier", "close_notifiers", "generation", "notifier_of"]
@@ -28,10 +28,10 @@ logger = logging.getLogger(__name__)
 # Seconds that opening a connection may take, whoever opens it.
 _CONNECT_TIMEOUT = 15.0
 
-# Seconds for the last notifications of a loop or hub that ends.
+# Seconds for the last notifications of a loop or notifier that ends.
 _FAREWELL_TIMEOUT = 1.0
 
-# A hub that was cancelled starts again after so many seconds, if still needed. A loop that lives on gets it
+# A notifier that was cancelled starts again after so many seconds, if still needed. A loop that lives on gets it
 # back; one that ends cancels every task once, and a new task would be left behind in it.
 _RESTART_DELAY = 1.0
 
@@ -39,19 +39,19 @@ _RESTART_DELAY = 1.0
 class PostgresNotifier:
     """The notifier of one database: wakes streams of this process at once, and those of others by NOTIFY.
 
-    Tables use a hub that makes itself, with the parameters of the connections that they are given. Make one
+    Tables use a notifier that makes itself, with the parameters of the connections that they are given. Make one
     where that won't do, as behind a pooler in transaction mode, or where only you can get a fresh password::
 
-        async with PostgresNotifier(lambda: asyncpg.connect(direct_dsn)) as hub:
-            users = EventsTable("users", notifier=hub)
+        async with PostgresNotifier(lambda: asyncpg.connect(direct_dsn)) as notifier:
+            users = EventsTable("users", notifier=notifier)
 
     While it is entered, it also serves the tables that name no notifier, on connections to the same address,
     database and user as its own. A pooler's address is not that of the server behind it: there, name it.
 
-    A hub belongs to one event loop at a time. It is for speed alone: whatever happens to it, streams poll.
+    A notifier belongs to one event loop at a time. It is for speed alone: whatever happens to it, streams poll.
 
     :param connect: opens a connection that belongs to no pool: an async function of nothing
-    :param periods: how long is waited for what
+    :param timeouts: how long is waited for what
     :param backoff: the delays between tries to connect; by default up to 5 seconds, as streams poll meanwhile
     """
 
@@ -59,12 +59,12 @@ class PostgresNotifier:
         self,
         connect: Callable[[], Awaitable[Any]],
         *,
-        periods: Periods | None = None,
+        timeouts: NotifierTimeouts | None = None,
         backoff: Backoff | None = None,
         hooks: Hooks | None = None,
     ) -> None:
         self._connect = connect
-        self._periods = Periods() if periods is None else periods
+        self._timeouts = NotifierTimeouts() if timeouts is None else timeouts
         self._backoff = Backoff(maximum=5.0) if backoff is None else backoff
         self._hooks = installed() if hooks is None else hooks
         self._traffic = Traffic()
@@ -78,20 +78,20 @@ class PostgresNotifier:
         _everywhere.add(self)
 
     async def __aenter__(self) -> Self:
-        """Connect once, to find out for whom this is the hub.
+        """Connect once, to find out for whom this is the notifier.
 
         :raises Exception: what ``connect`` raises
         """
-        async with self._linked() as link:
+        async with self._connected() as link:
             driver = driver_of_connection(link.connection)
             self._key = await _key_of(driver, link.connection)
         self._closed = False
-        _hubs_here().setdefault(self._key, []).append(self)
+        _notifiers_here().setdefault(self._key, []).append(self)
         _changed()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        _hubs_here()[self._key].remove(self)
+        _notifiers_here()[self._key].remove(self)
         _changed()
         self._key = None
         await self.aclose()
@@ -156,12 +156,14 @@ class PostgresNotifier:
     def _bind(self) -> asyncio.AbstractEventLoop:
         """Return the running loop, and belong to it from now on.
 
-        :raises RuntimeError: if the hub is in use in another loop
+        :raises RuntimeError: if the notifier is in use in another loop
         """
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             if self._loop is not None and not self._loop.is_closed() and (self._keeper or self._restart):
-                raise RuntimeError("this hub is in use in another event loop: a loop needs a hub of its own")
+                raise RuntimeError(
+                    "this notifier is in use in another event loop: a loop needs a notifier of its own"
+                )
             self._forget()
             self._loop = loop
         return loop
@@ -169,11 +171,13 @@ class PostgresNotifier:
     def _start(self) -> None:
         if self._keeper is None and self._restart is None and not self._closed:
             self._traffic.changed = TimedEvent()
-            # In an empty context: the hub outlives the request that happens to start it.
-            self._keeper = contextvars.Context().run(self._tasks.start, self._keep(), name="reflex_aio hub")
+            # In an empty context: the notifier outlives the request that happens to start it.
+            self._keeper = contextvars.Context().run(
+                self._tasks.start, self._keep(), name="reflex_aio notifier"
+            )
 
     def _needed(self, now: float) -> bool:
-        return self._traffic.needed_until(self._periods.idle) > now
+        return self._traffic.needed_until(self._timeouts.idle) > now
 
     async def _keep(self) -> None:
         """Have a link as long as it is needed."""
@@ -182,11 +186,11 @@ class PostgresNotifier:
         failing = False
         try:
             while self._needed(loop.time()):
-                exchange: Exchange | None = None
+                exchange: NotifySession | None = None
                 try:
-                    async with self._linked() as link:
-                        exchange = Exchange(
-                            link, self._traffic, self._periods, ask=self._tell_elsewhere, hooks=self._hooks
+                    async with self._connected() as link:
+                        exchange = NotifySession(
+                            link, self._traffic, self._timeouts, ask=self._tell_elsewhere, hooks=self._hooks
                         )
                         failing = False
                         await exchange.run()
@@ -230,22 +234,22 @@ class PostgresNotifier:
             self._refused = True
             logger.warning("this server can't wake streams, which poll: %s", error)
         # It may be promoted.
-        await asyncio.sleep(self._periods.silent)
+        await asyncio.sleep(self._timeouts.silent)
 
     async def _farewell(self) -> None:
         with suppress(Exception):
-            async with asyncio.timeout(_FAREWELL_TIMEOUT), self._linked() as link:
+            async with asyncio.timeout(_FAREWELL_TIMEOUT), self._connected() as link:
                 await link.notify(CHANNEL, sorted(self._traffic.take()), timeout=_FAREWELL_TIMEOUT)
 
     async def _tell_elsewhere(self, payload: str) -> None:
-        async with asyncio.timeout(self._periods.answer), self._linked() as link:
-            await link.notify(CHANNEL, [payload], timeout=self._periods.answer)
+        async with asyncio.timeout(self._timeouts.answer), self._connected() as link:
+            await link.notify(CHANNEL, [payload], timeout=self._timeouts.answer)
 
     @asynccontextmanager
-    async def _linked(self) -> AsyncIterator[Link]:
+    async def _connected(self) -> AsyncIterator[ListenConnection]:
         async with asyncio.timeout(_CONNECT_TIMEOUT):
             connection = await self._connect()
-            link = await driver_of_connection(connection).link(connection)
+            link = await driver_of_connection(connection).listen_connection(connection)
         try:
             yield link
         finally:
@@ -262,50 +266,50 @@ class PostgresNotifier:
 
 
 async def notifier_of(driver: Driver, connection: Any) -> Notifier:
-    """Return this event loop's hub for where ``connection`` is connected, and as whom.
+    """Return this event loop's notifier for where ``connection`` is connected, and as whom.
 
     Where the database carries no notifications, the notifier that stays within the process takes its place. Costs no
     round trip but for the first time that a connection is met.
     """
     key = await _key_of(driver, connection)
-    if not driver.can_link:
-        notifiers = _local.setdefault(asyncio.get_running_loop(), {})
-        if key not in notifiers:
-            notifiers[key] = LocalNotifier()
-        return notifiers[key]
-    hubs = _hubs_here().setdefault(key, [])
-    if not hubs:
+    if not driver.can_listen:
+        locals_here = _locals.setdefault(asyncio.get_running_loop(), {})
+        if key not in locals_here:
+            locals_here[key] = LocalNotifier()
+        return locals_here[key]
+    notifiers = _notifiers_here().setdefault(key, [])
+    if not notifiers:
         connect = await driver.connector(connection)
-        if not hubs:
-            hubs.append(PostgresNotifier(connect))
-    return hubs[-1]
+        if not notifiers:
+            notifiers.append(PostgresNotifier(connect))
+    return notifiers[-1]
 
 
 async def close_notifiers() -> None:
-    """Close the hubs of this event loop, but for those that are entered; new ones are made when needed."""
-    for hubs in tuple(_hubs_here().values()):
-        for hub in tuple(hubs):
-            if hub._key is None:
-                hubs.remove(hub)
+    """Close the notifiers of this event loop, but for those that are entered; new ones are made when needed."""
+    for notifiers in tuple(_notifiers_here().values()):
+        for notifier in tuple(notifiers):
+            if notifier._key is None:
+                notifiers.remove(notifier)
                 _changed()
-                await hub.aclose()
+                await notifier.aclose()
 
 
 async def _key_of(driver: Driver, connection: Any) -> Hashable:
     return driver.name, await driver.server(connection)
 
 
-def _hubs_here() -> dict[Hashable, list[PostgresNotifier]]:
-    """The running loop's hubs by whom they are for. Of several the last one serves."""
+def _notifiers_here() -> dict[Hashable, list[PostgresNotifier]]:
+    """The running loop's notifiers by whom they are for. Of several the last one serves."""
     loop = asyncio.get_running_loop()
-    hubs = _hubs.get(loop)
-    if hubs is None:
-        for other in tuple(_hubs):
+    notifiers = _notifiers.get(loop)
+    if notifiers is None:
+        for other in tuple(_notifiers):
             if other.is_closed():
-                # A hub refers to its loop, which keeps both in the mapping.
-                _hubs.pop(other, None)
-        hubs = _hubs[loop] = {}
-    return hubs
+                # A notifier refers to its loop, which keeps both in the mapping.
+                _notifiers.pop(other, None)
+        notifiers = _notifiers[loop] = {}
+    return notifiers
 
 
 def generation() -> int:
@@ -319,17 +323,17 @@ def _changed() -> None:
 
 
 def _forked() -> None:
-    _left_behind.append(dict(_hubs))
-    _hubs.clear()
+    _left_behind.append(dict(_notifiers))
+    _notifiers.clear()
     _changed()
-    for hub in tuple(_everywhere):
-        hub._forget()
+    for notifier in tuple(_everywhere):
+        notifier._forget()
 
 
-_hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, list[PostgresNotifier]]] = (
+_notifiers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, list[PostgresNotifier]]] = (
     WeakKeyDictionary()
 )
-_local: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, LocalNotifier]] = WeakKeyDictionary()
+_locals: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, LocalNotifier]] = WeakKeyDictionary()
 _everywhere: WeakSet[PostgresNotifier] = WeakSet()
 _left_behind: list[object] = []
 _generation = 0

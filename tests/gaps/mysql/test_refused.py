@@ -130,7 +130,7 @@ async def test_a_replica_gets_no_noops_whether_it_replicates_at_the_moment_or_no
                 assert reader.ids == [1]
             with pytest.raises(TableRefused, match=r"replicates from 127\.0\.0\.1, and takes no noops"):
                 await events.fill_gaps(pool)
-        # Settled on the primary, read on the replica.
+        # Resolved on the primary, read on the replica.
         async with reading(events.stream(pool, primary=primary_pool)) as reader:
             await reader.reached(last)
             holder = Writer(primary, await primary.connect(autocommit=False))

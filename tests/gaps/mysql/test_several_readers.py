@@ -20,7 +20,7 @@ async def gappy(writer: Writer, count: int) -> None:
         await writer.insert()
 
 
-async def test_two_streams_behind_settle_the_same_gaps(
+async def test_two_streams_behind_resolve_the_same_gaps(
     events: EventsTable, readers: Any, writer: Writer
 ) -> None:
     await gappy(writer, 100)
@@ -35,7 +35,7 @@ async def test_two_streams_behind_settle_the_same_gaps(
 
 
 @pytest.mark.parametrize("library", [*MYSQL], indirect=True)
-async def test_ten_processes_settle_the_same_gaps(
+async def test_ten_processes_resolve_the_same_gaps(
     events: EventsTable, mariadb: MysqlBackend, writer: Writer, new_writer: Any
 ) -> None:
     # As ten processes do: each pool has a loader of its own.

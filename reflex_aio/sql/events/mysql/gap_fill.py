@@ -12,7 +12,7 @@ from reflex_aio.sql.drivers.mysql import LOCK_CONFLICTS, limited_locks
 from reflex_aio.sql.events.dialect import EventsSettings
 from reflex_aio.sql.schema.mysql import FoundEvents
 
-__all__ = ["Noops", "Taking", "peek"]
+__all__ = ["FillOutcome", "GapFiller", "peek"]
 
 
 async def peek(driver: Driver, connection: Any, sql: str, *args: Any) -> Sequence[Row]:
@@ -55,18 +55,18 @@ _REFUSED = frozenset(
 )  # fmt: skip
 
 
-class Taking(Enum):
+class FillOutcome(Enum):
     """What has come of taking ids."""
 
-    TAKEN = auto()
+    FILLED = auto()
     """Those asked for were taken, or somebody was quicker."""
-    IN_HAND = auto()
+    LOCKED = auto()
     """A writer, or somebody else, has locked one of them."""
     DENIED = auto()
-    """Noops can't be written. :attr:`Noops.denial` says why."""
+    """Noops can't be written. :attr:`GapFiller.denial` says why."""
 
 
-class Noops:
+class GapFiller:
     """Takes ids of one table. Whether they were taken, only the rows tell.
 
     Plain INSERTs, which tell of everything that keeps a row out but a trigger that changes it: INSERT IGNORE would make
@@ -101,20 +101,20 @@ class Noops:
                     return False
         return True
 
-    async def take(self, connection: Any, ids: Sequence[int]) -> Taking:
+    async def take(self, connection: Any, ids: Sequence[int]) -> FillOutcome:
         """Take ``ids``, the least of those missing, in ascending order.
 
         :raises TableRefused: if the table doesn't take them
         """
         async with limited_locks(self._driver, connection):
             taking = await self._take(connection, ids)
-        if taking is Taking.TAKEN:
+        if taking is FillOutcome.FILLED:
             self.batch = min(self.batch * _MORE, self._most)
-        elif taking is Taking.IN_HAND:
+        elif taking is FillOutcome.LOCKED:
             self.batch = max(len(ids) // _FEWER, 1)
         return taking
 
-    async def _take(self, connection: Any, ids: Sequence[int]) -> Taking:
+    async def _take(self, connection: Any, ids: Sequence[int]) -> FillOutcome:
         fetch, told = self._driver.fetch, ""
         for _ in range(_TRIES):
             try:
@@ -122,27 +122,27 @@ class Noops:
             except Exception as exc:
                 number = _number(exc)
                 if number in LOCK_CONFLICTS:
-                    return Taking.IN_HAND
+                    return FillOutcome.LOCKED
                 if number in _DENIED:
                     self.denial = str(exc.args[-1])
-                    return Taking.DENIED
+                    return FillOutcome.DENIED
                 if number in _REFUSED:
                     raise self._refused(str(exc.args[-1])) from exc
                 if number != _DUPLICATE:
                     raise
                 if await self._is_there(connection, ids[0]):
                     # Another process was quicker, or a writer that came late after all.
-                    return Taking.TAKEN
+                    return FillOutcome.FILLED
                 if len(ids) > 1:
                     # It is about one of the others.
-                    return Taking.IN_HAND
+                    return FillOutcome.LOCKED
                 told = str(exc.args[-1])
             else:
                 told = await self._warnings(connection) if done[2] else ""
                 if await self._is_there(connection, ids[0]):
                     logger.debug("%s: %d ids from %d are noops now", self._settings.name, len(ids), ids[0])
                     self._settings.hooks.gap_filled(self._settings.name, len(ids))
-                    return Taking.TAKEN
+                    return FillOutcome.FILLED
         raise self._refused(told or "the database reports nothing: does a trigger change the row?")
 
     async def _is_there(self, connection: Any, id: int) -> bool:

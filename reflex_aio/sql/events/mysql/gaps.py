@@ -17,10 +17,10 @@ from typing import Any, NamedTuple, NoReturn
 
 from reflex_aio.errors import CursorAhead, TableRefused, TableReplaced
 from reflex_aio.sql.drivers.base import Driver, Row
-from reflex_aio.sql.drivers.pinned_connection import Borrowed
+from reflex_aio.sql.drivers.pinned_connection import PinnedConnection
 from reflex_aio.sql.events.dialect import EventsSettings
 from reflex_aio.sql.events.mysql.catalog import is_fit, next_id, replicates_from, unless_denied
-from reflex_aio.sql.events.mysql.gap_fill import Noops, Taking, peek
+from reflex_aio.sql.events.mysql.gap_fill import FillOutcome, GapFiller, peek
 from reflex_aio.sql.events.mysql.queries import GapQueries
 from reflex_aio.sql.schema.mysql import FoundEvents
 from reflex_aio.sql.wakeups.notifier import TimedEvent, wakes_within
@@ -157,7 +157,7 @@ class Gaps:
         self,
         settings: EventsSettings,
         driver: Driver,
-        statements: Borrowed,
+        statements: PinnedConnection,
         found: FoundEvents,
         *,
         insist: bool,
@@ -168,7 +168,7 @@ class Gaps:
         self._found = found
         self._insist = insist
         self._queries = GapQueries(settings, found.name)
-        self._noops = Noops(settings, driver, found)
+        self._filler = GapFiller(settings, driver, found)
         self._heads = AgedHead(_AGE)
         self._turn = asyncio.Lock()
         self._seen = 0
@@ -187,7 +187,7 @@ class Gaps:
 
     async def _open(self, connection: Any) -> None:
         await self._check_fit(connection)
-        if not await self._noops.may(connection):
+        if not await self._filler.may(connection):
             self._deny()
 
     def saw(self, id: int) -> None:
@@ -241,7 +241,7 @@ class Gaps:
             )
         self._fit_at = time.monotonic()
 
-    async def settle(self, position: int, woken: TimedEvent | None) -> None:
+    async def resolve(self, position: int, woken: TimedEvent | None) -> None:
         """Return once the ids after ``position`` have rows, or some of them."""
         began = told = time.monotonic()
         wait = _LOOK_AFTER
@@ -286,7 +286,7 @@ class Gaps:
         peeked = _ids(await self._peek(connection, self._queries.ids, first, aged, _ROUND))
         committed = _ids(await self._fetch(connection, self._queries.ids, first, aged, _ROUND))
         missing = missing_ids(
-            first, aged, peeked=peeked, committed=committed, limit=_ROUND, most=self._noops.batch
+            first, aged, peeked=peeked, committed=committed, limit=_ROUND, most=self._filler.batch
         )
         if not missing.ids:
             return _Outcome.GO_ON if missing.end >= first else _Outcome.WAIT
@@ -303,14 +303,14 @@ class Gaps:
             await self._check_fit(connection)
             await self._check_ids(connection, first - 1)
         if str(read_only) not in _WRITABLE:
-            self._noops.denial = "the server is read-only"
-            taking = Taking.DENIED
+            self._filler.denial = "the server is read-only"
+            taking = FillOutcome.DENIED
         else:
-            taking = await self._noops.take(connection, missing.ids)
-        if taking is Taking.DENIED:
+            taking = await self._filler.take(connection, missing.ids)
+        if taking is FillOutcome.DENIED:
             self._deny()
             return _Outcome.WAIT
-        return _Outcome.GO_ON if taking is Taking.TAKEN else _Outcome.AGAIN
+        return _Outcome.GO_ON if taking is FillOutcome.FILLED else _Outcome.AGAIN
 
     async def _find_floor(self, connection: Any, following: int | None, aged: int) -> None:
         """Look how far the beginning of the table was pruned."""
@@ -328,7 +328,7 @@ class Gaps:
         if self._insist:
             raise TableRefused(
                 table=self._settings.name,
-                reason=f"noops can't be inserted: {self._noops.denial}",
+                reason=f"noops can't be inserted: {self._filler.denial}",
                 remedy="grant INSERT on it to the user that fills its gaps, on a server that may be written to",
             )
         if now - self._told_denial_at > _TELL_PERIOD:
@@ -337,7 +337,7 @@ class Gaps:
                 "%s: noops can't be inserted, so the stream will stay at each gap that rolled-back transactions leave,"
                 " until fill_gaps() has filled it, run by a user who may: grant INSERT on it (%s)",
                 self._settings.name,
-                self._noops.denial,
+                self._filler.denial,
             )
 
     async def _tell(self, position: int, seconds: float) -> None:

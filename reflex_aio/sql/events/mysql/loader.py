@@ -9,7 +9,7 @@ from typing import Any
 from reflex_aio.errors import TableRefused
 from reflex_aio.event import Event
 from reflex_aio.sql.drivers.base import Driver, Row
-from reflex_aio.sql.drivers.pinned_connection import Borrowed
+from reflex_aio.sql.drivers.pinned_connection import PinnedConnection
 from reflex_aio.sql.events.dialect import EventsSettings
 from reflex_aio.sql.events.loader import Loader, Page, Position, check_loaded, safe_prefix
 from reflex_aio.sql.events.mysql.catalog import replicates_from
@@ -51,8 +51,8 @@ class MysqlLoader(Loader):
     ) -> None:
         self._settings = settings
         self._driver = driver
-        self._settle_on = primary
-        self._fence = fill_gaps
+        self._primary = primary
+        self._filler = fill_gaps
         self._statements = self._borrow(pool)
         self._gaps: Gaps | None = None
         self._queries: Queries
@@ -64,9 +64,9 @@ class MysqlLoader(Loader):
     def obsolete(self) -> bool:
         return self._gaps is not None and self._gaps.replaced is not None
 
-    def _borrow(self, pool: Any) -> Borrowed:
+    def _borrow(self, pool: Any) -> PinnedConnection:
         settings = self._settings
-        return Borrowed(self._driver, pool, table=settings.name, timeout=settings.query_timeout)
+        return PinnedConnection(self._driver, pool, table=settings.name, timeout=settings.query_timeout)
 
     async def open(self) -> None:
         settings = self._settings
@@ -75,8 +75,8 @@ class MysqlLoader(Loader):
         self.topic, self.lags = found.topic, source is not None
         # No row of it: that a column is missing is better told now than by the first read.
         await self._statements.fetch(self._queries.page, 0, 0)
-        if source is not None and self._settle_on is None:
-            if self._fence:
+        if source is not None and self._primary is None:
+            if self._filler:
                 raise TableRefused(
                     table=settings.name,
                     reason=f"the server replicates from {source}, and takes no noops",
@@ -89,14 +89,14 @@ class MysqlLoader(Loader):
                 source,
             )
             return
-        if source is None and self._settle_on is not None:
+        if source is None and self._primary is not None:
             raise TableRefused(
                 table=settings.name,
                 reason="primary is given, but the pool to read from doesn't lead to a replica",
                 remedy="leave primary out to stream from a primary",
             )
-        statements = self._borrow(self._settle_on) if source is not None else self._statements
-        gaps = Gaps(settings, self._driver, statements, found, insist=self._fence)
+        statements = self._borrow(self._primary) if source is not None else self._statements
+        gaps = Gaps(settings, self._driver, statements, found, insist=self._filler)
         try:
             await gaps.open()
         except BaseException:
@@ -125,7 +125,7 @@ class MysqlLoader(Loader):
             self._gaps.saw(head)
         return head
 
-    async def load(self, position: Position, through: Borrowed) -> Page:
+    async def load(self, position: Position, through: PinnedConnection) -> Page:
         gaps, size = self._gaps, self._settings.page_size
         if gaps is not None and gaps.replaced is not None:
             raise gaps.replaced
@@ -146,7 +146,7 @@ class MysqlLoader(Loader):
             # Of a table that began anew, nothing would come until its ids have passed this position.
             await self.check(page.position, anew=True)
         if self._gap_since and page.position > position:
-            self._tell_settled(position, page.position)
+            self._report_resolved(position, page.position)
         return page
 
     async def _page(self, connection: Any, rows: Sequence[Row], position: Position) -> Page:
@@ -175,14 +175,14 @@ class MysqlLoader(Loader):
         settings.hooks.page_decoded(settings.name, len(events), time.perf_counter() - began)
         return events
 
-    def _tell_settled(self, position: Position, end: Position) -> None:
+    def _report_resolved(self, position: Position, end: Position) -> None:
         settings, now = self._settings, time.monotonic()
         for after in [after for after in self._gap_since if position <= after < end]:
-            settings.hooks.gap_settled(settings.name, after, now - self._gap_since.pop(after))
+            settings.hooks.gap_resolved(settings.name, after, now - self._gap_since.pop(after))
 
-    async def settle(self, position: Position, woken: TimedEvent | None = None) -> None:
+    async def resolve(self, position: Position, woken: TimedEvent | None = None) -> None:
         if self._gaps is not None:
-            await self._gaps.settle(position, woken)
+            await self._gaps.resolve(position, woken)
             return
         # What fills the gap comes from the primary, with or without a wake-up.
         await asyncio.sleep(min(self._settings.poll_period, _REPLICA_PERIOD))

@@ -1,4 +1,4 @@
-"""PostgreSQL: its SQL, how its gaps are settled, and how its tables are made."""
+"""PostgreSQL: its SQL, how its gaps are resolved, and how its tables are made."""
 
 from reflex_aio.sql.events.postgres.dialect import PostgresEventsDialect
 

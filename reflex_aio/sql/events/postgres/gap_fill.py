@@ -8,11 +8,11 @@ from typing import Any
 
 from reflex_aio.errors import DatabaseError, TableRefused
 from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.drivers.pinned_connection import Borrowed
+from reflex_aio.sql.drivers.pinned_connection import PinnedConnection
 from reflex_aio.sql.events.dialect import EventsSettings
 from reflex_aio.sql.events.postgres.queries import Queries, insert_noops_sql
 
-__all__ = ["Fence"]
+__all__ = ["GapFiller"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +38,16 @@ SELECT EXISTS (
 """
 
 
-class Fence:
-    """Takes the ids that are missing after a position. Never before these have been settled."""
+class GapFiller:
+    """Takes the ids that are missing after a position. Never before these have been resolved."""
 
     def __init__(
-        self, settings: EventsSettings, driver: Driver, statements: Borrowed, name: str, queries: Queries
+        self,
+        settings: EventsSettings,
+        driver: Driver,
+        statements: PinnedConnection,
+        name: str,
+        queries: Queries,
     ) -> None:
         self._settings = settings
         self._driver = driver

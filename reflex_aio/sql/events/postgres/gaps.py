@@ -6,13 +6,13 @@ import time
 from dataclasses import dataclass
 
 from reflex_aio.errors import ConnectionLost, DatabaseError, TableRefused, TableReplaced
-from reflex_aio.sql.drivers.pinned_connection import Borrowed
+from reflex_aio.sql.drivers.pinned_connection import PinnedConnection
 from reflex_aio.sql.events.postgres.catalog import Scan, describe_sql, scan_sql
-from reflex_aio.sql.events.postgres.horizon import Bounds
+from reflex_aio.sql.events.postgres.horizon import Horizon
 from reflex_aio.sql.wakeups.notifier import TimedEvent, wakes_within
 from reflex_aio.tasks import Tasks
 
-__all__ = ["Gaps", "Settled"]
+__all__ = ["Gaps", "Resolved"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +40,8 @@ WHERE l.locktype = 'relation' AND l.relation = $1::int8::oid AND l.mode = 'RowEx
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
-    """What a scan has settled.
+class Resolved:
+    """What a scan has resolved.
 
     ``position`` is the id up to which no row can appear any more, for a statement that begins after the scan, on the
     same incarnation of the table (``identity``); or on a standby that has replayed ``wal``.
@@ -52,11 +52,11 @@ class Settled:
     wal: int | None
 
 
-_NOTHING = Settled(0, 0, None)
+_NOTHING = Resolved(0, 0, None)
 
 
 class Gaps:
-    """Settles the gaps of one table.
+    """Resolves the gaps of one table.
 
     :param statements: where the locks are: the primary
     :param table: what messages call the table
@@ -67,7 +67,14 @@ class Gaps:
     """
 
     def __init__(
-        self, statements: Borrowed, *, table: str, name: str, id_column: str, fenced: bool, standby: bool
+        self,
+        statements: PinnedConnection,
+        *,
+        table: str,
+        name: str,
+        id_column: str,
+        fenced: bool,
+        standby: bool,
     ) -> None:
         self._statements = statements
         self._table = table
@@ -76,7 +83,7 @@ class Gaps:
         self._sql = scan_sql(name, f'"{id_column}"', server=not standby)
         self._fenced = fenced
         self._standby = standby
-        self._bounds = Bounds()
+        self._horizon = Horizon()
         self._seen = 0
         self._scan: Scan | None = None
         self.sequence = 0
@@ -86,7 +93,7 @@ class Gaps:
         self._scans = 0
         self._changed = True
         self._scanned_at = 0.0
-        self.settled = _NOTHING
+        self.resolved = _NOTHING
         self.flowing = False
         self.replaced: TableReplaced | None = None
         """Once set, nothing that was known of the table is true any more."""
@@ -105,7 +112,7 @@ class Gaps:
     async def open(self) -> None:
         """Find the sequence that feeds the ids, and make the first scan.
 
-        :raises TableRefused: if the table's gaps can't be settled
+        :raises TableRefused: if the table's gaps can't be resolved
         """
         row = (await self._statements.fetch(describe_sql(), self._name, 0, self._id_column))[0]
         described = Scan.of(row)
@@ -114,19 +121,19 @@ class Gaps:
         await self.renew()
 
     def saw(self, id: int) -> None:
-        """Take in that there is, or was, a row of this id: it can be settled even if it is deleted."""
+        """Take in that there is, or was, a row of this id: it can be resolved even if it is deleted."""
         self._seen = max(self._seen, id)
 
     def forget(self) -> None:
         """Start anew, after any error: what holders there are may have changed unseen."""
-        self._bounds = Bounds()
-        self.settled = _NOTHING
+        self._horizon = Horizon()
+        self.resolved = _NOTHING
 
     async def renew(self) -> None:
         """Scan, or wait for a scan that began after this was called.
 
         :raises TableReplaced: if the table isn't the one that was opened
-        :raises TableRefused: if its gaps can't be settled any more
+        :raises TableRefused: if its gaps can't be resolved any more
         """
         asked = self._scans
         # Scans never overlap: taken in out of order, one would forget a holder and admit it anew with too high a bound.
@@ -175,9 +182,9 @@ class Gaps:
             self.forget()
             # It may be one that took over, and never had the row: its ids can be drawn once more.
             seen = self._seen = 0
-        self._changed = self._bounds.scanned(max(scan.top, seen), scan.holders)
+        self._changed = self._horizon.scanned(max(scan.top, seen), scan.holders)
         wal = await self._insert_position() if self._standby else None
-        self.settled = Settled(self._bounds.settled, scan.identity, wal)
+        self.resolved = Resolved(self._horizon.resolved, scan.identity, wal)
 
     def _refuse(self, scan: Scan) -> None:
         scan.refuse(self._table, fenced=self._fenced)
@@ -201,14 +208,14 @@ class Gaps:
         await self._tasks.aclose()
         await self._statements.aclose()
 
-    async def settle(self, position: int, woken: TimedEvent | None) -> None:
-        """Scan until the ids after ``position`` are settled, or some of them."""
-        if self.settled.position > position:
+    async def resolve(self, position: int, woken: TimedEvent | None) -> None:
+        """Scan until the ids after ``position`` are resolved, or some of them."""
+        if self.resolved.position > position:
             return
         await self.renew()
         began = told = time.monotonic()
         wait = _SCAN_AFTER
-        while self.settled.position <= position:
+        while self.resolved.position <= position:
             if time.monotonic() - told > _TELL_PERIOD:
                 told = time.monotonic()
                 await self._tell(position, told - began)

@@ -8,7 +8,7 @@ of the holders that the scan lists. What remains is to tell which ids a holder c
 from collections.abc import Iterable
 from typing import NamedTuple
 
-__all__ = ["Bounds", "Holder"]
+__all__ = ["Holder", "Horizon"]
 
 
 class Holder(NamedTuple):
@@ -27,8 +27,8 @@ class Holder(NamedTuple):
         return self.pid is None
 
 
-class Bounds:
-    """For each holder, a lower bound of the ids that it can own; and so the ids that are settled.
+class Horizon:
+    """For each holder, a lower bound of the ids that it can own; and so the ids that are resolved.
 
     To be fed with every scan, in the order in which they were made. After an error or a reconnect there may be holders
     that no scan saw begin: start anew.
@@ -37,12 +37,12 @@ class Bounds:
     def __init__(self) -> None:
         self._bounds: dict[str, int] = {}
         self._highest: int | None = None
-        self.settled = 0
+        self.resolved = 0
 
     def scanned(self, top: int, holders: Iterable[Holder]) -> bool:
         """Take in a scan: the greatest id that was visible before it listed the holders.
 
-        Ids up to ``settled`` are then settled: a statement that begins after this sees all of them that will ever be.
+        Ids up to ``resolved`` are then resolved: a statement that begins after this sees all of them that will ever be.
 
         :param top: may have been seen at any time before, as its row may have been deleted since; but no later
         :return: whether anything has changed since the scan before
@@ -51,7 +51,7 @@ class Bounds:
         self._bounds = {holder.key: self._bound(holder, before, highest) for holder in holders}
         # A top that is lower than before means that the newest rows were deleted; their ids stay drawn.
         self._highest = max(top, highest or 0)
-        self.settled = min(self._highest, *self._bounds.values()) if self._bounds else self._highest
+        self.resolved = min(self._highest, *self._bounds.values()) if self._bounds else self._highest
         return self._bounds.keys() != before.keys() or self._highest != highest
 
     @staticmethod

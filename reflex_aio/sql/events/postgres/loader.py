@@ -1,4 +1,4 @@
-"""PostgreSQL: loading pages, at the beginning of which everything is settled."""
+"""PostgreSQL: loading pages, at the beginning of which everything is resolved."""
 
 import asyncio
 import logging
@@ -15,11 +15,11 @@ from reflex_aio.errors import (
 )
 from reflex_aio.event import Event
 from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.drivers.pinned_connection import Borrowed
+from reflex_aio.sql.drivers.pinned_connection import PinnedConnection
 from reflex_aio.sql.events.dialect import EventsSettings
 from reflex_aio.sql.events.loader import Loader, Page, Position, check_loaded, safe_prefix
-from reflex_aio.sql.events.postgres.gap_fill import Fence
-from reflex_aio.sql.events.postgres.gaps import Gaps, Settled
+from reflex_aio.sql.events.postgres.gap_fill import GapFiller
+from reflex_aio.sql.events.postgres.gaps import Gaps, Resolved
 from reflex_aio.sql.events.postgres.queries import TIMESTAMP_TYPES, Columns, Queries
 from reflex_aio.sql.schema.postgres import FoundEvents
 from reflex_aio.sql.wakeups.notifier import TimedEvent
@@ -69,11 +69,11 @@ class PostgresLoader(Loader):
         self._settings = settings
         self._driver = driver
         self._pool = pool
-        self._settle_on = primary
-        self._fence_wanted = fill_gaps
+        self._primary = primary
+        self._fill_gaps = fill_gaps
         self._statements = self._borrow(pool)
         self._gaps: Gaps | None = None
-        self._fence: Fence | None = None
+        self._filler: GapFiller | None = None
         self._queries: Queries
         self._name = settings.name
         self._page_size = settings.page_size
@@ -90,9 +90,9 @@ class PostgresLoader(Loader):
     def obsolete(self) -> bool:
         return self._promoted or (self._gaps is not None and self._gaps.replaced is not None)
 
-    def _borrow(self, pool: Any) -> Borrowed:
+    def _borrow(self, pool: Any) -> PinnedConnection:
         settings = self._settings
-        return Borrowed(self._driver, pool, table=settings.name, timeout=settings.query_timeout)
+        return PinnedConnection(self._driver, pool, table=settings.name, timeout=settings.query_timeout)
 
     async def open(self) -> None:
         settings, columns = self._settings, self._settings.columns
@@ -114,8 +114,8 @@ class PostgresLoader(Loader):
         )
         # No row of it: that a column is missing is better told now than by the first read.
         await self._statements.fetch(self._queries.page(0), 0)
-        if standby and self._settle_on is None:
-            if self._fence_wanted:
+        if standby and self._primary is None:
+            if self._fill_gaps:
                 raise TableRefused(
                     table=settings.name,
                     reason="a standby takes no noops",
@@ -127,25 +127,25 @@ class PostgresLoader(Loader):
                 settings.name,
             )
             return
-        if not standby and self._settle_on is not None:
+        if not standby and self._primary is not None:
             raise TableRefused(
                 table=settings.name,
                 reason="primary is given, but the pool to read from doesn't lead to a standby",
                 remedy="leave primary out to stream from a primary",
             )
         gaps = Gaps(
-            self._borrow(self._settle_on if standby else self._pool),
+            self._borrow(self._primary if standby else self._pool),
             table=settings.name,
             name=self._name,
             id_column=columns.id,
-            fenced=self._fence_wanted,
+            fenced=self._fill_gaps,
             standby=standby,
         )
         try:
             await gaps.open()
-            if self._fence_wanted:
-                self._fence = Fence(settings, self._driver, self._statements, self._name, self._queries)
-                await self._fence.open()
+            if self._fill_gaps:
+                self._filler = GapFiller(settings, self._driver, self._statements, self._name, self._queries)
+                await self._filler.open()
         except BaseException:
             await shielded(gaps.aclose())
             raise
@@ -175,21 +175,21 @@ class PostgresLoader(Loader):
             self._gaps.saw(head)
         return head
 
-    async def load(self, position: Position, through: Borrowed) -> Page:
-        """Load the page after ``position``; on a standby, once that has replayed what the primary has settled.
+    async def load(self, position: Position, through: PinnedConnection) -> Page:
+        """Load the page after ``position``; on a standby, once that has replayed what the primary has resolved.
 
         :raises StreamStopped: if the standby was promoted
         """
         if self._gaps is not None and self._gaps.replaced is not None:
             raise self._gaps.replaced
-        # Taken before the statement is sent: what a scan settles, only later statements are sure to see.
-        settled = self._gaps.settled if self._gaps is not None else None
-        checked = settled is not None and settled.position > position and self._gappy
+        # Taken before the statement is sent: what a scan resolves, only later statements are sure to see.
+        resolved = self._gaps.resolved if self._gaps is not None else None
+        checked = resolved is not None and resolved.position > position and self._gappy
 
         async def read(connection: Any) -> Page | None:
             if checked:
-                assert settled is not None
-                return await self._checked_page(connection, position, settled)
+                assert resolved is not None
+                return await self._checked_page(connection, position, resolved)
             columns = await self._fetch(connection, self._queries.page, position)
             return await self._page(connection, columns, position, 0)
 
@@ -210,20 +210,20 @@ class PostgresLoader(Loader):
         if self._gaps is not None and page.position > position:
             self._gaps.flowing = True
         if self._gap_since and page.position > position:
-            self._tell_settled(position, page.position)
+            self._report_resolved(position, page.position)
         return page
 
-    async def _checked_page(self, connection: Any, position: Position, settled: Settled) -> Page | None:
+    async def _checked_page(self, connection: Any, position: Position, resolved: Resolved) -> Page | None:
         gaps = self._gaps
         assert gaps is not None
         # On the connection that reads, as a pool may lead to several standbys.
-        if settled.wal is not None and not await self._has_replayed(connection, settled.wal):
+        if resolved.wal is not None and not await self._has_replayed(connection, resolved.wal):
             return None
         columns = await self._fetch(
             connection, self._queries.checked_page, position, self._name, gaps.sequence
         )
-        if columns.identity != settled.identity:
-            # A restart, or a pool that leads to several servers: what the scan settled isn't true of these rows.
+        if columns.identity != resolved.identity:
+            # A restart, or a pool that leads to several servers: what the scan resolved isn't true of these rows.
             self._strangers += 1
             if self._strangers > _STRANGERS:
                 raise DatabaseError(
@@ -233,10 +233,10 @@ class PostgresLoader(Loader):
             return Page((), position, False, True)
         self._strangers = 0
         ids = columns.ids
-        limit = min(ids[-1], settled.position) if columns.full else settled.position
-        if self._fence is not None:
+        limit = min(ids[-1], resolved.position) if columns.full else resolved.position
+        if self._filler is not None:
             start = gaps.scan.start or 1
-            if not await self._fence.is_whole(connection, start, position, limit, ids):
+            if not await self._filler.is_whole(connection, start, position, limit, ids):
                 limit = 0
         return await self._page(connection, columns, position, limit)
 
@@ -272,9 +272,9 @@ class PostgresLoader(Loader):
         settings.hooks.page_loaded(settings.name, len(columns.ids), time.perf_counter() - began)
         return columns
 
-    async def _page(self, connection: Any, columns: Columns, position: Position, settled: Position) -> Page:
+    async def _page(self, connection: Any, columns: Columns, position: Position, resolved: Position) -> Page:
         ids = columns.ids
-        count, end = safe_prefix(ids, position, settled)
+        count, end = safe_prefix(ids, position, resolved)
         gap = count < len(ids)
         if gap and end not in self._gap_since:
             self._gap_since[end] = time.monotonic()
@@ -302,15 +302,15 @@ class PostgresLoader(Loader):
         problem = f'column "{self._settings.columns.timestamp}" of {event} is NULL'
         raise SchemaError(table=self._settings.name, differences=[problem])
 
-    def _tell_settled(self, position: Position, end: Position) -> None:
+    def _report_resolved(self, position: Position, end: Position) -> None:
         settings, now = self._settings, time.monotonic()
         for after in [after for after in self._gap_since if position <= after < end]:
-            settings.hooks.gap_settled(settings.name, after, now - self._gap_since.pop(after))
+            settings.hooks.gap_resolved(settings.name, after, now - self._gap_since.pop(after))
 
-    async def settle(self, position: Position, woken: TimedEvent | None = None) -> None:
+    async def resolve(self, position: Position, woken: TimedEvent | None = None) -> None:
         if self._gaps is not None:
-            await self._gaps.settle(position, woken)
-            # Only a page that is checked may pass what was settled.
+            await self._gaps.resolve(position, woken)
+            # Only a page that is checked may pass what was resolved.
             self._gappy = True
             return
         # A standby: what fills the gap comes from the primary, with or without a wake-up.

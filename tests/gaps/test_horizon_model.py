@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from reflex_aio.sql.events.postgres.horizon import Bounds, Holder
+from reflex_aio.sql.events.postgres.horizon import Holder, Horizon
 
 BACKENDS = range(4)
 RARELY = st.integers(0, 4).map(lambda choice: choice == 4)
@@ -21,7 +21,7 @@ RARELY = st.integers(0, 4).map(lambda choice: choice == 4)
 class Transaction:
     key: str
     began: int
-    """What the bookkeeping had seen settled-or-owned when it took the lock: it draws ids above that."""
+    """What the bookkeeping had seen resolved-or-owned when it took the lock: it draws ids above that."""
     ids: list[int] = field(default_factory=list)
     in_main_table: bool = False
     prepared: bool = False
@@ -47,7 +47,7 @@ class BoundsOfAModel(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bounds = Bounds()
+        self.bounds = Horizon()
         self.drawn = 0
         self.committed: set[int] = set()
         self.deleted: set[int] = set()
@@ -141,7 +141,7 @@ class BoundsOfAModel(RuleBasedStateMachine):
     def start_anew(self, luck: bool) -> None:
         if not luck:
             return
-        self.bounds = Bounds()
+        self.bounds = Horizon()
         self.highest = 0
         for transaction in self.backends.values():
             transaction.began = 0
@@ -171,12 +171,12 @@ class BoundsOfAModel(RuleBasedStateMachine):
         if any(holder.key.endswith("/0") for holder in scan.listed):
             self.exact = False
         if not scan.listed:
-            assert self.bounds.settled == self.highest, "nobody holds anything: all is settled"
+            assert self.bounds.resolved == self.highest, "nobody holds anything: all is resolved"
         elif self.exact:
             listed = {holder.key for holder in scan.listed}
             began = [each.began for each in self.backends.values() if each.key in listed]
             if len(began) == len(listed):
-                assert self.bounds.settled >= min(began), (
+                assert self.bounds.resolved >= min(began), (
                     "a holder owns only ids above those of before it began"
                 )
 
@@ -197,11 +197,11 @@ class BoundsOfAModel(RuleBasedStateMachine):
         self.end_scan()
 
     @invariant()
-    def nothing_is_settled_that_can_still_appear(self) -> None:
+    def nothing_is_resolved_that_can_still_appear(self) -> None:
         open_ = (*(each for each in self.backends.values() if not each.visible), *self.prepared)
         for transaction in open_:
-            assert min(transaction.ids) > self.bounds.settled, f"{transaction} is passed"
-        assert self.bounds.settled <= self.drawn, "ids still to be drawn are passed"
+            assert min(transaction.ids) > self.bounds.resolved, f"{transaction} is passed"
+        assert self.bounds.resolved <= self.drawn, "ids still to be drawn are passed"
 
 
 BoundsOfAModel.TestCase.settings = settings(max_examples=400, stateful_step_count=40, deadline=None)

@@ -1,4 +1,4 @@
-"""Hubs: who is woken, by what, and what becomes of the connections."""
+"""Notifiers: who is woken, by what, and what becomes of the connections."""
 
 import asyncio
 import logging
@@ -17,15 +17,15 @@ import pytest
 from reflex_aio.ext.embedded import EmbeddedPostgres
 from reflex_aio.sql import EventsTable
 from reflex_aio.sql.drivers.asyncpg import AsyncpgDriver
-from reflex_aio.sql.wakeups.notify_session import Periods
+from reflex_aio.sql.wakeups.notify_session import NotifierTimeouts
 from reflex_aio.sql.wakeups.postgres_notifier import PostgresNotifier, close_notifiers, notifier_of
 from tests.fix_databases import Connect, Database
 from tests.fix_processes import Spawn
 from tests.fix_proxy import Proxy
 from tests.fix_standbys import Standby
 from tests.fix_statements import Statements
-from tests.sql import hub_children
-from tests.sql.hubs import QUICK, Seen, Woken, hub_to, listening
+from tests.sql import notifier_children
+from tests.sql.notifiers import QUICK, Seen, Woken, listening, notifier_to
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio
@@ -33,8 +33,8 @@ pytestmark = pytest.mark.asyncio
 driver = AsyncpgDriver()
 
 
-async def backends(connection: asyncpg.Connection, application: str = "hub") -> list[int]:
-    """The process ids of the hubs' connections to this database."""
+async def backends(connection: asyncpg.Connection, application: str = "notifier") -> list[int]:
+    """The process ids of the notifiers' connections to this database."""
     rows = await connection.fetch(
         "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1",
         application,
@@ -43,35 +43,35 @@ async def backends(connection: asyncpg.Connection, application: str = "hub") -> 
 
 
 async def listener_of(connection: asyncpg.Connection) -> int:
-    """The process id of the one connection that hubs keep, once those they have closed have ended there too."""
+    """The process id of the one connection that notifiers keep, once those they have closed have ended there too."""
 
     async def only() -> list[int] | None:
         found = await backends(connection)
         return found if len(found) == 1 else None
 
-    pids = await eventually(only, "the hubs have one connection")
+    pids = await eventually(only, "the notifiers have one connection")
     assert pids is not None
     return pids[0]
 
 
 async def test_subscribers_in_the_process_are_woken_before_notify_returns(database: Database) -> None:
     woken, other = Woken(), Woken()
-    async with hub_to(database.dsn) as hub:
-        hub.subscribe("public.t", woken)
-        hub.subscribe("public.other", other)
-        hub.notify("public.t")
+    async with notifier_to(database.dsn) as notifier:
+        notifier.subscribe("public.t", woken)
+        notifier.subscribe("public.other", other)
+        notifier.notify("public.t")
         assert (woken.count, other.count) == (1, 0)
 
 
 @pytest.mark.every_postgres
-async def test_a_hub_hears_of_another_process_and_another_process_of_it(
+async def test_a_notifier_hears_of_another_process_and_another_process_of_it(
     database: Database, spawn: Spawn
 ) -> None:
-    async with listening(database.dsn) as (hub, woken, _):
-        child = await spawn(hub_children.answer, database.dsn)
+    async with listening(database.dsn) as (notifier, woken, _):
+        child = await spawn(notifier_children.answer, database.dsn)
         await child.until("ready")
         before = woken.count
-        hub.notify("public.question")
+        notifier.notify("public.question")
         await child.until("woken")
         await woken.more_than(before)
 
@@ -85,11 +85,11 @@ async def test_a_table_of_any_name_is_told_of(database: Database, table: str, ba
 
     async with listening(database.dsn, table) as (_, woken, _):
         before = woken.count
-        hub = PostgresNotifier(connect, periods=QUICK)
-        hub.notify(table)
-        hub.notify("public.other")
+        notifier = PostgresNotifier(connect, timeouts=QUICK)
+        notifier.notify(table)
+        notifier.notify("public.other")
         await woken.more_than(before)
-        await hub.aclose()
+        await notifier.aclose()
 
 
 async def test_a_notification_from_any_connection_wakes(database: Database, connect: Connect) -> None:
@@ -104,7 +104,7 @@ async def test_a_notification_from_any_connection_wakes(database: Database, conn
 
 
 @pytest.mark.every_postgres
-async def test_what_a_hub_told_itself_wakes_its_own_subscribers_once(database: Database) -> None:
+async def test_what_a_notifier_told_itself_wakes_its_own_subscribers_once(database: Database) -> None:
     async with listening(database.dsn) as (one, one_woken, _), listening(database.dsn) as (two, two_woken, _):
         fence = Woken()
         one.subscribe("public.fence", fence)
@@ -118,7 +118,7 @@ async def test_what_a_hub_told_itself_wakes_its_own_subscribers_once(database: D
         assert one_woken.count == before_one + 5
 
 
-async def test_a_subscription_before_the_hub_listens_misses_nothing(
+async def test_a_subscription_before_the_notifier_listens_misses_nothing(
     database: Database, connect: Connect
 ) -> None:
     connection, connecting, go_on = await connect(), asyncio.Event(), asyncio.Event()
@@ -128,21 +128,21 @@ async def test_a_subscription_before_the_hub_listens_misses_nothing(
         await go_on.wait()
         return await asyncpg.connect(database.dsn)
 
-    hub, woken = PostgresNotifier(connect_late), Woken()
-    hub.subscribe("public.t", woken)
+    notifier, woken = PostgresNotifier(connect_late), Woken()
+    notifier.subscribe("public.t", woken)
     await connecting.wait()
     await connection.execute("SELECT pg_notify('reflex_aio', 'public.t')")
     assert woken.count == 0
     go_on.set()
     await woken.more_than(0)
-    await hub.aclose()
+    await notifier.aclose()
 
 
 @pytest.mark.suite_server
 async def test_a_thousand_commits_in_a_burst_take_few_notify_statements(
     database: Database, statements: Statements
 ) -> None:
-    hub = hub_to(database.dsn)
+    notifier = notifier_to(database.dsn)
     began = time.monotonic()
     async with asyncpg.create_pool(database.dsn, min_size=10, max_size=10) as pool:
 
@@ -150,13 +150,13 @@ async def test_a_thousand_commits_in_a_burst_take_few_notify_statements(
             for _ in range(100):
                 async with pool.acquire() as connection, connection.transaction():
                     await connection.execute("SELECT 1")
-                    driver.after_transaction(connection, hub, lambda: hub.notify("public.t"))
+                    driver.after_transaction(connection, notifier, lambda: notifier.notify("public.t"))
 
         async with asyncio.TaskGroup() as writers:
             for _ in range(10):
                 writers.create_task(write())
     took = time.monotonic() - began
-    await hub.aclose()
+    await notifier.aclose()
     sent = [statement for statement in statements.taken() if "NOTIFY" in statement.text]
     # One at once, one in each 5 ms, one at the end.
     assert 1 <= len(sent) <= took / 0.005 + 2
@@ -169,34 +169,34 @@ async def test_while_commits_are_many_notifications_are_sent_less_often_and_late
     def sent() -> int:
         return sum("NOTIFY" in statement.text for statement in statements.taken())
 
-    async with listening(database.dsn, periods=Periods(ping=60.0)) as (_, woken, _):
-        hub = hub_to(database.dsn, periods=Periods(coalesce=0.005, coalesce_busy=0.5))
+    async with listening(database.dsn, timeouts=NotifierTimeouts(ping=60.0)) as (_, woken, _):
+        notifier = notifier_to(database.dsn, timeouts=NotifierTimeouts(coalesce=0.005, coalesce_busy=0.5))
         sent()
         began = time.monotonic()
         while time.monotonic() < began + 2.0:
             for _ in range(10):
-                hub.notify("public.t")
+                notifier.notify("public.t")
             await asyncio.sleep(0.001)
         # One at once, then after rests of 10, 20, 40, ... ms, up to half a second.
         assert 2 <= sent() <= (time.monotonic() - began) / 0.5 + 8
         # Each of these is told on its own: the rests get shorter again.
         for _ in range(8):
             before = woken.count
-            hub.notify("public.t")
+            notifier.notify("public.t")
             await woken.more_than(before)
         assert sent() >= 8
-        await hub.aclose()
+        await notifier.aclose()
 
 
 @pytest.mark.suite_server
 async def test_the_tables_of_a_burst_are_told_in_one_statement(
     database: Database, statements: Statements
 ) -> None:
-    hub = hub_to(database.dsn)
+    notifier = notifier_to(database.dsn)
     for number in range(50):
-        hub.notify(f"public.t{number}")
+        notifier.notify(f"public.t{number}")
     async with listening(database.dsn, "public.t49") as (_, woken, _):
-        await hub.aclose()
+        await notifier.aclose()
         await woken.more_than(0)
     sent = [statement.text for statement in statements.taken() if "NOTIFY" in statement.text]
     assert len(sent) <= 3
@@ -211,7 +211,7 @@ async def test_a_process_that_only_writes_does_not_listen(
     def listened() -> int:
         return len([statement for statement in statements.taken() if statement.text.startswith("LISTEN")])
 
-    async with listening(database.dsn) as (_, woken, _), hub_to(database.dsn, seen) as writer:
+    async with listening(database.dsn) as (_, woken, _), notifier_to(database.dsn, seen) as writer:
         assert listened() == 1
         before = woken.count
         writer.notify("public.t")
@@ -231,8 +231,8 @@ async def test_a_terminated_listener_listens_again_and_wakes_everyone(
     connection = await connect()
     # Long before a ping would find out.
     async with (
-        listening(database.dsn, periods=Periods(ping=60.0)) as (_, woken, seen),
-        hub_to(database.dsn) as other,
+        listening(database.dsn, timeouts=NotifierTimeouts(ping=60.0)) as (_, woken, seen),
+        notifier_to(database.dsn) as other,
     ):
         pid = await listener_of(connection)
         before = woken.count
@@ -248,36 +248,36 @@ async def test_a_notification_that_could_not_be_sent_is_sent_after_the_reconnect
     own_server: EmbeddedPostgres,
 ) -> None:
     seen = Seen()
-    hub = hub_to(own_server.dsn, seen)
+    notifier = notifier_to(own_server.dsn, seen)
     async with listening(own_server.dsn) as (_, woken, _):
         await own_server.stop()
-        hub.notify("public.t")
+        notifier.notify("public.t")
         await eventually(lambda: seen.failed > 1, "sending failed")
         before = woken.count
         await own_server.start()
         await woken.more_than(before)
-        await eventually(lambda: not hub._traffic.unsent, "sent")
-    await hub.aclose()
+        await eventually(lambda: not notifier._traffic.unsent, "sent")
+    await notifier.aclose()
 
 
 async def test_a_notification_under_which_the_link_stalled_is_sent_again(
     database: Database, proxy: Proxy
 ) -> None:
     seen = Seen()
-    async with hub_to(proxy.dsn, seen) as hub, listening(database.dsn) as (_, woken, _):
+    async with notifier_to(proxy.dsn, seen) as notifier, listening(database.dsn) as (_, woken, _):
         before = woken.count
-        hub.notify("public.t")
+        notifier.notify("public.t")
         await woken.more_than(before)
         before = woken.count
         proxy.stall()
-        hub.notify("public.t")
+        notifier.notify("public.t")
         await eventually(lambda: seen.failed, "given up")
         await proxy.drop_connections()
         proxy.resume()
         await woken.more_than(before)
 
 
-async def test_hubs_survive_a_restart_of_the_server(own_server: EmbeddedPostgres) -> None:
+async def test_notifiers_survive_a_restart_of_the_server(own_server: EmbeddedPostgres) -> None:
     async with (
         listening(own_server.dsn) as (one, one_woken, one_seen),
         listening(own_server.dsn) as (two, two_woken, two_seen),
@@ -300,7 +300,7 @@ async def test_hubs_survive_a_restart_of_the_server(own_server: EmbeddedPostgres
 
 
 async def test_a_stalled_link_is_found_by_its_pings(database: Database, proxy: Proxy) -> None:
-    async with listening(proxy.dsn) as (_, woken, seen), hub_to(database.dsn) as other:
+    async with listening(proxy.dsn) as (_, woken, seen), notifier_to(database.dsn) as other:
         proxy.stall()
         await eventually(lambda: seen.lost, "the stalled link given up")
         before = woken.count
@@ -311,7 +311,7 @@ async def test_a_stalled_link_is_found_by_its_pings(database: Database, proxy: P
 
 
 async def test_a_cut_link_comes_back(database: Database, proxy: Proxy) -> None:
-    async with listening(proxy.dsn) as (_, woken, seen), hub_to(database.dsn) as other:
+    async with listening(proxy.dsn) as (_, woken, seen), notifier_to(database.dsn) as other:
         await proxy.stop()
         await eventually(lambda: seen.lost > 2, "tried again and again")
         await proxy.start()
@@ -327,13 +327,13 @@ async def test_a_pooler_that_swallows_listen_is_found_out_and_told(
     database: Database, pgbouncer: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     seen = Seen()
-    async with hub_to(pgbouncer, seen) as hub, listening(database.dsn) as (_, woken, _):
-        hub.subscribe("public.t", Woken())
+    async with notifier_to(pgbouncer, seen) as notifier, listening(database.dsn) as (_, woken, _):
+        notifier.subscribe("public.t", Woken())
         await eventually(lambda: seen.silent > 1, "found out, and tried again")
         assert (seen.ready, seen.lost) == (0, 0)
         # To tell others works all the same.
         before = woken.count
-        hub.notify("public.t")
+        notifier.notify("public.t")
         await woken.more_than(before)
     warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
@@ -343,9 +343,12 @@ async def test_a_pooler_that_swallows_listen_is_found_out_and_told(
 @pytest.mark.suite_server
 @pytest.mark.parametrize("pgbouncer", ["session"], indirect=True)
 async def test_a_pooler_in_session_mode_serves(database: Database, pgbouncer: str) -> None:
-    async with listening(pgbouncer) as (hub, woken, seen), listening(database.dsn) as (other, other_woken, _):
+    async with (
+        listening(pgbouncer) as (notifier, woken, seen),
+        listening(database.dsn) as (other, other_woken, _),
+    ):
         before = woken.count, other_woken.count
-        hub.notify("public.t")
+        notifier.notify("public.t")
         await other_woken.more_than(before[1])
         other.notify("public.t")
         await woken.more_than(before[0] + 1)
@@ -365,84 +368,86 @@ async def test_a_standby_is_left_alone_until_it_is_promoted(
         return await asyncpg.connect(standby.dsn)
 
     # Greater than the rest of the test takes: only a promotion may be worth another try.
-    hub = PostgresNotifier(connect, hooks=seen, periods=Periods(silent=2.0))
-    hub.subscribe("public.t", woken)
-    hub.notify("public.t")
+    notifier = PostgresNotifier(connect, hooks=seen, timeouts=NotifierTimeouts(silent=2.0))
+    notifier.subscribe("public.t", woken)
+    notifier.notify("public.t")
     await eventually(lambda: "can't wake streams" in caplog.text, "told")
-    hub.notify("public.t")
+    notifier.notify("public.t")
     await asyncio.sleep(0.5)
     assert tries == 1
     assert caplog.text.count("can't wake streams") == 1
     await standby.promote()
     await eventually(lambda: seen.ready == 1, "it listens")
-    await hub.aclose()
+    await notifier.aclose()
 
 
-async def test_an_idle_hub_closes_its_connection_and_comes_back(database: Database, connect: Connect) -> None:
+async def test_an_idle_notifier_closes_its_connection_and_comes_back(
+    database: Database, connect: Connect
+) -> None:
     connection = await connect()
     async with listening(database.dsn) as (_, woken, _):
-        hub = hub_to(database.dsn, periods=Periods(idle=0.2))
+        notifier = notifier_to(database.dsn, timeouts=NotifierTimeouts(idle=0.2))
         listener = await listener_of(connection)
         for _ in range(2):
             before = woken.count
-            hub.notify("public.t")
+            notifier.notify("public.t")
             await woken.more_than(before)
             assert len(await backends(connection)) == 2
 
             async def alone() -> bool:
                 return await backends(connection) == [listener]
 
-            await eventually(alone, "the idle hub's connection closed")
-        await hub.aclose()
+            await eventually(alone, "the idle notifier's connection closed")
+        await notifier.aclose()
 
 
-async def test_a_hub_that_only_writes_now_stops_listening(database: Database, connect: Connect) -> None:
+async def test_a_notifier_that_only_writes_now_stops_listening(database: Database, connect: Connect) -> None:
     connection, seen = await connect(), Seen()
-    hub = hub_to(database.dsn, seen, Periods(idle=0.2))
-    unsubscribe = hub.subscribe("public.t", Woken())
+    notifier = notifier_to(database.dsn, seen, NotifierTimeouts(idle=0.2))
+    unsubscribe = notifier.subscribe("public.t", Woken())
     await eventually(lambda: seen.ready == 1, "it listens")
     listener = await listener_of(connection)
     unsubscribe()
 
     async def changed() -> bool:
-        hub.notify("public.t")
+        notifier.notify("public.t")
         return listener not in await backends(connection)
 
     await eventually(changed, "the connection that listened closed, under writes")
-    await hub.aclose()
+    await notifier.aclose()
 
 
 async def test_an_idle_connection_that_is_lost_is_not_renewed_until_it_is_needed(
     database: Database, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    connection, hub = await connect(), hub_to(database.dsn)
-    hub.notify("public.t")
+    connection, notifier = await connect(), notifier_to(database.dsn)
+    notifier.notify("public.t")
 
     async def connected() -> list[int]:
         return await backends(connection)
 
-    (pid,) = await eventually(connected, "the hub has connected")
+    (pid,) = await eventually(connected, "the notifier has connected")
     answered = "SELECT state = 'idle' AND query LIKE '%NOTIFY%' FROM pg_stat_activity WHERE pid = $1"
     await eventually(lambda: connection.fetchval(answered, pid), "the notification was sent")
     await connection.execute("SELECT pg_terminate_backend($1)", pid)
-    await eventually(lambda: hub._keeper is None, "the hub has noticed")
+    await eventually(lambda: notifier._keeper is None, "the notifier has noticed")
     assert not caplog.messages
 
     async def alone() -> bool:
         return not await connected()
 
     await eventually(alone, "there is no connection")
-    hub.notify("public.t")
-    await eventually(connected, "the hub has connected again")
-    await hub.aclose()
+    notifier.notify("public.t")
+    await eventually(connected, "the notifier has connected again")
+    await notifier.aclose()
 
 
-async def test_a_users_pool_closes_while_its_hub_listens(database: Database) -> None:
+async def test_a_users_pool_closes_while_its_notifier_listens(database: Database) -> None:
     woken = Woken()
     async with asyncpg.create_pool(database.dsn, min_size=1, max_size=2) as pool:
         async with pool.acquire() as connection:
-            hub = await notifier_of(driver, connection)
-        hub.subscribe("public.t", woken)
+            notifier = await notifier_of(driver, connection)
+        notifier.subscribe("public.t", woken)
         await woken.more_than(0)
         async with asyncio.timeout(5):
             await pool.close()
@@ -452,7 +457,7 @@ async def test_a_users_pool_closes_while_its_hub_listens(database: Database) -> 
         await woken.more_than(before)
 
 
-async def test_a_loop_has_one_hub_for_a_server_database_and_user(
+async def test_a_loop_has_one_notifier_for_a_server_database_and_user(
     database: Database, connect: Connect
 ) -> None:
     one, two, elsewhere = await connect(), await connect(), await connect(database="postgres")
@@ -460,28 +465,28 @@ async def test_a_loop_has_one_hub_for_a_server_database_and_user(
     assert await notifier_of(driver, one) is not await notifier_of(driver, elsewhere)
 
 
-async def test_an_entered_hub_serves_the_connections_that_go_where_its_own_go(
+async def test_an_entered_notifier_serves_the_connections_that_go_where_its_own_go(
     database: Database, connect: Connect, proxy: Proxy
 ) -> None:
     connection, through_proxy = await connect(), await connect(dsn=proxy.dsn)
-    async with hub_to(database.dsn) as hub:
-        assert await notifier_of(driver, connection) is hub
+    async with notifier_to(database.dsn) as notifier:
+        assert await notifier_of(driver, connection) is notifier
         # As a pooler's, the proxy's address is another one.
-        assert await notifier_of(driver, through_proxy) is not hub
+        assert await notifier_of(driver, through_proxy) is not notifier
         await close_notifiers()
-        assert await notifier_of(driver, connection) is hub
-    assert await notifier_of(driver, connection) is not hub
+        assert await notifier_of(driver, connection) is notifier
+    assert await notifier_of(driver, connection) is not notifier
 
 
-async def test_inserts_on_one_connection_wake_by_the_hub_that_serves_it_at_the_time(
+async def test_inserts_on_one_connection_wake_by_the_notifier_that_serves_it_at_the_time(
     database: Database, connect: Connect
 ) -> None:
-    events, connection = EventsTable("hub_events"), await connect()
+    events, connection = EventsTable("notifier_events"), await connect()
     await events.create(connection)
     await events.insert(connection, 1, 1)
     # What that has told is told before anybody listens.
     await close_notifiers()
-    async with listening(database.dsn, "public.hub_events") as (_, woken, _):
+    async with listening(database.dsn, "public.notifier_events") as (_, woken, _):
         before = woken.count
         await events.insert(connection, 1, 1)
         # Outside a transaction streams are woken before insert returns.
@@ -491,13 +496,13 @@ async def test_inserts_on_one_connection_wake_by_the_hub_that_serves_it_at_the_t
     assert woken.count == before
 
 
-async def test_to_enter_a_hub_that_cannot_connect_raises(database: Database) -> None:
-    hub = hub_to(f"{database.dsn.replace(database.name, 'no_such_database')}")
+async def test_to_enter_a_notifier_that_cannot_connect_raises(database: Database) -> None:
+    notifier = notifier_to(f"{database.dsn.replace(database.name, 'no_such_database')}")
     with pytest.raises(asyncpg.InvalidCatalogNameError):
-        await hub.__aenter__()
+        await notifier.__aenter__()
 
 
-async def test_a_hub_refuses_a_pools_connection(pool: asyncpg.Pool) -> None:
+async def test_a_notifier_refuses_a_pools_connection(pool: asyncpg.Pool) -> None:
     acquired: list[Any] = []
 
     async def acquire() -> Any:
@@ -509,14 +514,14 @@ async def test_a_hub_refuses_a_pools_connection(pool: asyncpg.Pool) -> None:
     await pool.release(acquired[0])
 
 
-async def test_a_closed_hub_wakes_its_process_alone(database: Database, connect: Connect) -> None:
+async def test_a_closed_notifier_wakes_its_process_alone(database: Database, connect: Connect) -> None:
     connection, woken = await connect(), Woken()
-    hub = hub_to(database.dsn)
-    hub.subscribe("public.t", woken)
+    notifier = notifier_to(database.dsn)
+    notifier.subscribe("public.t", woken)
     await woken.more_than(0)
-    await hub.aclose()
+    await notifier.aclose()
     before = woken.count
-    hub.notify("public.t")
+    notifier.notify("public.t")
     assert woken.count == before + 1
 
     async def none_left() -> bool:
@@ -528,10 +533,10 @@ async def test_a_closed_hub_wakes_its_process_alone(database: Database, connect:
 async def test_closing_sends_what_is_still_to_be_sent(database: Database) -> None:
     async with listening(database.dsn) as (_, woken, _):
         before = woken.count
-        hub = hub_to(database.dsn)
-        hub.notify("public.t")
+        notifier = notifier_to(database.dsn)
+        notifier.notify("public.t")
         await asyncio.sleep(0)
-        await hub.aclose()
+        await notifier.aclose()
         await woken.more_than(before)
 
 
@@ -540,12 +545,12 @@ async def test_passwords_are_neither_shown_nor_logged(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     connection = await connect(dsn=proxy.dsn, password="opensesame")
-    hub = await notifier_of(driver, connection)
+    notifier = await notifier_of(driver, connection)
     await proxy.stop()
-    hub.notify("public.t")
+    notifier.notify("public.t")
     await eventually(lambda: "wake-ups are down" in caplog.text, "told")
     address = await driver.server(connection)
-    assert "opensesame" not in f"{caplog.text} {hub!r} {vars(hub)!r} {address!r}"
+    assert "opensesame" not in f"{caplog.text} {notifier!r} {vars(notifier)!r} {address!r}"
 
 
 async def test_cancellation_at_any_await_leaves_no_task_and_no_connection(
@@ -554,27 +559,27 @@ async def test_cancellation_at_any_await_leaves_no_task_and_no_connection(
     """The fixtures look for tasks that are left; here it is the connections."""
     connection = await connect()
     for turns in range(60):
-        hub = hub_to(database.dsn)
-        hub.subscribe("public.t", Woken())
-        hub.notify("public.t")
+        notifier = notifier_to(database.dsn)
+        notifier.subscribe("public.t", Woken())
+        notifier.notify("public.t")
         for _ in range(turns):
             await asyncio.sleep(0.0005)
-        (task,) = hub._tasks._tasks
+        (task,) = notifier._tasks._tasks
         task.cancel()
-        await hub.aclose()
+        await notifier.aclose()
 
         async def gone() -> bool:
             return await backends(connection) == []
 
-        await eventually(gone, f"no connection left by a hub that was cancelled after {turns} turns")
+        await eventually(gone, f"no connection left by a notifier that was cancelled after {turns} turns")
 
 
-async def test_a_cancelled_hub_comes_back_in_a_loop_that_goes_on(database: Database) -> None:
-    async with listening(database.dsn) as (hub, _, seen):
-        (task,) = hub._tasks._tasks
+async def test_a_cancelled_notifier_comes_back_in_a_loop_that_goes_on(database: Database) -> None:
+    async with listening(database.dsn) as (notifier, _, seen):
+        (task,) = notifier._tasks._tasks
         task.cancel()
         await asyncio.wait([task])
-        hub.notify("public.t")
+        notifier.notify("public.t")
         await eventually(lambda: seen.ready == 2, "it listens again")
 
 
@@ -592,36 +597,36 @@ def _in_thread(main: Callable[[], Awaitable[None]]) -> tuple[threading.Thread, l
     return thread, errors
 
 
-async def test_each_threads_loop_has_a_hub_of_its_own(database: Database) -> None:
+async def test_each_threads_loop_has_a_notifier_of_its_own(database: Database) -> None:
     async def in_its_loop() -> None:
         connection = await asyncpg.connect(database.dsn)
-        hub, woken = await notifier_of(driver, connection), Woken()
-        hub.subscribe("public.there", woken)
+        notifier, woken = await notifier_of(driver, connection), Woken()
+        notifier.subscribe("public.there", woken)
         await woken.more_than(0)
         before = woken.count
         while woken.count == before:
             # The first of these may come before the other listens.
-            hub.notify("public.here")
+            notifier.notify("public.here")
             await asyncio.sleep(0.01)
         await connection.close()
 
-    async with listening(database.dsn, "public.here") as (hub, woken, _):
+    async with listening(database.dsn, "public.here") as (notifier, woken, _):
         before = woken.count
         thread, errors = _in_thread(in_its_loop)
         await woken.more_than(before)
         while thread.is_alive():
-            hub.notify("public.there")
+            notifier.notify("public.there")
             await asyncio.sleep(0.01)
         thread.join()
         assert errors == []
 
 
-async def test_a_hub_serves_one_loop_at_a_time(database: Database) -> None:
-    hub = hub_to(database.dsn)
+async def test_a_notifier_serves_one_loop_at_a_time(database: Database) -> None:
+    notifier = notifier_to(database.dsn)
 
     async def use() -> None:
         woken = Woken()
-        hub.subscribe("public.t", woken)
+        notifier.subscribe("public.t", woken)
         await woken.more_than(0)
 
     for _ in range(2):
@@ -629,13 +634,13 @@ async def test_a_hub_serves_one_loop_at_a_time(database: Database) -> None:
         thread, errors = _in_thread(use)
         await asyncio.to_thread(thread.join)
         assert errors == []
-    hub.subscribe("public.t", Woken())
+    notifier.subscribe("public.t", Woken())
     thread, errors = _in_thread(use)
     await asyncio.to_thread(thread.join)
     assert [str(error) for error in errors] == [
-        "this hub is in use in another event loop: a loop needs a hub of its own"
+        "this notifier is in use in another event loop: a loop needs a notifier of its own"
     ]
-    await hub.aclose()
+    await notifier.aclose()
 
 
 async def test_a_program_that_ends_after_an_insert_ends_in_silence_and_its_wake_up_arrives(
@@ -649,7 +654,7 @@ async def test_a_program_that_ends_after_an_insert_ends_in_silence_and_its_wake_
             before = woken.count
 
 
-async def test_a_fork_gets_a_hub_of_its_own_and_leaves_its_parents_alone(database: Database) -> None:
+async def test_a_fork_gets_a_notifier_of_its_own_and_leaves_its_parents_alone(database: Database) -> None:
     async with (
         listening(database.dsn, "public.child") as (_, child, _),
         listening(database.dsn, "public.parent") as (_, parent, _),
@@ -661,10 +666,10 @@ async def test_a_fork_gets_a_hub_of_its_own_and_leaves_its_parents_alone(databas
 
 
 async def _run_child(function: str, *arguments: str) -> str:
-    """Run a function of hub_children, with every warning an error, and return its standard error."""
+    """Run a function of notifier_children, with every warning an error, and return its standard error."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-X", "dev", "-W", "error", "-c",
-        f"from tests.sql import hub_children; hub_children.{function}(*{arguments!r})",
+        f"from tests.sql import notifier_children; notifier_children.{function}(*{arguments!r})",
         cwd=Path(__file__).parent.parent.parent, stderr=subprocess.PIPE,
     )  # fmt: skip
     _, said = await process.communicate()
@@ -676,4 +681,4 @@ async def _run_child(function: str, *arguments: str) -> str:
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("inf"), float("nan")])
 async def test_periods_are_seconds_greater_than_zero(name: str, seconds: float) -> None:
     with pytest.raises(ValueError, match=re.escape(f"{name} {seconds} is not")):
-        Periods(**{name: seconds})
+        NotifierTimeouts(**{name: seconds})

@@ -1,4 +1,4 @@
-"""Hubs whose periods are short, and what they wake and tell."""
+"""Notifiers whose timeouts are short, and what they wake and tell."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,15 +8,15 @@ import asyncpg
 
 from reflex_aio.backoff import Backoff
 from reflex_aio.hooks import Hooks
-from reflex_aio.sql.wakeups.notify_session import Periods
+from reflex_aio.sql.wakeups.notify_session import NotifierTimeouts
 from reflex_aio.sql.wakeups.postgres_notifier import PostgresNotifier
 from tests.waiting import eventually
 
-QUICK = Periods(idle=30.0, ping=0.1, answer=0.5, silent=0.3)
+QUICK = NotifierTimeouts(idle=30.0, ping=0.1, answer=0.5, silent=0.3)
 
 
 class Seen(Hooks):
-    """Counts what a hub tells."""
+    """Counts what a notifier tells."""
 
     def __init__(self) -> None:
         self.ready = self.lost = self.silent = self.failed = 0
@@ -47,11 +47,11 @@ class Woken:
         await eventually(lambda: self.count > count, f"woken more than {count} times")
 
 
-def hub_to(dsn: str, hooks: Hooks | None = None, periods: Periods = QUICK) -> PostgresNotifier:
+def notifier_to(dsn: str, hooks: Hooks | None = None, timeouts: NotifierTimeouts = QUICK) -> PostgresNotifier:
     return PostgresNotifier(
-        lambda: asyncpg.connect(dsn, server_settings={"application_name": "hub"}, timeout=1.0),
+        lambda: asyncpg.connect(dsn, server_settings={"application_name": "notifier"}, timeout=1.0),
         hooks=hooks,
-        periods=periods,
+        timeouts=timeouts,
         backoff=Backoff(0.01, 0.1),
     )
 
@@ -60,9 +60,9 @@ def hub_to(dsn: str, hooks: Hooks | None = None, periods: Periods = QUICK) -> Po
 async def listening(
     dsn: str, table: str = "public.t", **more: Any
 ) -> AsyncIterator[tuple[PostgresNotifier, Woken, Seen]]:
-    """A hub that is known to hear what others tell about ``table``."""
+    """A notifier that is known to hear what others tell about ``table``."""
     seen, woken = Seen(), Woken()
-    async with hub_to(dsn, seen, **more) as hub:
-        hub.subscribe(table, woken)
-        await eventually(lambda: seen.ready == 1, "the hub listens")
-        yield hub, woken, seen
+    async with notifier_to(dsn, seen, **more) as notifier:
+        notifier.subscribe(table, woken)
+        await eventually(lambda: seen.ready == 1, "the notifier listens")
+        yield notifier, woken, seen

@@ -10,47 +10,49 @@ import asyncpg
 import pytest
 
 from reflex_aio.sql import EventsTable, transaction
-from reflex_aio.sql.wakeups.notify_session import Periods
+from reflex_aio.sql.wakeups.notify_session import NotifierTimeouts
 from reflex_aio.sql.wakeups.postgres_notifier import PostgresNotifier
 from tests.fix_backends import MysqlBackend
 from tests.fix_databases import Connect, Database
 from tests.fix_proxy import Proxy
 from tests.fix_statements import Statements
-from tests.sql.hubs import Woken, hub_to, listening
+from tests.sql.notifiers import Woken, listening, notifier_to
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio
 
 # Rests that are long enough to do something within.
-BUSY = Periods(coalesce=0.005, coalesce_busy=0.1)
+BUSY = NotifierTimeouts(coalesce=0.005, coalesce_busy=0.1)
 
 
 @asynccontextmanager
-async def busy(database: Database | Proxy, periods: Periods = BUSY) -> AsyncIterator[PostgresNotifier]:
-    """A hub that has much to tell, of another table."""
+async def busy(
+    database: Database | Proxy, timeouts: NotifierTimeouts = BUSY
+) -> AsyncIterator[PostgresNotifier]:
+    """A notifier that has much to tell, of another table."""
 
     async def tell() -> None:
         while True:
             for _ in range(10):
-                hub.notify("public.other")
+                notifier.notify("public.other")
             await asyncio.sleep(0.001)
 
-    hub = hub_to(database.dsn, periods=periods)
+    notifier = notifier_to(database.dsn, timeouts=timeouts)
     telling = asyncio.create_task(tell())
     try:
-        await resting(hub, 0.0)
-        yield hub
+        await resting(notifier, 0.0)
+        yield notifier
     finally:
         telling.cancel()
         await asyncio.wait([telling])
-        await hub.aclose()
+        await notifier.aclose()
 
 
-async def resting(hub: PostgresNotifier, seconds: float) -> None:
+async def resting(notifier: PostgresNotifier, seconds: float) -> None:
     """Wait until a rest is to go on for so long; while something is sent, it isn't known for how long."""
     now = asyncio.get_running_loop().time
     await eventually(
-        lambda: now() + seconds < hub._traffic.rests_until < math.inf, f"it rests for {seconds} s"
+        lambda: now() + seconds < notifier._traffic.rests_until < math.inf, f"it rests for {seconds} s"
     )
 
 
@@ -68,8 +70,8 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[asyncpg.Connection]:
     return connections
 
 
-async def table(connection: asyncpg.Connection, hub: PostgresNotifier) -> EventsTable:
-    events = EventsTable("events", notifier=hub)
+async def table(connection: asyncpg.Connection, notifier: PostgresNotifier) -> EventsTable:
+    events = EventsTable("events", notifier=notifier)
     await events.create(connection)
     # The first insert on a connection asks for its address.
     await events.insert(connection, "1", 1)
@@ -80,8 +82,8 @@ async def test_each_commit_is_told_though_most_are_not_watched(
     database: Database, connect: Connect, watched: list[asyncpg.Connection]
 ) -> None:
     connection = await connect()
-    async with listening(database.dsn, "public.events") as (_, woken, _), busy(database) as hub:
-        events = await table(connection, hub)
+    async with listening(database.dsn, "public.events") as (_, woken, _), busy(database) as notifier:
+        events = await table(connection, notifier)
         watched.clear()
         for _ in range(30):
             before = woken.count
@@ -99,14 +101,14 @@ async def test_a_transaction_that_lasts_is_watched_and_told_of_at_its_end(
     connection = await connect()
     async with (
         listening(database.dsn, "public.events") as (_, woken, _),
-        busy(database, Periods(coalesce=0.005, coalesce_busy=0.4)) as hub,
+        busy(database, NotifierTimeouts(coalesce=0.005, coalesce_busy=0.4)) as notifier,
     ):
-        events = await table(connection, hub)
+        events = await table(connection, notifier)
         # Otherwise the transaction would be watched for that insert, before the one that is meant.
-        await eventually(lambda: not hub._traffic.unwatched, "that insert is told")
+        await eventually(lambda: not notifier._traffic.unwatched, "that insert is told")
         async with connection.transaction():
-            await resting(hub, 0.2)
-            assert not hub._traffic.unwatched
+            await resting(notifier, 0.2)
+            assert not notifier._traffic.unwatched
             watched.clear()
             await events.insert(connection, "1", 1)
             assert not watched
@@ -124,11 +126,11 @@ async def test_what_is_committed_beside_a_notification_is_not_watched_and_told_b
     lost: bool, database: Database, connect: Connect, proxy: Proxy, watched: list[asyncpg.Connection]
 ) -> None:
     connection = await connect()
-    async with listening(database.dsn, "public.events") as (_, woken, _), busy(proxy) as hub:
-        events = await table(connection, hub)
+    async with listening(database.dsn, "public.events") as (_, woken, _), busy(proxy) as notifier:
+        events = await table(connection, notifier)
         await woken.more_than(0)
         proxy.stall()
-        await eventually(lambda: hub._traffic.rests_until == math.inf, "a notification is under way")
+        await eventually(lambda: notifier._traffic.rests_until == math.inf, "a notification is under way")
         watched.clear()
         before = woken.count
         async with connection.transaction():
@@ -141,28 +143,28 @@ async def test_what_is_committed_beside_a_notification_is_not_watched_and_told_b
 
 
 @pytest.mark.suite_server
-async def test_what_is_committed_last_is_told_by_a_hub_that_is_closed(
+async def test_what_is_committed_last_is_told_by_a_notifier_that_is_closed(
     database: Database, connect: Connect, statements: Statements
 ) -> None:
     connection = await connect()
-    async with busy(database, Periods(coalesce=0.005, coalesce_busy=10.0)) as hub:
-        events = await table(connection, hub)
+    async with busy(database, NotifierTimeouts(coalesce=0.005, coalesce_busy=10.0)) as notifier:
+        events = await table(connection, notifier)
         # The rests are doubled up to ten seconds, so this one lasts for more than what is done here.
-        await resting(hub, 0.5)
+        await resting(notifier, 0.5)
         statements.taken()
         async with connection.transaction():
             await events.insert(connection, "1", 1)
-        await hub.aclose()
+        await notifier.aclose()
         told = [one.text for one in statements.taken() if "NOTIFY" in one.text]
     assert [text for text in told if "public.events" in text]
 
 
 async def test_streams_of_the_same_process_are_woken_at_once(database: Database, connect: Connect) -> None:
     connection, woken = await connect(), Woken()
-    async with busy(database, Periods(coalesce=0.005, coalesce_busy=60.0)) as hub:
-        events = await table(connection, hub)
-        hub.subscribe("public.events", woken)
-        await resting(hub, 2.0)
+    async with busy(database, NotifierTimeouts(coalesce=0.005, coalesce_busy=60.0)) as notifier:
+        events = await table(connection, notifier)
+        notifier.subscribe("public.events", woken)
+        await resting(notifier, 2.0)
         for _ in range(3):
             before = woken.count
             async with connection.transaction():
@@ -173,9 +175,9 @@ async def test_streams_of_the_same_process_are_woken_at_once(database: Database,
 
 async def test_a_writer_that_is_lost_does_no_harm(database: Database, connect: Connect) -> None:
     connection, other = await connect(), await connect()
-    async with listening(database.dsn, "public.events") as (_, woken, _), busy(database) as hub:
-        events = await table(connection, hub)
-        await table(other, hub)
+    async with listening(database.dsn, "public.events") as (_, woken, _), busy(database) as notifier:
+        events = await table(connection, notifier)
+        await table(other, notifier)
         await connection.execute("BEGIN")
         await events.insert(connection, "1", 1)
         connection.terminate()
@@ -189,16 +191,16 @@ async def test_a_writer_that_is_lost_does_no_harm(database: Database, connect: C
 async def test_of_a_client_library_that_cannot_tell_when_a_transaction_has_ended_nothing_is_told_before(
     database: Database, mysql: MysqlBackend
 ) -> None:
-    """Events on MySQL, and a hub on PostgreSQL that tells the other processes of them."""
+    """Events on MySQL, and a notifier on PostgreSQL that tells the other processes of them."""
     connection = await mysql.connect()
     named = f"{mysql.arguments['db']}.events"
-    async with listening(database.dsn, named) as (_, woken, _), busy(database) as hub:
-        events = EventsTable("events", notifier=hub)
+    async with listening(database.dsn, named) as (_, woken, _), busy(database) as notifier:
+        events = EventsTable("events", notifier=notifier)
         await events.create(connection)
         for _ in range(5):
             async with transaction(connection):
                 before = woken.count
-                await resting(hub, 0.05)
+                await resting(notifier, 0.05)
                 await events.insert(connection, "1", 1)
                 # Longer than a rest.
                 await asyncio.sleep(0.15)

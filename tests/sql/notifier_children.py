@@ -1,4 +1,4 @@
-"""What child processes of the tests of hubs do. Some of them can't import pytest."""
+"""What child processes of the tests of notifiers do. Some of them can't import pytest."""
 
 import asyncio
 import os
@@ -14,34 +14,34 @@ driver = AsyncpgDriver()
 async def answer(dsn: str) -> None:
     """Say when a question is heard, and answer it."""
     connection = await asyncpg.connect(dsn)
-    hub = await notifier_of(driver, connection)
+    notifier = await notifier_of(driver, connection)
     asked = asyncio.Event()
-    hub.subscribe("public.question", asked.set)
-    # The first wake-up says that the hub listens.
+    notifier.subscribe("public.question", asked.set)
+    # The first wake-up says that the notifier listens.
     await asked.wait()
     asked.clear()
     print("ready", flush=True)
     await asked.wait()
     print("woken", flush=True)
-    hub.notify("public.t")
+    notifier.notify("public.t")
     await connection.close()
     await asyncio.Event().wait()
 
 
 def insert(dsn: str, ending: str) -> None:
-    """Do what an insert does, and end without closing any hub."""
+    """Do what an insert does, and end without closing any notifier."""
 
     async def main() -> None:
         # On a busy machine a step may take longer than asyncio's debug mode lets pass in silence.
         asyncio.get_running_loop().slow_callback_duration = 60.0
         connection = await asyncpg.connect(dsn)
         if ending == "with a stream":
-            hub, listening = await notifier_of(driver, connection), asyncio.Event()
-            hub.subscribe("public.t", listening.set)
+            notifier, listening = await notifier_of(driver, connection), asyncio.Event()
+            notifier.subscribe("public.t", listening.set)
             await listening.wait()
         async with connection.transaction():
-            hub = await notifier_of(driver, connection)
-            driver.after_transaction(connection, "public.t", lambda: hub.notify("public.t"))
+            notifier = await notifier_of(driver, connection)
+            driver.after_transaction(connection, "public.t", lambda: notifier.notify("public.t"))
         await connection.close()
         if ending == "in an error":
             raise ZeroDivisionError
@@ -53,12 +53,12 @@ def insert(dsn: str, ending: str) -> None:
 
 
 def fork(dsn: str) -> None:
-    """Fork while a hub listens, and use the very same one in both processes afterwards."""
-    hub = PostgresNotifier(lambda: asyncpg.connect(dsn))
+    """Fork while a notifier listens, and use the very same one in both processes afterwards."""
+    notifier = PostgresNotifier(lambda: asyncpg.connect(dsn))
 
     async def parent() -> None:
         woken = asyncio.Event()
-        hub.subscribe("public.back", woken.set)
+        notifier.subscribe("public.back", woken.set)
         await woken.wait()
         woken.clear()
         pid = os.fork()
@@ -74,13 +74,13 @@ def fork(dsn: str) -> None:
             await woken.wait()
         _, status = await asyncio.to_thread(os.waitpid, pid, 0)
         assert status == 0
-        hub.notify("public.parent")
+        notifier.notify("public.parent")
 
     async def child() -> None:
         woken = asyncio.Event()
-        hub.subscribe("public.child", woken.set)
+        notifier.subscribe("public.child", woken.set)
         await woken.wait()
-        hub.notify("public.child")
-        hub.notify("public.back")
+        notifier.notify("public.child")
+        notifier.notify("public.back")
 
     asyncio.run(parent())

@@ -11,7 +11,7 @@ import pytest_asyncio
 from reflex_aio import ConnectionLost, DatabaseError
 from reflex_aio.sql.drivers import pinned_connection as borrow
 from reflex_aio.sql.drivers.asyncpg import AsyncpgDriver
-from reflex_aio.sql.drivers.pinned_connection import Borrowed
+from reflex_aio.sql.drivers.pinned_connection import PinnedConnection
 from tests.core.cancelling import cancelled_by_task
 from tests.fix_databases import Connect, Database
 from tests.waiting import eventually
@@ -28,8 +28,8 @@ async def two(database: Database) -> AsyncIterator[asyncpg.Pool]:
         yield pool
 
 
-def borrowed(pool: asyncpg.Pool, *, timeout: float = 10.0) -> Borrowed:
-    return Borrowed(AsyncpgDriver(), pool, table="events", timeout=timeout)
+def borrowed(pool: asyncpg.Pool, *, timeout: float = 10.0) -> PinnedConnection:
+    return PinnedConnection(AsyncpgDriver(), pool, table="events", timeout=timeout)
 
 
 async def all_idle(pool: asyncpg.Pool) -> None:

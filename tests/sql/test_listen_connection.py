@@ -81,7 +81,7 @@ async def test_a_connector_outlives_its_connection_and_names_itself(connect: Con
 async def test_a_link_takes_no_connection_of_a_pool(pool: asyncpg.Pool) -> None:
     async with pool.acquire() as connection:
         with pytest.raises(TypeError, match=r"asyncpg\.connect"):
-            await driver.link(connection)
+            await driver.listen_connection(connection)
 
 
 async def test_a_proxys_connection_has_the_private_name_that_we_rely_on(pool: asyncpg.Pool) -> None:
