@@ -1,24 +1,21 @@
-"""Events, cursors, leases and the errors of consumers in SQL tables.
+"""Tables of events, cursors, leases, failed attempts and dead letters in PostgreSQL, MySQL and MariaDB.
 
-One table object serves every client library: the connection or pool that is passed in decides. Only the libraries that
-are used are imported.
+One table object serves every client library: the class of the connection or pool that is passed selects the driver.
+Only the client libraries that are used are imported.
 """
 
 from reflex_aio.sql.attempts.table import AttemptsTable
 from reflex_aio.sql.cursors.atomic import AtomicBatchConsumer, AtomicConsumer
 from reflex_aio.sql.cursors.table import CursorsTable, CursorState
-from reflex_aio.sql.dead_letters.table import ConsumerError, ErrorsTable, ErrorStatus
+from reflex_aio.sql.dead_letters.dialect import ConsumerError, ErrorStatus
+from reflex_aio.sql.dead_letters.table import ErrorsTable
 from reflex_aio.sql.drivers.dsn import open_pool
 from reflex_aio.sql.events.table import EventsTable
 from reflex_aio.sql.leases.table import LeasesTable
 from reflex_aio.sql.retention.backlog import Backlog, Extent
 from reflex_aio.sql.retention.partitions import Dropped, Partitions
 from reflex_aio.sql.retention.prune import Pruned, Retention
-from reflex_aio.sql.schema.names import (
-    CursorColumns,
-    ErrorColumns,
-    EventColumns,
-)
+from reflex_aio.sql.schema.names import CursorColumns, ErrorColumns, EventColumns
 from reflex_aio.sql.wakeups.after_commit import transaction
 from reflex_aio.sql.wakeups.notifier import LocalNotifier, Notifier
 from reflex_aio.sql.wakeups.notify_session import NotifierTimeouts

@@ -1,1 +1,1 @@
-"""The errors table: events that consumers gave up on."""
+"""Dead letters in a table: events on which consumers failed, with the error of each."""

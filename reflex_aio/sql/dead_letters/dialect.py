@@ -1,21 +1,47 @@
-"""What a dialect has to do to record the errors of consumers."""
+"""The rows of an errors table, and the statements on them that each database implements."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from enum import IntEnum
 from typing import Any
 
 from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.schema.names import ErrorsSchema
 
-__all__ = ["ErrorsDialect"]
+__all__ = ["ConsumerError", "ErrorStatus", "ErrorsDialect"]
+
+
+class ErrorStatus(IntEnum):
+    """The status of an error, which is also the type of the event that reports it.
+
+    Numbers from 3 are free for an application's own statuses; luno/reflex knows 1 only.
+    """
+
+    RECORDED = 1
+    RESOLVED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerError:
+    """A row of an errors table: the error of a consumer on an event."""
+
+    id: str
+    consumer: str
+    event_id: str
+    message: str
+    status: int
+    """An :class:`ErrorStatus`, or a number of the application's own."""
+    created_at: datetime
+    updated_at: datetime
+    """The time at which its message or status was last set."""
 
 
 class ErrorsDialect(ABC):
-    """The errors of one table, in one dialect. Has no state beside the statements' texts.
+    """The statements on an errors table in one database. It has no state but their texts.
 
-    Rows are id, consumer, event id, message, status, and the times of creation and of the last change. Ids are the text
-    of their values.
+    Rows have the fields of a :class:`ConsumerError`, in their order. Ids are passed as the texts of their values.
     """
 
     @abstractmethod
@@ -28,17 +54,17 @@ class ErrorsDialect(ABC):
         """Insert an error and return its id; ``None`` if there is one of this consumer on this event."""
 
     @abstractmethod
-    async def repeat(
+    async def set_message(
         self, driver: Driver, connection: Any, consumer: str, event_id: str, message: str
     ) -> tuple[str, int] | None:
-        """Give the error of a consumer on an event another message, and return its id and status.
+        """Set the message of the error of a consumer on an event, and return its id and status; ``None`` if none.
 
-        Its row is locked from then on. ``None`` if there is none.
+        The row stays locked until the transaction ends.
         """
 
     @abstractmethod
     async def get(self, driver: Driver, connection: Any, error_id: str) -> Row | None:
-        """Return an error's row, or ``None``."""
+        """Return the row of an error, or ``None``."""
 
     @abstractmethod
     async def find(
@@ -51,13 +77,13 @@ class ErrorsDialect(ABC):
         after: str,
         limit: int,
     ) -> Sequence[Row]:
-        """Return the rows after an id, in the order of ids, of one consumer or status if these are given."""
+        """Return the rows with ids above ``after``, in order of the ids, of one consumer or status if given."""
 
     @abstractmethod
-    async def mark(
+    async def set_status(
         self, driver: Driver, connection: Any, error_id: str, status: int, unchanged_since: datetime | None
     ) -> str | None:
-        """Give an error another status and return its consumer; ``None`` if it has that status, or isn't there.
+        """Set the status of an error and return its consumer; ``None`` if it has that status, or does not exist.
 
-        :param unchanged_since: do so only if this is still the time of its last change
+        :param unchanged_since: set it only if the row was last changed at this time
         """

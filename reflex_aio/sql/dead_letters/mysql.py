@@ -1,4 +1,4 @@
-"""MySQL and MariaDB: recording the errors of consumers."""
+"""The statements on an errors table in MySQL and MariaDB."""
 
 from collections.abc import Sequence
 from dataclasses import astuple
@@ -15,33 +15,36 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class MysqlErrorsDialect(ErrorsDialect):
-    """The errors of one table."""
+    """The errors of one table in MySQL or MariaDB."""
 
     def __init__(self, schema: ErrorsSchema) -> None:
         table = schema.table.quoted("`")
         key, consumer, event, message, created, updated, status = (
             f"`{column}`" for column in astuple(schema.columns)
         )
-        rows = f"SELECT {key}, {consumer}, {event}, {message}, {status}, {_us(created)}, {_us(updated)} FROM {table}"
-        # The beginning of the statement, not of the transaction: two changes in one transaction are to differ.
+        rows = (
+            f"SELECT {key}, {consumer}, {event}, {message}, {status},"
+            f" {_microseconds(created)}, {_microseconds(updated)} FROM {table}"
+        )
+        # The start of the statement, not of the transaction: the times of two changes in one transaction must differ.
         change = f"{updated} = NOW(6)"
         self._insert = (
             f"INSERT INTO {table} ({consumer}, {event}, {message}, {status}, {created}, {updated})"
             " VALUES (%s, %s, %s, %s, NOW(6), NOW(6))"
-            # Changes nothing, and tells 0 for the id. A duplicate key that is an error would leave the row locked for
-            # readers, and two that go on to change it in a deadlock.
+            # Changes nothing, and returns 0 as the id. An error for the duplicate key would leave a shared lock on the
+            # row, and two transactions that then change it would deadlock.
             f" ON DUPLICATE KEY UPDATE {status} = IF(LAST_INSERT_ID(0) = 0, {status}, {status})"
         )
         self._lock = f"SELECT {key}, {status} FROM {table} WHERE {consumer} = %s AND {event} = %s FOR UPDATE"
-        self._repeat = f"UPDATE {table} SET {message} = %s, {change} WHERE {key} = %s"
+        self._set_message = f"UPDATE {table} SET {message} = %s, {change} WHERE {key} = %s"
         self._get = f"{rows} WHERE {key} = %s"
         self._find = (
             f"{rows} WHERE (%s IS NULL OR {consumer} = %s) AND (%s IS NULL OR {status} = %s)"
             f" AND {key} > %s ORDER BY {key} LIMIT %s"
         )
-        self._mark = (
+        self._set_status = (
             f"UPDATE {table} SET {status} = %s, {change} WHERE {key} = %s AND {status} <> %s"
-            f" AND (%s IS NULL OR {_us(updated)} = %s)"
+            f" AND (%s IS NULL OR {_microseconds(updated)} = %s)"
         )
         self._consumer = f"SELECT {consumer} FROM {table} WHERE {key} = %s LOCK IN SHARE MODE"
 
@@ -49,17 +52,16 @@ class MysqlErrorsDialect(ErrorsDialect):
         self, driver: Driver, connection: Any, consumer: str, event_id: str, message: str, status: int
     ) -> str | None:
         [done] = await driver.fetch(connection, self._insert, consumer, event_id, message, status)
-        last_id = done[1]
-        return str(last_id) if last_id else None
+        return str(done[1]) if done[1] else None
 
-    async def repeat(
+    async def set_message(
         self, driver: Driver, connection: Any, consumer: str, event_id: str, message: str
     ) -> tuple[str, int] | None:
         rows = await driver.fetch(connection, self._lock, consumer, event_id)
         if not rows:
             return None
         error_id, status = rows[0]
-        await driver.fetch(connection, self._repeat, message, error_id)
+        await driver.fetch(connection, self._set_message, message, error_id)
         return str(error_id), status
 
     async def get(self, driver: Driver, connection: Any, error_id: str) -> Row | None:
@@ -79,21 +81,19 @@ class MysqlErrorsDialect(ErrorsDialect):
         values = consumer, consumer, status, status, int(after), limit
         return [_row(row) for row in await driver.fetch(connection, self._find, *values)]
 
-    async def mark(
+    async def set_status(
         self, driver: Driver, connection: Any, error_id: str, status: int, unchanged_since: datetime | None
     ) -> str | None:
         key = int(error_id)
         since = None if unchanged_since is None else (unchanged_since - _EPOCH) // timedelta(microseconds=1)
-        [done] = await driver.fetch(connection, self._mark, status, key, status, since, since)
-        changed = done[0]
-        if not changed:
+        [done] = await driver.fetch(connection, self._set_status, status, key, status, since, since)
+        if not done[0]:
             return None
-        consumer: str = (await driver.fetch(connection, self._consumer, key))[0][0]
-        return consumer
+        return str((await driver.fetch(connection, self._consumer, key))[0][0])
 
 
-def _us(column: str) -> str:
-    # Not as the client library has it, which is in the session's time zone.
+def _microseconds(column: str) -> str:
+    # The client library would return a time in the session's time zone.
     return f"CAST(UNIX_TIMESTAMP({column}) * 1000000 AS SIGNED)"
 
 
