@@ -33,6 +33,9 @@ class CursorStore(ABC):
     so enter it several times.
     """
 
+    fence_type: ClassVar[type[Lease] | None] = None
+    """The type of leases that :meth:`set` can compare; ``None`` if it cannot compare any, and raises instead."""
+
     has_transactions: ClassVar[bool] = False
     """Whether the store has :meth:`transaction`, which consumers need whose effects commit with the cursor."""
 

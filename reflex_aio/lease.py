@@ -48,6 +48,9 @@ class LeaseState:
 class LeaseStore(ABC):
     """Grants each name to one owner at a time. Only the store's own clock counts."""
 
+    lease_type: type[Lease] = Lease
+    """The type of its leases. Cursor stores have a ``fence_type``, which is that type or one of its bases."""
+
     @abstractmethod
     async def acquire(self, name: str, owner: str, *, ttl: float) -> Lease | None:
         """Acquire ``name`` for ``owner``, or return ``None`` if another owner holds it.

@@ -4,6 +4,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import anyio
 import anyio.lowlevel
@@ -118,6 +119,20 @@ class _MemoryStream(EventStream):
         """Nothing is held."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Lent:
+    owner: str
+    epoch: int
+    expires: float
+
+
+@dataclass(frozen=True, slots=True)
+class _MemoryLease(Lease):
+    """A lease that knows who lent it."""
+
+    store: "MemoryLeaseStore" = field(repr=False)
+
+
 class MemoryCursorStore(CursorStore):
     """Cursors in a dictionary.
 
@@ -126,6 +141,8 @@ class MemoryCursorStore(CursorStore):
 
     :param cursors: the cursors to begin with, by consumer; event ids may be integers
     """
+
+    fence_type: ClassVar[type[Lease] | None] = _MemoryLease
 
     def __init__(self, cursors: Mapping[str, str | int] = {}) -> None:
         self._cursors = {name: str(cursor) for name, cursor in cursors.items()}
@@ -170,6 +187,8 @@ class MemoryLeaseStore(LeaseStore):
 
     :param clock: tells the time, in seconds from any moment on
     """
+
+    lease_type: type[Lease] = _MemoryLease
 
     def __init__(self, *, clock: Callable[[], float] = anyio.current_time) -> None:
         self._clock = clock
@@ -255,20 +274,6 @@ class MemoryAttemptStore(AttemptStore):
     async def clear(self, consumer: str, event_id: str) -> None:
         """Forget the attempts at an event. See :class:`~reflex_aio.attempts.AttemptStore`."""
         self._attempts.pop((consumer, event_id), None)
-
-
-@dataclass(frozen=True, slots=True)
-class _Lent:
-    owner: str
-    epoch: int
-    expires: float
-
-
-@dataclass(frozen=True, slots=True)
-class _MemoryLease(Lease):
-    """A lease that knows who lent it."""
-
-    store: MemoryLeaseStore = field(repr=False)
 
 
 def _check_held(lease: Lease) -> None:

@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+BEGINNING = "0"
+"""A cursor that precedes all events: see :meth:`Source.head`."""
+
 
 @dataclass(frozen=True, slots=True)
 class StreamOptions:
@@ -369,5 +372,10 @@ class Source(Protocol):
         ...
 
     async def head(self) -> str:
-        """Return the cursor of the newest event, or ``""`` if there is none."""
+        """Return the cursor of the newest event, or ``""`` if there is none.
+
+        A source that returns ``""`` must accept ``"0"`` as a cursor that precedes all events: it is stored for
+        consumers that start at the head of an empty source. If ids are such that ``"0"`` is no cursor, or not before
+        all of them, the source returns another cursor that precedes all events instead of ``""``.
+        """
         ...

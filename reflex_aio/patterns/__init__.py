@@ -2,12 +2,10 @@
 
 from reflex_aio.patterns.ack import AckConsumer, AckEvent
 from reflex_aio.patterns.batch import BatchConsumer
-from reflex_aio.patterns.bootstrap import BootstrapStore
 from reflex_aio.patterns.concurrent import ConcurrentConsumer
 from reflex_aio.patterns.failed_events import DeadLetterConsumer, ErrorRecorder, LogRecorder
 from reflex_aio.patterns.parallel import Shard, by_event_id, by_event_type, by_foreign_id, shard_of, shards
 from reflex_aio.patterns.poll import PollSource
-from reflex_aio.patterns.read_through import ReadThroughStore
 from reflex_aio.patterns.retry import retrying
 from reflex_aio.patterns.wait import wait_for_event
 from reflex_aio.running.manual_commit import Watermark
@@ -16,13 +14,11 @@ __all__ = [
     "AckConsumer",
     "AckEvent",
     "BatchConsumer",
-    "BootstrapStore",
     "ConcurrentConsumer",
     "DeadLetterConsumer",
     "ErrorRecorder",
     "LogRecorder",
     "PollSource",
-    "ReadThroughStore",
     "Shard",
     "Watermark",
     "by_event_id",

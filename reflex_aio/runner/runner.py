@@ -58,7 +58,7 @@ class Runner:
         one before a restart; by default it is made of the host name
     :raises ValueError: if there is no spec, if two consumers have the same name, if a spec ends at the head, or if a
         duration is out of range
-    :raises TypeError: if an argument has the wrong type
+    :raises TypeError: if an argument has the wrong type, or a spec's cursor store cannot compare the leases
     """
 
     def __init__(
@@ -81,6 +81,9 @@ class Runner:
         check_instance(
             "leases", leases, LeaseStore | None, "a LeaseStore, such as leases.store(pool), or None"
         )
+        if leases is not None:
+            for supervised in self._specs.values():
+                supervised.spec.check_leases(leases)
         check_ttl(lease_ttl)
         check_seconds("drain", drain, zero=True)
         self.owner: str = owner or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"

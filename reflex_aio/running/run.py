@@ -8,15 +8,15 @@ from typing import Any
 import anyio
 
 from reflex_aio.consumer import Handler
-from reflex_aio.cursor import CursorMark
-from reflex_aio.errors import LeaseLost, StreamStopped
+from reflex_aio.cursor import CursorMark, CursorStore
+from reflex_aio.errors import CursorConflict, LeaseLost, StreamStopped
 from reflex_aio.event import Event
 from reflex_aio.running.cursor_writer import CursorWriter
 from reflex_aio.running.delivery import Delivery, NotDue
 from reflex_aio.running.manual_commit import ManualCommitConsumer, RunContext
 from reflex_aio.running.retry_state import RetryState
 from reflex_aio.spec import Spec
-from reflex_aio.stream import EventStream
+from reflex_aio.stream import BEGINNING, EventStream
 from reflex_aio.tasks import Group, shielded
 
 __all__ = ["Run", "run"]
@@ -74,7 +74,7 @@ class Run:
             retry_state=self._retry_state,
             delayed=delayed,
         )
-        # The stored cursor at the start.
+        # The stored cursor at the start of the run.
         self._start = ""
         self.advanced: bool = False
         """Whether the cursor was moved past an event that was handled."""
@@ -111,7 +111,7 @@ class Run:
                 self._store,
                 self._flushing(),
                 _entered(consumer),
-                self._source_stream(await self._store.get(consumer.name)) as stream,
+                self._source_stream(await self._start_cursor()) as stream,
             ):
                 self._stream = stream
                 if self._retry_state is not None:
@@ -132,6 +132,37 @@ class Run:
             raise
         finally:
             hooks.consumer_stopped(consumer.name, error)
+
+    async def _start_cursor(self) -> str:
+        """Return the stored cursor. If there is none, store the cursor of the spec's ``start``, and return that."""
+        store, name = self._store, self._consumer.name
+        cursor = await store.get(name)
+        if cursor:
+            return cursor
+        start = await self._resolve_start()
+        if not start:
+            return ""
+        try:
+            await store.set(name, start, expected="", fence=self._spec.fence)
+        except CursorConflict:
+            # Another run of the consumer was first.
+            if cursor := await store.get(name):
+                return cursor
+            raise
+        # Before the first event: a crash after it must not let the next run start at a later head.
+        await store.flush()
+        return start
+
+    async def _resolve_start(self) -> str:
+        """Return the cursor of the spec's ``start``, or ``""`` for the beginning."""
+        start = self._spec.start
+        if isinstance(start, CursorStore):
+            return await start.get(self._consumer.name)
+        if start == "beginning":
+            return ""
+        if start == "head":
+            return await self._spec.source.head() or BEGINNING
+        return start
 
     def _source_stream(self, after: str) -> EventStream:
         self._start, options = after, self._spec.options

@@ -5,7 +5,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import pytest
@@ -17,6 +17,7 @@ from reflex_aio import (
     Event,
     Lease,
     LeaseState,
+    LeaseStore,
     MemoryCursorStore,
     MemoryEvents,
     MemoryLeaseStore,
@@ -420,3 +421,33 @@ async def test_drain_while_a_lease_is_being_acquired_gives_it_back(after: float)
         with anyio.fail_after(10):
             await replica.runner.drain()
         assert not any(state.is_held for state in (await service.leases.all()).values())
+
+
+class PlainLeases(MemoryLeaseStore):
+    """A lease store with leases of its own."""
+
+    lease_type: type[Lease] = Lease
+
+
+class UnfencedStore(MemoryCursorStore):
+    fence_type: ClassVar[type[Lease] | None] = None
+
+
+@pytest.mark.parametrize(
+    ("store", "leases", "message"),
+    [
+        (UnfencedStore(), MemoryLeaseStore(), "compares no leases: accepted is a store with a fence_type"),
+        (MemoryCursorStore(), PlainLeases(), "cannot compare a Lease: accepted is a _MemoryLease"),
+    ],
+)
+async def test_leases_that_the_cursor_store_can_not_compare_are_refused_when_the_runner_is_made(
+    store: MemoryCursorStore, leases: LeaseStore, message: str
+) -> None:
+    async def ignore(event: Event) -> None: ...
+
+    spec = Spec(MemoryEvents(), store, Consumer("c", ignore))
+    with pytest.raises(TypeError, match=message):
+        Runner([spec], leases=leases)
+    Runner([spec])
+    with pytest.raises(TypeError, match=message):
+        spec.fenced(Lease("c", "me", 1))

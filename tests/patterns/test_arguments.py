@@ -8,11 +8,9 @@ import pytest
 from reflex_aio import MemoryCursorStore, MemoryEvents
 from reflex_aio.patterns import (
     BatchConsumer,
-    BootstrapStore,
     ConcurrentConsumer,
     DeadLetterConsumer,
     PollSource,
-    ReadThroughStore,
     retrying,
     shard_of,
     shards,
@@ -101,20 +99,11 @@ WRONG: Any = 7
         lambda: shard_of(WRONG, 1),
         lambda: PollSource(WRONG),
         lambda: PollSource(ignore, every=None),  # type: ignore[arg-type]
-        lambda: BootstrapStore(WRONG, SOURCE),
-        lambda: BootstrapStore(STORE, WRONG),
-        lambda: ReadThroughStore(WRONG, STORE),
-        lambda: ReadThroughStore(STORE, WRONG),
     ],
 )
 def test_argument_of_the_wrong_type_is_refused(build: Callable[[], Any]) -> None:
     with pytest.raises(TypeError, match="accepted is"):
         build()
-
-
-def test_beginning_that_would_be_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="beginning is empty"):
-        BootstrapStore(STORE, SOURCE, beginning="")
 
 
 def test_shards_of_one_name_are_refused() -> None:

@@ -16,12 +16,10 @@ from reflex_aio.filters import all_of, any_of, by_metadata
 from reflex_aio.patterns import (
     AckConsumer,
     BatchConsumer,
-    BootstrapStore,
     ConcurrentConsumer,
     DeadLetterConsumer,
     LogRecorder,
     PollSource,
-    ReadThroughStore,
     by_foreign_id,
     retrying,
     shards,
@@ -63,11 +61,16 @@ class Place:
     async def ids(self) -> list[int]:
         return [row["id"] for row in await self.connection.fetch("SELECT id FROM events ORDER BY id")]
 
-    async def run(self, consumer: BaseConsumer[Any], store: CursorStore | None = None) -> str:
+    async def run(
+        self,
+        consumer: BaseConsumer[Any],
+        store: CursorStore | None = None,
+        start: str | CursorStore = "beginning",
+    ) -> str:
         """Consume up to the head, running again after each ValueError, and return the cursor then."""
         while True:
             try:
-                await run(Spec(self.source, store or self.store, consumer, to_head=True))
+                await run(Spec(self.source, store or self.store, consumer, start=start, to_head=True))
             except ValueError:
                 continue
             return await self.store.get(consumer.name)
@@ -169,32 +172,42 @@ async def test_dead_letters_are_rows_of_the_errors_table(place: Place) -> None:
     assert [tuple(row) for row in rows] == [("c", str(number)) for number in expected[:2]]
 
 
-async def test_new_consumer_begins_at_the_head(place: Place) -> None:
+async def test_new_consumer_starts_at_the_head(place: Place) -> None:
     handling, head = Handling(), (await place.ids())[-1]
-    store = BootstrapStore(place.store, place.source)
-    assert await place.run(Consumer("c", handling.one), store) == str(head)
+    consumer = Consumer("c", handling.one)
+    assert await place.run(consumer, start="head") == str(head)
     assert handling.finished == []
     await place.insert(2)
-    await place.run(Consumer("c", handling.one), store)
+    await place.run(consumer, start="head")
     assert handling.finished == (await place.ids())[-2:]
 
 
-async def test_new_consumer_of_an_empty_table_begins_before_its_first_event(place: Place) -> None:
+async def test_new_consumer_of_an_empty_table_starts_before_its_first_event(place: Place) -> None:
     await place.connection.execute("TRUNCATE events RESTART IDENTITY")
-    handling, store = Handling(), BootstrapStore(place.store, place.source)
-    assert await place.run(Consumer("c", handling.one), store) == "0"
+    handling = Handling()
+    consumer = Consumer("c", handling.one)
+    assert await place.run(consumer, start="head") == "0"
     await place.insert(2)
-    await place.run(Consumer("c", handling.one), store)
+    await place.run(consumer, start="head")
     assert handling.finished == await place.ids()
 
 
-async def test_write_behind_stores_are_entered_behind_others(place: Place) -> None:
-    handling, expected = Handling(), await place.ids()
+async def test_cursor_of_another_table_is_taken_over_at_once_though_the_store_writes_behind(
+    place: Place,
+) -> None:
+    expected, old, stored = await place.ids(), old_cursors.store(place.pool), list[str]()
+
+    async def see(event: Event) -> None:
+        if not stored:
+            stored.append(await place.store.get("c"))
+        handling.finished.append(int(event.id))
+
+    handling = Handling()
     behind = cursors.store(place.pool, flush_every=60.0)
-    await old_cursors.store(place.pool).set("c", str(expected[4]))
-    store = BootstrapStore(ReadThroughStore(behind, old_cursors.store(place.pool)), place.source)
-    assert await place.run(Consumer("c", handling.one), store) == str(expected[-1])
+    await old.set("c", str(expected[4]))
+    assert await place.run(Consumer("c", see), behind, start=old) == str(expected[-1])
     assert handling.finished == expected[5:]
+    assert stored == [str(expected[4])]
 
 
 async def test_event_is_waited_for(place: Place) -> None:

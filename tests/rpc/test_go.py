@@ -10,7 +10,17 @@ from contextlib import asynccontextmanager
 import grpc
 import pytest
 
-from reflex_aio import InvalidCursor, MemoryEvents, RemoteError, StreamStopped
+from reflex_aio import (
+    Consumer,
+    Event,
+    InvalidCursor,
+    MemoryCursorStore,
+    MemoryEvents,
+    RemoteError,
+    Spec,
+    StreamStopped,
+    run,
+)
 from reflex_aio.rpc import RemoteSource, StreamServer
 from tests.rpc.serving import Watched, ids, serving, some_events, started, take
 
@@ -176,6 +186,19 @@ async def test_a_go_server_can_not_tell_its_head() -> None:
         with pytest.raises(RemoteError, match="no method that returns the head") as refused:
             await source.head()
         assert refused.value.code == "UNIMPLEMENTED"
+
+
+async def test_a_consumer_that_starts_at_the_head_of_a_go_server_is_refused_before_its_first_event() -> None:
+    async def stream(request: bytes, context: Context) -> None:
+        raise AssertionError("a stream was opened")
+
+    async def handle(event: Event) -> None: ...
+
+    store = MemoryCursorStore()
+    async with go_server(stream) as source:
+        with pytest.raises(RemoteError, match="the server has no method that returns the head"):
+            await run(Spec(source, store, Consumer("c", handle), start="head"))
+    assert await store.all() == {}
 
 
 async def test_pages_are_asked_for_again_after_the_connection_was_lost() -> None:

@@ -46,6 +46,7 @@ class Releases(LeaseStore):
     def __init__(self, store: LeaseStore, connection: Any) -> None:
         self._store = store
         self._connection = connection
+        self.lease_type = store.lease_type
         self.at: list[str] = []
 
     async def acquire(self, name: str, owner: str, *, ttl: float) -> Lease | None:

@@ -8,7 +8,6 @@ import pytest
 
 from reflex_aio import Consumer, Event, MemoryCursorStore, Spec, run
 from reflex_aio.errors import CursorConflict, InvalidCursor, LeaseLost
-from reflex_aio.patterns import ReadThroughStore
 from reflex_aio.sql import EventsTable, LeasesTable
 from tests.fix_statements import Statements
 from tests.sql.cursor_rows import cursors, made, rival, stored, write_behind
@@ -119,21 +118,9 @@ async def test_store_that_is_not_entered_has_each_cursor_set(pool: asyncpg.Pool)
         assert mark is None
 
 
-@pytest.mark.parametrize(
-    "make", [MemoryCursorStore, lambda: ReadThroughStore(MemoryCursorStore(), MemoryCursorStore())]
-)
-async def test_store_that_looks_at_no_marks_has_each_cursor_set(make: Any) -> None:
-    with make().mark("a") as mark:
+async def test_store_that_looks_at_no_marks_has_each_cursor_set() -> None:
+    with MemoryCursorStore().mark("a") as mark:
         assert mark is None
-
-
-async def test_wrapped_store_has_the_marks_of_the_one_within(pool: asyncpg.Pool) -> None:
-    await made(pool)
-    async with ReadThroughStore(write_behind(pool), MemoryCursorStore()) as store:
-        with store.mark("a") as mark:
-            assert mark is not None
-            mark.cursor = "1"
-    assert await stored(pool) == "1"
 
 
 async def test_mark_under_a_lease_that_is_lost_is_refused(pool: asyncpg.Pool) -> None:

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from reflex_aio import CursorStore, Event, MemoryCursorStore, MemoryEvents, Source
-from reflex_aio.patterns import PollSource, ReadThroughStore
+from reflex_aio.patterns import PollSource
 from reflex_aio.rpc import RemoteSource, StreamServer
 from reflex_aio.sql import CursorsTable, EventsTable
 from reflex_aio.testing import (
@@ -148,16 +148,6 @@ async def memory_cursors() -> AsyncIterator[CursorStore]:
 @asynccontextmanager
 async def scripted_cursors() -> AsyncIterator[CursorStore]:
     yield ScriptedCursorStore()
-
-
-@asynccontextmanager
-async def read_through() -> AsyncIterator[CursorStore]:
-    yield ReadThroughStore(MemoryCursorStore(), MemoryCursorStore())
-
-
-@pytest.mark.anyio
-async def test_cursors_with_a_fallback() -> None:
-    await check_cursor_store(read_through, lacks=["rewind"])
 
 
 @pytest.mark.anyio

@@ -185,6 +185,7 @@ class TableCursorStore(TableStore[CursorsDialect], CursorStore):
     :raises ValueError: if ``idle_timeout`` is out of range
     """
 
+    fence_type = TableLease
     has_transactions = True
 
     def __init__(

@@ -70,6 +70,8 @@ class TableLeaseStore(TableStore[LeasesDialect], LeaseStore):
     :class:`~reflex_aio.errors.DatabaseError`.
     """
 
+    lease_type = TableLease
+
     def __init__(self, table: Table[LeasesSchema], pool: Any) -> None:
         super().__init__(table, pool, LeasesDialect)
         self._schema = table.schema
