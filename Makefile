@@ -16,7 +16,7 @@ CODE := $(wildcard reflex_aio tests examples benchmarks)
 ARGS ?=
 # How many processes run the tests: one more than there are cores, as each waits for servers a tenth of the time.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
-# What make demo runs on: postgres or mariadb
+# The database of make demo: postgres or mariadb
 DATABASE ?= postgres
 # Tests, demonstration and benchmarks start many a Python, each of which would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
@@ -85,11 +85,11 @@ coverage: $(STAMP) ## run the tests in one process, and print which lines they d
 	$(BIN)/coverage report
 
 .PHONY: demo
-demo: $(STAMP) ## see the whole story in under a minute; DATABASE=mariadb tells it on MariaDB
+demo: $(STAMP) ## run the demonstration; DATABASE=mariadb runs it on MariaDB
 	@$(BIN)/python -m examples.demo --database $(DATABASE) $(ARGS)
 
 .PHONY: transcript
-transcript: $(STAMP) ## write docs/cli_transcript.md anew, by running the commands in it
+transcript: $(STAMP) ## regenerate docs/cli_transcript.md, by running its commands
 	@$(BIN)/python -m tests.cli.transcript
 
 .PHONY: bench

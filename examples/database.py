@@ -1,7 +1,7 @@
-"""How the examples run statements of their own, on each database that they can be shown with.
+"""Execution of the examples' own statements, on every database that they support.
 
-A service of yours has one database, and uses its client library as it is. That is all that differs here: the tables of
-events and cursors take the connections and pools of each.
+A real service has one database, and uses its client library directly. Only the examples' own statements need this; the
+tables of events and cursors accept the connections and pools of every client library.
 """
 
 import itertools
@@ -18,7 +18,7 @@ __all__ = ["fetch"]
 
 @singledispatch
 async def fetch(connection: Any, statement: str, *arguments: object) -> Sequence[Sequence[Any]]:
-    """Run a statement on an asyncpg, aiomysql or asyncmy connection, and return its rows; ``%s`` is an argument."""
+    """Run a statement on an asyncpg, aiomysql or asyncmy connection, and return its rows; ``%s`` is a placeholder."""
     async with connection.cursor() as cursor:
         await cursor.execute(statement, arguments)
         rows: Sequence[Sequence[Any]] = await cursor.fetchall()

@@ -1,6 +1,6 @@
-"""A log of all deliveries, repeated ones too: what the demonstration judges consumers by.
+"""A log of all deliveries, repeated ones included, from which the demonstration evaluates the consumers.
 
-A service of yours needs none.
+A real service needs none.
 """
 
 import os
@@ -22,12 +22,12 @@ CREATE TABLE deliveries (
 
 
 async def create_table(connection: Any) -> None:
-    """Make the table."""
+    """Create the table."""
     await fetch(connection, _TABLE)
 
 
 async def record(connection: Any, consumer: str, event: Event) -> None:
-    """Note, in the transaction that is open, that ``consumer`` got ``event`` in this process."""
+    """Record the delivery of ``event`` to ``consumer`` in this process, in the current transaction."""
     await fetch(
         connection,
         "INSERT INTO deliveries (consumer, process, event_id, type, foreign_id) VALUES (%s, %s, %s, %s, %s)",

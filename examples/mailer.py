@@ -1,4 +1,4 @@
-"""The mailer, a service of its own: hears of users over gRPC, and keeps its cursor in its own database.
+"""The mailer, a separate service: consumes users' events over gRPC, with a cursor in its own database.
 
 ::
 
@@ -37,18 +37,18 @@ _SUBJECTS = {
 
 
 async def create_tables(connection: Any) -> None:
-    """Make the tables of the service."""
+    """Create the tables of the service."""
     await fetch(connection, _MAILS)
     await cursors.create(connection)
     await deliveries.create_table(connection)
 
 
 def mailer_spec(channel: grpc.aio.Channel, pool: Any) -> Spec:
-    """Return what runs the consumer ``mailer``: events from ``channel``, cursor and mails in ``pool``."""
+    """Return the spec of the consumer ``mailer``: events from ``channel``, cursor and mails in ``pool``."""
 
     async def put_into_outbox(event: Event) -> None:
         async with pool.acquire() as connection, transaction(connection):
-            # Events come at least once. The key makes sure that each leads to one mail.
+            # Events are delivered at least once. The primary key ensures one mail for each.
             if not await fetch(connection, "SELECT 1 FROM mails WHERE event_id = %s", int(event.id)):
                 await fetch(
                     connection,
@@ -59,17 +59,17 @@ def mailer_spec(channel: grpc.aio.Channel, pool: Any) -> Spec:
                 )
             await deliveries.record(connection, "mailer", event)
 
-    # The cursor is stored twice a second, rather than after each event: that is faster, and after a crash the
-    # events of the last half second come again.
+    # The cursor is stored twice a second rather than after each event. That is faster; after a crash, the events of
+    # the last half second are delivered again.
     store = cursors.store(pool, flush_every=0.5)
     return Spec(RemoteSource(channel, "users"), store, Consumer("mailer", put_into_outbox))
 
 
 async def serve(users: str, database: str) -> None:
-    """Consume until cancelled.
+    """Consume events until cancelled.
 
     :param users: the address of the users service
-    :param database: the DSN of the mailer's own database, which has its tables
+    :param database: the DSN of the mailer's own database, which contains its tables
     """
     async with (
         open_pool(database, size=5) as pool,
@@ -82,9 +82,9 @@ async def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m examples.mailer", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--users", required=True, metavar="ADDRESS", help="where the users service listens")
+    parser.add_argument("--users", required=True, metavar="ADDRESS", help="the address of the users service")
     parser.add_argument("--database", required=True, metavar="DSN", help="the mailer's own database")
-    parser.add_argument("--tethered", action="store_true", help="end when standard input does")
+    parser.add_argument("--tethered", action="store_true", help="end when standard input is closed")
     arguments = parser.parse_args()
     serving = asyncio.create_task(serve(arguments.users, arguments.database))
     loop = asyncio.get_running_loop()

@@ -1,7 +1,7 @@
-"""Generate ``reflex_aio/pb`` from the .proto files beside this one: a descriptor set, and the types in it.
+"""Generate ``reflex_aio/pb`` from the .proto files in this directory: a descriptor set, and a stub with its types.
 
-``--check`` writes nothing, and fails if what is checked in is not what would be generated. What this needs is
-in requirements.txt.
+With ``--check`` it writes nothing, and fails if the files in the repository are out of date. Its dependencies are in
+requirements.txt.
 """
 
 import argparse
@@ -41,7 +41,7 @@ SCALARS = {
 
 
 def compile_protos() -> bytes:
-    """Return the .proto files and all that they import as a serialized FileDescriptorSet."""
+    """Return the .proto files and their imports as a serialized FileDescriptorSet."""
     sources = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
     well_known = Path(grpc_tools.__file__).parent / "_proto"
     with tempfile.TemporaryDirectory() as folder:
@@ -76,20 +76,20 @@ def class_lines(message: DescriptorProto) -> list[str]:
 
 
 def stub_of(descriptors: bytes) -> bytes:
-    """Return the .pyi that tells type checkers what the descriptor set holds."""
+    """Return the .pyi file with the types of all messages in the descriptor set."""
     messages = {}
     for file in FileDescriptorSet.FromString(descriptors).file:
         for message in file.message_type:
             if messages.setdefault(message.name, message) is not message:
                 raise SystemExit(
-                    f"two messages are named {message.name}: reflex_aio.pb has them all in one place"
+                    f"two messages are named {message.name}: names must be unique, as reflex_aio.pb is one module"
                 )
     lines = [line for name in sorted(messages) for line in class_lines(messages[name])]
     return (STUB_HEAD + "\n".join(lines) + "\n").encode()
 
 
 def main() -> int:
-    """Write what is generated, or with ``--check`` compare it; return the exit status."""
+    """Write the generated files, or compare them with ``--check``. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
     check = parser.parse_args().check
@@ -98,7 +98,7 @@ def main() -> int:
     generated = {TARGET / "wire.binpb": descriptors, TARGET / "__init__.pyi": stub_of(descriptors)}
     stale = [path for path, content in generated.items() if not path.exists() or path.read_bytes() != content]
     for path in stale:
-        print(f"{path.relative_to(PROTOS.parent)} {'is not current: run make proto' if check else 'written'}")  # noqa: T201
+        print(f"{path.relative_to(PROTOS.parent)} {'is out of date: run make proto' if check else 'written'}")  # noqa: T201
         if not check:
             path.write_bytes(generated[path])
     return int(check and bool(stale))

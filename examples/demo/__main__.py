@@ -1,4 +1,4 @@
-"""``python -m examples.demo``; see ``--help``."""
+"""The demonstration: ``python -m examples.demo``; see ``--help``."""
 
 import sys
 

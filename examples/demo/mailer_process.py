@@ -1,4 +1,4 @@
-"""The mailer as a process: started, killed, ended."""
+"""The process of the mailer: start, kill, terminate."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ _CHECKOUT = Path(__file__).parents[2]
 
 
 class MailerProcess:
-    """``python -m examples.mailer`` in a process of its own, which ends with this one at the latest.
+    """``python -m examples.mailer`` in a process of its own, which never outlives this one.
 
     :param users: the address of the users service
     :param database: the DSN of the mailer's database
@@ -37,21 +37,22 @@ class MailerProcess:
         return self._process.pid
 
     async def start(self) -> None:
-        # Its standard input ends when this process does, however that ends; a Ctrl-C is for this process alone.
+        # --tethered: its standard input is closed when this process ends for any reason. In a session of its own, it
+        # does not receive the Ctrl-C of the terminal.
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "examples.mailer", *self._arguments,
             stdin=subprocess.PIPE, cwd=_CHECKOUT, start_new_session=True,
         )  # fmt: skip
 
     async def kill(self) -> None:
-        """End it with SIGKILL: it can't do anything about it, nor store anything any more."""
+        """Kill the process with SIGKILL: it cannot store anything any more."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
             await self._process.communicate()
 
-    async def end(self) -> int:
-        """Ask it to end, as a deployment does, and return its exit status."""
+    async def terminate(self) -> int:
+        """Send SIGTERM, as a deployment does, and return the exit status."""
         assert self._process is not None
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()

@@ -1,4 +1,4 @@
-"""What is to be seen of the demonstration, in colour where the terminal has any."""
+"""The output of the demonstration, in colour on a terminal."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -12,7 +12,7 @@ from examples.demo.verdict import Verdict
 
 
 class Screen:
-    """Writes to standard output. Colours and the moving line are for terminals; NO_COLOR turns off colours."""
+    """Writes to standard output. Colours and the status line appear on terminals only; NO_COLOR turns off colours."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False)
@@ -20,24 +20,24 @@ class Screen:
         self._steps = 0
 
     def title(self, text: str) -> None:
-        """Tell what this is, or how it ended early."""
+        """Print the title, or the reason for an early end."""
         self._console.print(f"[bold]{text}[/]")
 
     def step(self, text: str) -> None:
-        """Tell what begins now."""
+        """Print the heading of the next step."""
         self._steps += 1
         self._console.print(f"\n[bold cyan]{self._steps}. {text}[/]")
 
     def note(self, text: str) -> None:
-        """Tell what has happened."""
+        """Print what happened, with the time since the start."""
         self._console.print(f"[dim]{monotonic() - self._began:5.1f} s[/]  {text}", soft_wrap=True)
 
-    def moving(self) -> AbstractContextManager[Status]:
-        """Return a line that is written anew while something is under way; on a terminal only."""
+    def status_line(self) -> AbstractContextManager[Status]:
+        """Return a line that is updated in place, on a terminal only."""
         return self._console.status("")
 
     def events(self, rows: Sequence[tuple[str, ...]]) -> None:
-        """Show rows of an events table."""
+        """Print rows of an events table."""
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
         for name in ("         ", "id", "type", "foreign_id", "timestamp"):
             table.add_column(name)
@@ -46,7 +46,7 @@ class Screen:
         self._console.print(table)
 
     def verdicts(self, verdicts: Sequence[Verdict]) -> None:
-        """Show what became of the events, with a column for each consumer."""
+        """Print the results, with a column for each consumer."""
         table = Table(header_style="bold")
         table.add_column("")
         for verdict in verdicts:
@@ -62,11 +62,11 @@ class Screen:
         self._console.print(f"[bold red]FAILED[/]  {text}", soft_wrap=True)
 
 
-def _bad(count: int) -> str:
+def _count_of_faults(count: int) -> str:
     return f"[bold red]{count}[/]" if count else "[green]0[/]"
 
 
-def _yes(good: bool) -> str:
+def _yes_or_no(good: bool) -> str:
     return "[green]yes[/]" if good else "[bold red]NO[/]"
 
 
@@ -75,8 +75,8 @@ _MEASURES: Mapping[str, Callable[[Verdict], str]] = {
     "consumed, distinct": lambda verdict: str(verdict.distinct),
     "delivered": lambda verdict: str(verdict.delivered),
     "repeated": lambda verdict: str(verdict.repeated),
-    "missing": lambda verdict: _bad(verdict.missing),
-    "consumed, but never committed": lambda verdict: _bad(verdict.foreign),
-    "in order": lambda verdict: _yes(verdict.in_order),
-    "cursor at the last event": lambda verdict: _yes(verdict.at_head),
+    "missing": lambda verdict: _count_of_faults(verdict.missing),
+    "consumed, but never committed": lambda verdict: _count_of_faults(verdict.foreign),
+    "in order": lambda verdict: _yes_or_no(verdict.in_order),
+    "cursor at the last event": lambda verdict: _yes_or_no(verdict.at_head),
 }

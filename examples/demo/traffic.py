@@ -1,4 +1,4 @@
-"""What people do with the users service: they sign up, alone and in groups, and change their addresses."""
+"""Simulated use of the users service: users sign up, alone and in groups, and change their addresses."""
 
 import asyncio
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ _GROUP = 5
 
 
 class Traffic:
-    """Several writers at once, until so many users have tried to sign up.
+    """Concurrent writers, which run until a number of users have tried to sign up.
 
-    :param teams: the ids of the teams that they choose from
-    :param users: how many users try to sign up
-    :param seed: what everything is drawn from
-    :param seconds: how long that takes, about
+    :param teams: the ids of the teams to join
+    :param users: the number of users who try to sign up
+    :param seed: the seed of the random numbers
+    :param seconds: the approximate duration
     """
 
     def __init__(self, service: Users, *, teams: list[int], users: int, seed: int, seconds: float) -> None:
@@ -31,11 +31,11 @@ class Traffic:
 
     @property
     def progress(self) -> float:
-        """How much is done, from 0 to 1."""
+        """The part of the work that is done, from 0 to 1."""
         return self.tried / self._users
 
     async def run(self) -> None:
-        """Do it all."""
+        """Run all writers to their end."""
         names = (f"user{number}" for number in range(1, self._users + 1))
         async with asyncio.TaskGroup() as group:
             for writer in range(_WRITERS):

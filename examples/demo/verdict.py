@@ -1,4 +1,4 @@
-"""Whether a consumer got what it should have got, worked out from what was committed and what was delivered."""
+"""The verdict on a consumer: a comparison of the committed events with the recorded deliveries."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class EventRow(NamedTuple):
-    """An event, as far as it is compared."""
+    """The compared columns of an event."""
 
     id: int
     type: int
@@ -15,7 +15,7 @@ class EventRow(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """An event that a process was handed."""
+    """The delivery of an event to a process."""
 
     process: int
     event: EventRow
@@ -23,22 +23,22 @@ class Delivery(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of the committed events at one consumer."""
+    """The result of the comparison for one consumer."""
 
     consumer: str
     committed: int
     delivered: int
-    """How many deliveries there were, repeated ones too."""
+    """The number of deliveries, repeated ones included."""
     distinct: int
-    """How many different events were delivered."""
+    """The number of different events that were delivered."""
     missing: int
-    """How many committed events were not delivered."""
+    """The number of committed events that were not delivered."""
     foreign: int
-    """How many events were delivered that were never committed, or not like that."""
+    """The number of delivered events that were not committed, or not with these values."""
     in_order: bool
-    """Whether each process got events in the order of their ids, and none was passed over by a restart."""
+    """Whether each process received events in the order of their ids, and no restart skipped one."""
     at_head: bool
-    """Whether the stored cursor is that of the last committed event."""
+    """Whether the stored cursor is the id of the last committed event."""
 
     @property
     def repeated(self) -> int:
@@ -54,8 +54,8 @@ def judge(
 ) -> Verdict:
     """Return the verdict on a consumer.
 
-    :param committed: the events that the table has, in the order of their ids
-    :param deliveries: what the consumer recorded, in the order in which it did
+    :param committed: the events in the table, in the order of their ids
+    :param deliveries: the deliveries that the consumer recorded, in their order
     :param cursor: the consumer's stored cursor
     """
     expected, firsts = set(committed), list(dict.fromkeys(delivery.event for delivery in deliveries))
@@ -69,10 +69,10 @@ def judge(
         distinct=len(firsts),
         missing=len(expected.difference(firsts)),
         foreign=len(set(firsts).difference(expected)),
-        in_order=all(_rises(events) for events in (firsts, *by_process.values())),
+        in_order=all(_is_increasing(events) for events in (firsts, *by_process.values())),
         at_head=cursor == (str(committed[-1].id) if committed else ""),
     )
 
 
-def _rises(events: Sequence[EventRow]) -> bool:
+def _is_increasing(events: Sequence[EventRow]) -> bool:
     return all(before.id < after.id for before, after in pairwise(events))

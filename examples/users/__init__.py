@@ -1,1 +1,1 @@
-"""The users service: its tables, its changes and their events, the stream that it serves, a consumer of its own."""
+"""The users service: its tables, its changes and their events, its gRPC stream, and a consumer of its own."""

@@ -1,4 +1,4 @@
-"""The tables of the users service, and the events that it tells of."""
+"""The tables of the users service, and the types of its events."""
 
 from enum import IntEnum
 from typing import Any
@@ -9,7 +9,7 @@ from reflex_aio.sql import CursorsTable, EventsTable
 
 
 class UserEvent(IntEnum):
-    """How a user changed. The numbers are stored: they are never given another meaning."""
+    """The kind of a change of a user. The numbers are stored, so their meaning must never change."""
 
     SIGNED_UP = 1
     EMAIL_CHANGED = 2
@@ -26,7 +26,7 @@ _TABLES = (
 
 
 async def create_tables(connection: Any) -> None:
-    """Make the tables of the service. (A grown-up service puts ``ddl()`` into a migration.)"""
+    """Create the tables of the service. (In production, put the output of ``ddl()`` into a migration.)"""
     for table in _TABLES:
         await fetch(connection, table)
     await user_events.create(connection)

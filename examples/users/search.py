@@ -1,4 +1,4 @@
-"""A consumer within the users service: keeps the search index in step with the users."""
+"""A consumer in the users service, which keeps the search index up to date."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from reflex_aio.sql import transaction
 
 
 def search_spec(pool: Any) -> Spec:
-    """Return what runs the consumer ``search``."""
+    """Return the spec of the consumer ``search``."""
 
     async def index(event: Event) -> None:
         user_id = event.foreign_id_int
         async with pool.acquire() as connection, transaction(connection):
-            # An event only points to the user: what the user is now, the row tells. So an event that comes
-            # a second time does no harm.
+            # The event only refers to the user, whose current state is read from its row. So the handler is
+            # idempotent: an event that is delivered again changes nothing.
             await fetch(connection, "DELETE FROM search_index WHERE user_id = %s", user_id)
             await fetch(
                 connection,

@@ -1,4 +1,4 @@
-"""The stream of users' events over gRPC, for other services."""
+"""A gRPC server for the stream of the users' events."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +12,7 @@ from reflex_aio.rpc import StreamServer, server_options
 
 @asynccontextmanager
 async def serving(pool: Any, address: str = "127.0.0.1:0") -> AsyncIterator[int]:
-    """Serve the stream ``users`` at ``address``, and tell the port."""
+    """Serve the stream ``users`` at ``address``, and yield the port."""
     streams = StreamServer({"users": user_events.source(pool)})
     server = grpc.aio.server(options=server_options())
     port = server.add_insecure_port(address)
@@ -21,6 +21,6 @@ async def serving(pool: Any, address: str = "127.0.0.1:0") -> AsyncIterator[int]
     try:
         yield port
     finally:
-        # In this order: clients are told to come back later, not cut off.
+        # In this order, streams end with a status that makes clients reconnect.
         await streams.stop()
         await server.stop(grace=1.0)

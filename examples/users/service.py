@@ -1,4 +1,4 @@
-"""What the users service does: each change inserts its event in the transaction that makes it."""
+"""The operations of the users service. Each inserts its event in the transaction of its change."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,13 +9,13 @@ from reflex_aio.sql import transaction
 
 
 class TeamIsFull(Exception):
-    """Raised when a team has fewer free seats than are asked for. Nothing has changed then."""
+    """Raised when a team has fewer free seats than requested. The transaction is rolled back."""
 
 
 class Users:
-    """The users, and what can be done with them.
+    """The users of the service.
 
-    :param pool: leads to the database of the service
+    :param pool: connections to the database of the service
     """
 
     def __init__(self, pool: Any) -> None:
@@ -24,7 +24,7 @@ class Users:
     async def sign_up(self, team_id: int, email: str) -> int:
         """Sign up a user, and return its id.
 
-        :raises TeamIsFull: if there is no seat left; the user is rolled back then, and its event with it
+        :raises TeamIsFull: if there is no free seat; the user and its event are rolled back
         """
         async with self._pool.acquire() as connection, transaction(connection):
             user_id = await _insert_user(connection, team_id, email)
@@ -33,9 +33,9 @@ class Users:
         return user_id
 
     async def sign_up_many(self, team_id: int, emails: Sequence[str]) -> list[int]:
-        """Sign up users, all of them or none, and return their ids.
+        """Sign up several users, all or none, and return their ids.
 
-        :raises TeamIsFull: if there are too few seats
+        :raises TeamIsFull: if there are too few free seats
         """
         async with self._pool.acquire() as connection, transaction(connection):
             user_ids = [await _insert_user(connection, team_id, email) for email in emails]
@@ -46,7 +46,7 @@ class Users:
         return user_ids
 
     async def change_email(self, user_id: int, email: str) -> None:
-        """Change a user's address."""
+        """Change a user's email address."""
         async with self._pool.acquire() as connection, transaction(connection):
             await fetch(
                 connection,
@@ -71,4 +71,4 @@ async def _take_seats(connection: Any, team_id: int, seats: int) -> None:
     await fetch(connection, "UPDATE teams SET free_seats = free_seats - %s WHERE id = %s", seats, team_id)
     rows = await fetch(connection, "SELECT free_seats FROM teams WHERE id = %s", team_id)
     if rows[0][0] < 0:
-        raise TeamIsFull(f"team {team_id} has no {seats} seats left")
+        raise TeamIsFull(f"team {team_id} has fewer than {seats} free seats")

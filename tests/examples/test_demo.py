@@ -1,4 +1,4 @@
-"""The demonstration: what it shows is so, it says so when it isn't, and it leaves nothing behind."""
+"""The demonstration: it passes only if the events are right, and leaves nothing behind."""
 
 import asyncio
 import os
@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from examples.demo.scenario import DATABASES, report
 from examples.demo.screen import Screen
-from examples.demo.story import DATABASES, report
 from examples.demo.verdict import Delivery, EventRow, judge
 from tests.fix_mariadb import make_mariadb
 from tests.waiting import eventually
@@ -44,7 +44,7 @@ async def demo(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
 
 
 def data_directory(processes: list[psutil.Process]) -> Path:
-    """Where the server among them has its files."""
+    """The data directory of the server among these processes."""
     found = (
         re.search(r"(?<=\0-D\0)[^\0]+|(?<=\0--datadir=)[^\0]+", "\0".join(one.cmdline())) for one in processes
     )
@@ -52,7 +52,7 @@ def data_directory(processes: list[psutil.Process]) -> Path:
 
 
 def numbers(output: str, measure: str) -> list[int]:
-    """What the summary has in the row of ``measure``, for search and mailer."""
+    """The numbers in the row ``measure`` of the summary, for search and mailer."""
     row = re.search(rf"│ {measure} +│ +(\d+) │ +(\d+) │", output)
     assert row, f"there is no row {measure!r} in the output:\n{output}"
     return [int(number) for number in row.groups()]
@@ -62,7 +62,7 @@ def numbers(output: str, measure: str) -> list[int]:
 def database(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     if name == "mariadb":
-        # Not started: where there is none, that is said as by other tests.
+        # Not started: skips the test where MariaDB is not installed, as other tests do.
         make_mariadb()
     return name
 
@@ -75,7 +75,7 @@ async def test_the_demonstration_passes_and_its_numbers_agree(database: str) -> 
     assert process.returncode == 0, output + errors.decode()
     assert not errors
     assert "PASSED" in output
-    assert f"1. A {DATABASES[database][0]} of our own" in output
+    assert f"1. A private {DATABASES[database][0]} server" in output
     assert "KILL -9" in output
     assert "\x1b" not in output, "colours where there is no terminal"
     committed, distinct = numbers(output, "committed events"), numbers(output, "consumed, distinct")
@@ -84,7 +84,7 @@ async def test_the_demonstration_passes_and_its_numbers_agree(database: str) -> 
     delivered, repeated = numbers(output, "delivered"), numbers(output, "repeated")
     assert delivered == [a + b for a, b in zip(distinct, repeated, strict=True)]
     assert repeated[0] == 0, "search was not killed"
-    rolled_back = re.search(r"(\d+) more events were inserted among them, and rolled back", output)
+    rolled_back = re.search(r"(\d+) more events were inserted in between, and rolled back", output)
     assert rolled_back
     assert int(rolled_back[1]) > 1
 
@@ -109,7 +109,7 @@ async def test_an_interrupted_demonstration_leaves_nothing_behind(
     if status > 0:
         assert b"interrupted" in out
         assert not errors
-    # Of one that is killed, the server and the mailer end by themselves.
+    # After SIGKILL, the server and the mailer have to end by themselves.
     await eventually(
         lambda: not psutil.wait_procs(children, timeout=0)[1], "its processes have ended", within=20
     )
@@ -133,8 +133,8 @@ def test_wrong_options_are_refused(arguments: list[str], complaint: str) -> None
     assert complaint in ran.stderr
 
 
-def test_what_is_not_installed_is_named(tmp_path: Path) -> None:
-    # A module that can't be imported stands in the way of the one that is installed.
+def test_a_package_that_is_not_installed_is_named(tmp_path: Path) -> None:
+    # A module that can't be imported hides the one that is installed.
     (tmp_path / "rich.py").write_text("raise ModuleNotFoundError(\"No module named 'rich'\")")
     ran = subprocess.run(
         [sys.executable, "-m", "examples.demo"],
@@ -162,7 +162,7 @@ def test_a_server_that_is_not_installed_is_named() -> None:
     )
 
 
-# Nor are there programs where they usually are.
+# PATH is empty, and the usual directories are not searched.
 _WITHOUT_PROGRAMS = """
 import sys
 from reflex_aio.ext.embedded import mariadb
@@ -185,7 +185,7 @@ def test_all_events_in_order_are_a_pass_and_repeated_ones_after_a_restart_too() 
 
 
 @pytest.mark.parametrize(
-    ("delivered", "cursor", "told"),
+    ("delivered", "cursor", "expected"),
     [
         ([(COMMITTED[0], COMMITTED[2])], "4", {"missing": 1}),
         ([COMMITTED[:2]], "2", {"missing": 1, "at_head": False}),
@@ -202,16 +202,16 @@ def test_all_events_in_order_are_a_pass_and_repeated_ones_after_a_restart_too() 
 def test_whatever_went_wrong_fails_the_demonstration(
     delivered: list[tuple[EventRow, ...]],
     cursor: str,
-    told: dict[str, int],
+    expected: dict[str, int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     good = judge("search", COMMITTED, deliveries(tuple(COMMITTED)), "4")
     bad = judge("mailer", COMMITTED, deliveries(*delivered), cursor)
-    assert {name: getattr(bad, name) for name in told} == told
+    assert {name: getattr(bad, name) for name in expected} == expected
     assert not bad.passed
     assert report(Screen(), [good, good], changes=3, mails=3)
     assert not report(Screen(), [good, bad], changes=3, mails=3)
-    assert "FAILED  not each event came, in order: mailer" in capsys.readouterr().out
+    assert "FAILED  not every event was delivered, in order: mailer" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("changes", "mails"), [(4, 3), (3, 2)])
