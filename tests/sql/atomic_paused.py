@@ -1,4 +1,4 @@
-"""A replica with an atomic consumer that is to be paused in its handler."""
+"""A process with an atomic consumer, which a test pauses in its handler."""
 
 import asyncio
 from typing import Any
@@ -15,7 +15,10 @@ cursors = CursorsTable("cursors")
 
 
 async def consume(dsn: str, owner: str, idle_timeout: float | None, seconds: float) -> None:
-    """Write who has handled each event, and say so; go on after so many seconds, or for ever."""
+    """Insert a row with the owner as the effect of each event, print a line, and then wait in the handler.
+
+    :param seconds: how long the handler waits
+    """
 
     async def handle(event: Event, connection: Any) -> None:
         driver = driver_of_connection(connection)

@@ -22,9 +22,9 @@ cursors = CursorsTable("cursors")
 
 
 async def replica(dsn: str, batch: int) -> None:
-    """Count each event's effects, until killed.
+    """Insert a row as the effect of each event, until killed.
 
-    :param batch: how many events share a transaction; with 1 each has its own
+    :param batch: the number of events in a transaction; 1 for a consumer without batches
     """
     if batch == 1:
         consumer: Any = AtomicConsumer(NAME, _count)
@@ -37,12 +37,12 @@ async def replica(dsn: str, batch: int) -> None:
                 spec = Spec(events.source(pool), cursors.store(pool), consumer)
                 await run_forever(spec, backoff=Backoff(initial=0.005, maximum=0.1))
         except ConnectionLost:
-            # It was started while the server wasn't.
+            # The replica was started while the server was down.
             await asyncio.sleep(0.05)
 
 
 async def _count(event: Event, connection: Any) -> None:
-    # No key: a second effect is a second row, and no error.
+    # The table has no key: a second effect is a second row rather than an error.
     driver = driver_of_connection(connection)
     await driver.fetch(connection, f"INSERT INTO effects VALUES ({event.id_int})")
     await asyncio.sleep(0)

@@ -11,7 +11,7 @@ from tests.fix_databases import Connect
 from tests.waiting import eventually
 
 cursors = CursorsTable("cursors")
-# Longer than any test: nothing is flushed but on demand.
+# Longer than any test: cursors are flushed on demand only.
 NEVER = 3600.0
 
 
@@ -38,7 +38,7 @@ async def set_within(store: TableCursorStore, wanted: Mapping[str, str]) -> None
 
 
 class Hold:
-    """Holds the row of consumer "a" locked, so that whoever writes it waits."""
+    """Locks the row of consumer "a", so that statements that write it wait."""
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
@@ -49,11 +49,11 @@ class Hold:
         await self._connection.execute("SELECT FROM cursors WHERE id = 'a' FOR UPDATE")
 
     async def waiting(self) -> int:
-        """Return the backend that waits for the row, once one does."""
+        """Wait until a backend waits for the row, and return its process id."""
         return (await eventually(self.waiters, "a statement that waits for the row"))[0]
 
     async def waiters(self) -> list[int]:
-        """Return the backends that wait for the row."""
+        """Return the process ids of the backends that wait for the row."""
         rows = await self._connection.fetch(
             "SELECT pid FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
         )
@@ -66,14 +66,14 @@ class Hold:
         await self._transaction.rollback()
 
     async def end_at(self, cursor: str) -> None:
-        """Let go of the row with the cursor moved, as another process would."""
+        """Move the cursor and release the row, as another process would."""
         await cursors.set(self._connection, "a", cursor)
         await self._transaction.commit()
 
 
 @asynccontextmanager
 async def held(pool: asyncpg.Pool, connect: Connect) -> AsyncIterator[Hold]:
-    """Make the table with a cursor of consumer "a" at 1, whose row is held."""
+    """Create the table with a cursor of consumer "a" at 1, whose row is locked."""
     await made(pool)
     connection = await connect()
     await cursors.set(connection, "a", "1")
@@ -83,5 +83,5 @@ async def held(pool: asyncpg.Pool, connect: Connect) -> AsyncIterator[Hold]:
 
 
 async def rival(pool: asyncpg.Pool, cursor: str, name: str = "a") -> None:
-    """Another process moves the cursor."""
+    """Move the cursor, as another process would."""
     await cursors.store(pool).set(name, cursor)

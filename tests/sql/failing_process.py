@@ -1,4 +1,4 @@
-"""A process with a consumer that fails, and keeps its attempts in a table."""
+"""A process with a consumer that fails, and stores its attempts in a table."""
 
 from reflex_aio import Backoff, Event, MemoryEvents, Spec, run_forever
 from reflex_aio.patterns import DeadLetterConsumer

@@ -43,7 +43,7 @@ Handler = Callable[[Event, Any], Awaitable[None]]
 
 @pytest_asyncio.fixture
 async def effects(pool: asyncpg.Pool) -> AsyncIterator[asyncpg.Pool]:
-    """A pool on a database with cursors, and a table of effects in which none may be there twice."""
+    """Yield a pool on a database with a cursors table and a table of effects."""
     async with pool.acquire() as connection:
         await cursors.create(connection)
         await connection.execute("CREATE TABLE effects (event_id int PRIMARY KEY, count int NOT NULL)")
@@ -51,7 +51,7 @@ async def effects(pool: asyncpg.Pool) -> AsyncIterator[asyncpg.Pool]:
 
 
 async def affect(event: Event, connection: Any) -> None:
-    # Twice would be seen, as a count and not as an error.
+    # A second effect must show as a count rather than an error.
     await connection.execute(
         "INSERT INTO effects VALUES ($1, 1) ON CONFLICT (event_id) DO UPDATE SET count = effects.count + 1",
         event.id_int,
@@ -64,7 +64,7 @@ async def affect_all(events: Sequence[Event], connection: Any) -> None:
 
 
 async def found(pool: asyncpg.Pool) -> tuple[list[int], str]:
-    """Return the events that had their effect, once each, and the cursor."""
+    """Return the events that have had their effect, once each, and the cursor."""
     rows = await pool.fetch("SELECT event_id, count FROM effects ORDER BY 1")
     assert {row["count"] for row in rows} <= {1}
     async with pool.acquire() as connection:
@@ -89,7 +89,7 @@ async def test_effects_and_cursor_are_stored(effects: asyncpg.Pool) -> None:
     assert await found(effects) == ([1, 2, 3, 4, 5], "5")
 
 
-async def test_an_error_of_the_handler_undoes_its_effects_and_leaves_the_cursor(
+async def test_an_error_of_the_handler_rolls_back_its_effects_and_the_cursor(
     effects: asyncpg.Pool,
 ) -> None:
     async def fail_on_3(event: Event, connection: Any) -> None:
@@ -171,7 +171,7 @@ async def begin_anew(event: Event, connection: Any) -> None:
 
 
 @pytest.mark.parametrize("handler", [swallow, roll_back, begin_anew])
-async def test_a_handler_that_spoils_its_transaction_is_told_so(
+async def test_a_handler_that_ends_or_breaks_its_transaction_is_an_error(
     effects: asyncpg.Pool, handler: Handler
 ) -> None:
     with pytest.raises(
@@ -181,7 +181,7 @@ async def test_a_handler_that_spoils_its_transaction_is_told_so(
     assert await found(effects) == ([], "")
 
 
-async def test_a_handler_may_contain_an_error_in_a_transaction_of_its_own(effects: asyncpg.Pool) -> None:
+async def test_a_handler_may_contain_an_error_in_a_nested_transaction(effects: asyncpg.Pool) -> None:
     async def contain(event: Event, connection: Any) -> None:
         await affect(event, connection)
         with pytest.raises(asyncpg.DivisionByZeroError):
@@ -217,7 +217,7 @@ async def test_of_two_runs_the_later_one_waits_and_does_nothing(effects: asyncpg
     assert await found(effects) == ([1], "1")
 
 
-async def test_of_two_runs_the_later_one_goes_on_where_the_first_one_failed(effects: asyncpg.Pool) -> None:
+async def test_of_two_runs_the_later_one_continues_where_the_first_one_failed(effects: asyncpg.Pool) -> None:
     events, called, go_on = await some_events(1), 0, asyncio.Event()
 
     async def handle(event: Event, connection: Any) -> None:
@@ -238,8 +238,8 @@ async def test_of_two_runs_the_later_one_goes_on_where_the_first_one_failed(effe
     assert await found(effects) == ([1], "1")
 
 
-async def test_a_rewind_under_a_run_ends_it(effects: asyncpg.Pool) -> None:
-    """It would skip the events in between, if it went on."""
+async def test_a_rewind_during_a_run_ends_it(effects: asyncpg.Pool) -> None:
+    """If it continued, it would skip the events in between."""
     events = await some_events(4)
     running = asyncio.create_task(run(spec_of(events, effects, to_head=False)))
 
@@ -255,7 +255,7 @@ async def test_a_rewind_under_a_run_ends_it(effects: asyncpg.Pool) -> None:
     assert await found(effects) == ([1, 2, 3, 4], "2")
 
 
-async def test_two_that_run_forever_have_each_effect_once(effects: asyncpg.Pool) -> None:
+async def test_two_supervised_runs_have_each_effect_once(effects: asyncpg.Pool) -> None:
     async with effects.acquire() as connection:
         await users.create(connection)
         for number in range(200):
@@ -280,7 +280,7 @@ async def test_a_run_that_is_cancelled_anywhere_leaves_all_or_nothing(effects: a
     events = await some_events(60)
 
     async def ended() -> bool:
-        # The server may still be about to commit what was cancelled: the next run would be too early.
+        # The server may still be about to commit a cancelled transaction: the next run would be too early.
         return not await effects.fetchval(
             "SELECT count(*) FROM pg_locks WHERE relation = 'cursors'::regclass AND pid <> pg_backend_pid()"
         )
@@ -299,7 +299,7 @@ async def test_a_run_that_is_cancelled_anywhere_leaves_all_or_nothing(effects: a
 async def test_a_connection_that_is_lost_around_the_commit_has_the_effect_once(
     effects: asyncpg.Pool, database: Database, after: str
 ) -> None:
-    """Whether it was committed the run doesn't know, and the next one looks."""
+    """The run does not know whether it was committed; the next run reads the cursor."""
     killer = await asyncpg.connect(database.dsn)
     kills = 0
     trigger = """
@@ -310,7 +310,7 @@ async def test_a_connection_that_is_lost_around_the_commit_has_the_effect_once(
             FOR EACH ROW EXECUTE FUNCTION end_it()
     """
     if after == "commit":
-        # It is ended within its COMMIT.
+        # The backend is terminated during its COMMIT.
         await killer.execute(trigger)
 
     async def handle(event: Event, connection: Any) -> None:
@@ -347,7 +347,7 @@ async def test_a_run_under_a_lease_stores_effects_and_cursor(effects: asyncpg.Po
     assert await found(effects) == ([1, 2, 3], "3")
 
 
-async def test_a_lease_that_is_lost_in_the_handler_undoes_its_effects(effects: asyncpg.Pool) -> None:
+async def test_a_lease_that_is_lost_in_the_handler_rolls_back_its_effects(effects: asyncpg.Pool) -> None:
     leases = await leases_of(effects)
     lease = await leases.acquire("a", "me", ttl=60.0)
     assert lease is not None

@@ -36,7 +36,7 @@ async def connection(backend: Backend) -> Any:
 
 
 class Effects:
-    """A handler that writes a row for each event, and does what else a test says."""
+    """A handler that writes a row for each event, and then calls :meth:`go_on`, which tests override."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -68,7 +68,7 @@ async def test_effects_and_cursor_are_stored(backend: Backend, backend_pool: Any
     assert await found(backend, connection) == ([1, 2, 3], "3")
 
 
-async def test_an_error_undoes_the_effects_and_leaves_the_cursor(
+async def test_an_error_rolls_back_the_effects_and_the_cursor(
     backend: Backend, backend_pool: Any, connection: Any
 ) -> None:
     class Failing(Effects):
@@ -87,7 +87,7 @@ async def test_an_error_undoes_the_effects_and_leaves_the_cursor(
 
 
 @pytest.mark.parametrize("statement", ["ROLLBACK", "COMMIT"])
-async def test_a_handler_that_ends_the_transaction_is_told_so(
+async def test_a_handler_that_ends_the_transaction_is_an_error(
     backend: Backend, backend_pool: Any, connection: Any, statement: str
 ) -> None:
     class Ending(Effects):
@@ -114,14 +114,14 @@ async def test_of_two_runs_the_later_one_does_nothing(
     second_spec = await spec_of(backend_pool, handler, 1)
     get = second_spec.store.get
 
-    async def told(name: str) -> str:
+    async def observed_get(name: str) -> str:
         cursor = await get(name)
         opened.set()
         return cursor
 
-    second_spec.store.get = told  # type: ignore[method-assign]
+    second_spec.store.get = observed_get  # type: ignore[method-assign]
     second = asyncio.create_task(run(second_spec))
-    # Now it believes that there is no cursor.
+    # The second run has read that there is no cursor.
     await opened.wait()
     released.set()
     await first
@@ -131,9 +131,7 @@ async def test_of_two_runs_the_later_one_does_nothing(
     assert await found(backend, connection) == ([1], "1")
 
 
-async def test_commit_of_which_the_answer_is_lost_has_its_effect_once(
-    backend: Backend, connection: Any
-) -> None:
+async def test_a_commit_whose_reply_is_lost_has_its_effect_once(backend: Backend, connection: Any) -> None:
     async with Proxy(backend.dsn) as proxy:
 
         class Unanswered(Effects):
@@ -145,7 +143,7 @@ async def test_commit_of_which_the_answer_is_lost_has_its_effect_once(
         async with backend.pool(2, **backend.by_way_of(proxy)) as pool:
             with pytest.raises(ConnectionLost):
                 await run(await spec_of(pool, handler, 5))
-            # The run doesn't know, but it is there.
+            # The run cannot know it, but the effect is committed.
             assert await found(backend, connection) == ([1, 2], "2")
 
             forever = await spec_of(pool, handler, 5, to_head=False)
@@ -162,7 +160,7 @@ async def test_commit_of_which_the_answer_is_lost_has_its_effect_once(
     assert await found(backend, connection) == ([1, 2, 3, 4, 5], "5")
 
 
-async def test_connection_that_is_lost_in_the_handler_is_a_lost_connection_and_nothing_to_recover_from(
+async def test_a_connection_that_is_lost_in_the_handler_is_raised_and_not_passed_to_recover(
     backend: Backend, backend_pool: Any, connection: Any
 ) -> None:
     class Losing(Effects):

@@ -1,4 +1,4 @@
-"""A replica that is stopped in the handler of an atomic consumer, and yet not ended, on every database."""
+"""A replica that is paused in the handler of an atomic consumer, on every database."""
 
 import signal
 from collections.abc import AsyncIterator
@@ -28,7 +28,7 @@ async def connection(backend: Backend, backend_pool: Any) -> AsyncIterator[Any]:
 
 
 @pytest.mark.one_library
-async def test_paused_replica_holds_up_the_others_for_no_longer_than_its_idle_timeout(
+async def test_a_paused_replica_blocks_the_others_no_longer_than_its_idle_timeout(
     backend: Backend, connection: Any, spawn: Spawn
 ) -> None:
     for table in (events, cursors):
@@ -45,7 +45,7 @@ async def test_paused_replica_holds_up_the_others_for_no_longer_than_its_idle_ti
     other = await spawn(consume, backend.url, "other", IDLE_TIMEOUT, 0.0)
     await eventually(lambda: consumed("1"), "the other one goes on", within=20.0)
     await other.kill()
-    # It has written its effect, and has but to commit. Then it finds that there is nothing to do, up to the next event.
+    # It has written its effect, and only the commit is missing. It then has nothing to do until the next event.
     paused.send(signal.SIGCONT)
     await events.insert(connection, 2, 1)
     assert await paused.line() == "handling 2"
@@ -56,7 +56,7 @@ async def test_paused_replica_holds_up_the_others_for_no_longer_than_its_idle_ti
 
 
 @pytest.mark.parametrize(("session", "in_force"), [(5, 5), (9, 7)])
-async def test_shorter_timeout_is_in_force_for_the_transaction_alone(
+async def test_the_shorter_timeout_is_in_force_for_the_transaction_only(
     backend: Backend, connection: Any, session: int, in_force: int
 ) -> None:
     await backend.fetch(connection, backend.set_idle_timeout.format(session))
@@ -66,7 +66,7 @@ async def test_shorter_timeout_is_in_force_for_the_transaction_alone(
     assert await backend.value(connection, backend.idle_timeout) == session
 
 
-async def test_timeout_is_in_force_where_the_session_has_none(backend: Backend, connection: Any) -> None:
+async def test_the_timeout_is_in_force_if_the_session_has_none(backend: Backend, connection: Any) -> None:
     before = await backend.value(connection, backend.idle_timeout)
     transactions = dialect_part(CursorsDialect, backend.dialect, CursorsSchema(Name("cursors")))
     async with transactions.transaction(backend.driver, connection, idle_timeout=7.0):

@@ -1,7 +1,7 @@
-"""Two replicas of an atomic consumer that are killed again and again, on a server that is restarted: no effect is lost,
-and none is there twice.
+"""Two replicas of an atomic consumer that are killed repeatedly, on a server that is restarted: no effect is lost, and
+none exists twice.
 
-``--atomic-events`` says over how many events, ``--stress-seed`` repeats a run's choices.
+``--atomic-events`` is the number of events; ``--stress-seed`` repeats the random choices of a run.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ pytestmark = [pytest.mark.asyncio, pytest.mark.suite_server]
 
 each_event_and_batches = pytest.mark.parametrize("batch", [1, 20], ids=["each-event", "batches"])
 
-# The first of so many blows is dealt to the server, the others to replicas.
+# Of this many kills, the first one hits the server, the others hit replicas.
 _SERVER = 4
-# The events from one blow to the next, at most: about every second one hits a transaction.
+# The greatest number of events between two kills: about every second kill hits a transaction.
 _STRIDE = 300
 
 
@@ -34,7 +34,7 @@ _STRIDE = 300
 async def test_each_event_has_its_effect_once_whatever_is_killed(
     own_server: EmbeddedPostgres, spawn: Spawn, atomic_events: int, stress_seed: int, batch: int
 ) -> None:
-    # What "immediate" ends is recovered, as after a crash.
+    # A server that is stopped with "immediate" recovers as after a crash.
     stops = partial(own_server.stop, "fast"), partial(own_server.stop, "immediate")
     fire = Fire(own_server.dsn, stops, own_server.start, spawn, batch, random.Random(stress_seed))
     await fire.each_event_has_its_effect_once(atomic_events)
@@ -54,10 +54,10 @@ async def test_each_event_has_its_effect_once_whatever_is_killed_on_mariadb(
 
 
 class Fire:
-    """Blows at two replicas and the server that they work on.
+    """Kills two replicas and restarts the server that they use.
 
-    :param stops: the ways to end the server
-    :param batch: how many events share a transaction
+    :param stops: the ways to stop the server
+    :param batch: the number of events in a transaction
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Fire:
         self._restarts = 0
 
     async def each_event_has_its_effect_once(self, count: int) -> None:
-        """Let the replicas consume so many events under fire, and look at the effects."""
+        """Let the replicas consume ``count`` events while they are killed, and check the effects."""
         async with _connection(self._dsn) as (connection, fetch):
             await events.create(connection)
             await cursors.create(connection)
@@ -141,7 +141,7 @@ class Fire:
 async def _connection(
     dsn: str,
 ) -> AsyncIterator[tuple[Any, Callable[..., Awaitable[Sequence[Sequence[Any]]]]]]:
-    """Open a connection, and yield it with what fetches the rows of a statement on it."""
+    """Open a connection, and yield it with a function that returns the rows of a statement."""
     async with open_pool(dsn, size=1) as pool:
         driver = driver_of_pool(pool)
         async with driver.acquire(pool) as connection:

@@ -1,4 +1,4 @@
-"""Attempts in tables: they keep the rules on every database, and outlive the processes that make them."""
+"""Attempts in tables: they keep the rules on every database, and survive the processes that make them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -72,7 +72,7 @@ async def test_ddl_makes_the_table(backend: Backend, connection: Any) -> None:
     await table.validate(connection)
 
 
-async def test_a_table_that_is_none_of_ours_is_told(backend: Backend, connection: Any) -> None:
+async def test_a_table_of_another_kind_is_reported(backend: Backend, connection: Any) -> None:
     with pytest.raises(TableNotFound):
         await attempts.replace(name="nowhere").validate(connection)
     await backend.fetch(connection, "CREATE TABLE other (consumer varchar(9), event_id varchar(9) NOT NULL)")
@@ -81,17 +81,17 @@ async def test_a_table_that_is_none_of_ours_is_told(backend: Backend, connection
     assert any("there is no unique index" in line for line in caught.value.differences)
 
 
-async def test_a_store_without_its_table_tells_so(backend_pool: Any) -> None:
+async def test_a_store_without_its_table_raises_table_not_found(backend_pool: Any) -> None:
     store = attempts.replace(name="nowhere").store(backend_pool)
     for call in (store.get("a"), store.record("a", "7", delay=1.0), store.clear("a", "7")):
         with pytest.raises(TableNotFound, match="nowhere"):
             await call
 
 
-async def test_attempts_count_on_when_the_process_is_killed_after_each(
+async def test_attempts_are_counted_on_when_the_process_is_killed_after_each(
     backend: Backend, backend_pool: Any, connection: Any, spawn: Spawn
 ) -> None:
-    """With the last one the event is given up, by a process that has itself seen but one failure."""
+    """After the last one the event is recorded, by a process that has itself seen one failure only."""
     await cursors.create(connection)
     await errors.create(connection)
     store, handled = attempts.store(backend_pool), []
@@ -100,14 +100,14 @@ async def test_attempts_count_on_when_the_process_is_killed_after_each(
         if attempt <= RETRIES:
 
             async def counted(attempt: int = attempt) -> bool:
-                told = (await store.get(NAME)).get("2")
-                return told is not None and told.count == attempt
+                stored = (await store.get(NAME)).get("2")
+                return stored is not None and stored.count == attempt
 
             await eventually(counted, f"{attempt} attempts", within=30.0)
             assert (await store.get(NAME))["2"].seconds_left > 1000
             await child.kill()
             assert await cursors.get(connection, NAME) == "1"
-            # As if the hour had passed.
+            # The delay of an hour is over.
             await backend.fetch(
                 connection, "UPDATE consumer_attempts SET next_try_at = '2001-01-01 00:00:00'"
             )
@@ -128,7 +128,7 @@ async def test_attempts_count_on_when_the_process_is_killed_after_each(
 async def test_a_pool_of_one_connection_suffices_atomic_consumers_too(
     backend: Backend, connection: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The attempt is written when the transaction, which has that connection, is over."""
+    """The attempt is written after the end of the transaction, which uses that connection."""
     await cursors.create(connection)
     events, failures = MemoryEvents(), [ValueError("x")]
     await events.insert(1, 1)

@@ -1,4 +1,4 @@
-"""The cursor stores on a table: what both kinds promise, and the one that stores each cursor at once."""
+"""The cursor stores on a table: the rules of both kinds, and of the one that stores each cursor at once."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -27,7 +27,7 @@ Kind = Callable[[asyncpg.Pool], TableCursorStore]
 both = pytest.mark.parametrize("kind", [cursors.store, write_behind], ids=["at-once", "write-behind"])
 
 
-# What both do.
+# Both kinds.
 
 
 @both
@@ -37,7 +37,7 @@ async def test_a_store_is_a_cursor_store(pool: asyncpg.Pool, kind: Kind) -> None
 
 @pytest.mark.every_postgres
 @both
-async def test_a_store_gives_back_what_was_set(pool: asyncpg.Pool, kind: Kind) -> None:
+async def test_a_store_returns_the_cursor_that_was_set(pool: asyncpg.Pool, kind: Kind) -> None:
     await made(pool)
     async with kind(pool) as store:
         assert await store.get("a") == ""
@@ -61,7 +61,7 @@ async def test_a_cursor_that_moves_backwards_is_refused(pool: asyncpg.Pool, kind
 
 
 @both
-async def test_what_is_no_cursor_or_no_name_is_refused(pool: asyncpg.Pool, kind: Kind) -> None:
+async def test_invalid_cursors_and_names_are_refused(pool: asyncpg.Pool, kind: Kind) -> None:
     await made(pool)
     async with kind(pool) as store:
         for call in (store.set("a", "x"), store.set("a", "1", expected="x"), store.rewind("a", "x")):
@@ -174,7 +174,7 @@ async def test_two_runs_share_a_store(pool: asyncpg.Pool, kind: Kind) -> None:
     assert await stored(pool, "a") == await stored(pool, "b") == "10"
 
 
-# Each at once.
+# The store that stores each cursor at once.
 
 
 @pytest.mark.every_postgres
@@ -198,7 +198,7 @@ async def test_a_conflict_costs_no_connection(pool: asyncpg.Pool, database: Data
         assert await single.fetchval("SELECT pg_backend_pid()") == before
 
 
-# Any sequence, against a model.
+# Sequences of calls, compared with a model.
 
 _operation = st.tuples(
     st.sampled_from(["set", "set", "set", "expected", "rewind", "get", "flush", "enter", "leave"]),
@@ -211,7 +211,7 @@ _number = iter(range(10**9))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(operations=st.lists(_operation, max_size=15))
 @both
-async def test_any_sequence_of_calls_does_as_one_variable_would(
+async def test_any_sequence_of_calls_behaves_like_one_variable(
     pool: asyncpg.Pool, kind: Kind, operations: list[tuple[str, int, int]]
 ) -> None:
     async with pool.acquire() as connection:
@@ -247,7 +247,7 @@ async def set_and_flush(store: TableCursorStore, name: str, cursor: str) -> None
     behind = int(cursor) < int(await store.get(name) or 0)
     await store.set(name, cursor)
     if behind:
-        # A cursor behind the stored one, with none in memory, is found out when it is to be stored.
+        # If there is none in memory, a cursor behind the stored one is not noticed before it is stored.
         await store.flush()
 
 

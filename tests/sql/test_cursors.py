@@ -22,7 +22,7 @@ opaque = CursorsTable("cursors", cursor_type="str")
 
 
 async def made(connect: Connect, table: CursorsTable = cursors) -> asyncpg.Connection:
-    """A connection to a database with the table."""
+    """Return a connection to a database with the table."""
     connection = await connect()
     await table.create(connection)
     return connection
@@ -36,7 +36,7 @@ class Counted(Hooks):
         self.sets.append(table)
 
 
-# Getting and setting.
+# Reading and setting.
 
 
 @pytest.mark.every_postgres
@@ -73,7 +73,7 @@ async def test_a_cursor_may_be_set_where_it_is(connect: Connect) -> None:
     assert await cursors.get(connection, "a") == "10"
 
 
-async def test_the_time_of_the_last_move_is_kept(connect: Connect) -> None:
+async def test_the_time_of_the_last_move_is_stored(connect: Connect) -> None:
     connection = await made(connect)
     times = []
     for cursor in ("1", "2"):
@@ -104,7 +104,7 @@ async def test_a_conflict_leaves_the_callers_transaction_usable(connect: Connect
     assert await cursors.get(connection, "a") == "6"
 
 
-async def test_what_the_client_library_raises_reaches_the_caller(connect: Connect) -> None:
+async def test_exceptions_of_the_client_library_reach_the_caller(connect: Connect) -> None:
     connection, other = await made(connect), await connect()
     await cursors.set(connection, "a", "1")
     async with connection.transaction(isolation="repeatable_read"):
@@ -152,7 +152,7 @@ async def test_a_consumer_has_a_name(connect: Connect, name: Any, error: type[Ex
             await call
 
 
-# With an expectation.
+# With an expected cursor.
 
 
 @pytest.mark.every_postgres
@@ -186,7 +186,7 @@ async def test_an_expected_cursor_does_not_move_backwards_either(connect: Connec
     assert (raised.value.stored, raised.value.given, raised.value.expected) == ("5", "4", None)
 
 
-async def test_of_two_that_expect_the_same_one_moves_it(connect: Connect) -> None:
+async def test_of_two_sets_that_expect_the_same_cursor_one_moves_it(connect: Connect) -> None:
     connections = [await made(connect), await connect()]
     results = await asyncio.gather(
         *(cursors.set(c, "a", str(i), expected="") for i, c in enumerate(connections, 1)),
@@ -219,7 +219,7 @@ async def test_strings_of_digits_do_not_move_backwards(connect: Connect) -> None
     assert (raised.value.stored, raised.value.given) == (great, "99")
 
 
-async def test_an_expectation_guards_opaque_cursors(connect: Connect) -> None:
+async def test_an_expected_cursor_guards_opaque_cursors(connect: Connect) -> None:
     connection = await made(connect, opaque)
     await opaque.set(connection, "a", "x", expected="")
     await opaque.set(connection, "a", "b", expected="x")
@@ -228,7 +228,7 @@ async def test_an_expectation_guards_opaque_cursors(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["", "a\0b", "\udc80"])
-async def test_strings_that_a_database_can_not_hold_are_refused(connect: Connect, cursor: str) -> None:
+async def test_strings_that_a_database_cannot_store_are_refused(connect: Connect, cursor: str) -> None:
     connection = await made(connect, opaque)
     with pytest.raises(InvalidCursor):
         await opaque.set(connection, "a", cursor)
@@ -280,7 +280,7 @@ async def test_50_sets_at_once_end_at_the_greatest_and_never_move_back(
     connect: Connect, pool: asyncpg.Pool
 ) -> None:
     connection = await made(connect)
-    # What every statement left behind, in the order of their locks.
+    # The cursor after every statement, in the order of their locks.
     await connection.execute(
         "CREATE TABLE history (at serial, cursor bigint);"
         "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS"
@@ -305,7 +305,7 @@ async def test_50_sets_at_once_end_at_the_greatest_and_never_move_back(
         assert int(conflict.stored) in history
 
 
-async def test_a_conflict_tells_what_another_transaction_has_stored_meanwhile(connect: Connect) -> None:
+async def test_a_conflict_reports_the_cursor_that_another_transaction_has_stored(connect: Connect) -> None:
     connection, other = await made(connect), await connect()
     await cursors.set(connection, "a", "10")
     async with asyncio.TaskGroup() as group, other.transaction():
@@ -316,7 +316,7 @@ async def test_a_conflict_tells_what_another_transaction_has_stored_meanwhile(co
     assert (conflict.stored, conflict.given) == ("50", "40")
 
 
-async def test_a_conflict_of_expectations_tells_what_another_transaction_has_stored_meanwhile(
+async def test_a_conflict_with_an_expected_cursor_reports_the_cursor_that_another_transaction_has_stored(
     connect: Connect,
 ) -> None:
     connection, other = await made(connect), await connect()
@@ -335,11 +335,11 @@ async def catch(call: Any) -> CursorConflict:
     return raised.value
 
 
-async def until_waiting(looker: asyncpg.Connection, connection: asyncpg.Connection) -> None:
-    """Return when ``connection`` waits for a lock of ``looker``'s."""
+async def until_waiting(observer: asyncpg.Connection, connection: asyncpg.Connection) -> None:
+    """Return when ``connection`` waits for a lock of ``observer``."""
 
     async def waits() -> bool:
-        blocking: list[int] = await looker.fetchval(
+        blocking: list[int] = await observer.fetchval(
             "SELECT pg_blocking_pids($1)", connection.get_server_pid()
         )
         return bool(blocking)
@@ -348,7 +348,7 @@ async def until_waiting(looker: asyncpg.Connection, connection: asyncpg.Connecti
 
 
 class Interrupted(asyncpg.Connection):
-    """After its first statement that finds nothing to do, something else happens."""
+    """Calls ``between`` after the first statement that has found nothing to do."""
 
     between: Any = None
 
@@ -368,7 +368,7 @@ async def interrupted_by(connect: Connect, between: Any) -> asyncpg.Connection:
 
 
 @pytest.mark.parametrize("cursor", ["10", ""])
-async def test_a_set_that_was_refused_is_tried_again_if_the_cursor_was_rewound_meanwhile(
+async def test_a_refused_set_is_retried_if_the_cursor_was_rewound_since(
     connect: Connect, cursor: str
 ) -> None:
     other = await made(connect)
@@ -378,7 +378,9 @@ async def test_a_set_that_was_refused_is_tried_again_if_the_cursor_was_rewound_m
     assert await cursors.get(other, "a") == "40"
 
 
-async def test_a_set_with_an_expectation_is_tried_again_if_it_was_met_meanwhile(connect: Connect) -> None:
+async def test_a_set_with_an_expected_cursor_is_retried_if_the_cursor_came_there_since(
+    connect: Connect,
+) -> None:
     other = await made(connect)
     await cursors.set(other, "a", "10")
     connection = await interrupted_by(connect, cursors.set(other, "a", "30"))
@@ -422,7 +424,7 @@ async def test_a_rewind_to_the_beginning_removes_the_cursor(connect: Connect) ->
     await cursors.set(connection, "a", "1", expected="")
 
 
-async def test_a_rewind_takes_cursors_only(connect: Connect) -> None:
+async def test_a_rewind_accepts_cursors_only(connect: Connect) -> None:
     connection = await made(connect)
     with pytest.raises(InvalidCursor):
         await cursors.rewind(connection, "a", "x")
@@ -457,7 +459,7 @@ async def test_the_ddl_makes_the_table_that_create_makes(connect: Connect) -> No
     await cursors.validate(connection)
 
 
-async def test_tables_with_narrower_columns_are_used_too(connect: Connect) -> None:
+async def test_tables_with_narrower_columns_can_be_used(connect: Connect) -> None:
     connection = await connect()
     await connection.execute(
         "CREATE TABLE cursors (id varchar(20) PRIMARY KEY, last_event_id int NOT NULL, updated_at timestamp)"
@@ -472,7 +474,7 @@ async def test_tables_with_narrower_columns_are_used_too(connect: Connect) -> No
         await cursors.set(connection, "a" * 21, "1")
 
 
-async def test_validate_tells_every_difference(connect: Connect) -> None:
+async def test_validate_reports_every_difference(connect: Connect) -> None:
     connection = await connect()
     await connection.execute("CREATE TABLE cursors (id text, last_event_id text NOT NULL)")
     with pytest.raises(SchemaError) as raised:
@@ -510,12 +512,12 @@ async def test_a_name_that_is_not_plain_is_refused(name: str) -> None:
         CursorsTable(name)
 
 
-async def test_a_cursor_type_that_is_not_known_is_refused() -> None:
+async def test_an_unknown_cursor_type_is_refused() -> None:
     with pytest.raises(ValueError, match="'int' or 'str'"):
         CursorsTable("cursors", cursor_type="bytes")  # type: ignore[arg-type]
 
 
-async def test_what_is_no_connection_is_refused(connect: Connect, pool: asyncpg.Pool) -> None:
+async def test_an_object_that_is_not_a_connection_is_refused(connect: Connect, pool: asyncpg.Pool) -> None:
     for call in (
         cursors.get(pool, "a"),
         cursors.set(pool, "a", "1"),
@@ -542,7 +544,7 @@ async def test_a_pools_connection_is_a_connection(connect: Connect, pool: asyncp
 # Hooks and changes.
 
 
-async def test_hooks_are_told_of_each_cursor_set(connect: Connect) -> None:
+async def test_hooks_are_called_for_each_cursor_set(connect: Connect) -> None:
     connection = await made(connect)
     hooks = Counted()
     table = CursorsTable("cursors", hooks=hooks)

@@ -1,4 +1,4 @@
-"""The errors table: rows, the events that tell of them, and replays."""
+"""The errors table: rows, the events that report them, and replays."""
 
 import asyncio
 import inspect
@@ -40,14 +40,14 @@ def event(number: int | str = 7) -> Event:
 
 
 async def made(connect: Connect, table: ErrorsTable = errors) -> asyncpg.Connection:
-    """A connection to a database with the tables."""
+    """Return a connection to a database with the tables."""
     connection = await connect()
     await table.create(connection)
     return connection
 
 
-async def told(pool: asyncpg.Pool, table: ErrorsTable = errors) -> list[tuple[str, int, bytes | None]]:
-    """What the events say: the error's id, its status, and the consumer."""
+async def reported(pool: asyncpg.Pool, table: ErrorsTable = errors) -> list[tuple[str, int, bytes | None]]:
+    """Return the contents of the events: the error's id, its status, and the consumer."""
     async with table.events.stream(pool, to_head=True) as stream:
         return [(event.foreign_id, event.type, event.metadata) async for event in stream]
 
@@ -72,18 +72,18 @@ async def test_an_error_is_a_row_and_an_event(connect: Connect, pool: asyncpg.Po
     assert (found.message, found.status) == ("ValueError: no such user", RECORDED)
     assert found.created_at == found.updated_at
     assert found.created_at.utcoffset() is not None
-    assert await told(pool) == [(error_id, RECORDED, b"c")]
+    assert await reported(pool) == [(error_id, RECORDED, b"c")]
 
 
 @pytest.mark.every_postgres
-async def test_an_error_that_comes_again_is_recorded_once(connect: Connect, pool: asyncpg.Pool) -> None:
+async def test_a_repeated_error_is_recorded_once(connect: Connect, pool: asyncpg.Pool) -> None:
     connection = await made(connect)
     first = await errors.record(connection, consumer="c", event=event(), error=ValueError("one"))
     assert await errors.record(connection, consumer="c", event=event(), error=ValueError("two")) == first
     [found] = await errors.find(connection)
     assert found.message == "ValueError: two"
     assert found.updated_at > found.created_at
-    assert await told(pool) == [(first, RECORDED, b"c")]
+    assert await reported(pool) == [(first, RECORDED, b"c")]
 
 
 async def test_each_consumer_has_its_error_on_an_event(connect: Connect, pool: asyncpg.Pool) -> None:
@@ -97,11 +97,11 @@ async def test_each_consumer_has_its_error_on_an_event(connect: Connect, pool: a
         ("b", "1"),
         ("b", "2"),
     ]
-    assert len(await told(pool)) == 4
+    assert len(await reported(pool)) == 4
 
 
 @pytest.mark.every_postgres
-async def test_a_resolved_error_that_comes_again_is_an_error_anew(
+async def test_a_resolved_error_that_is_repeated_is_recorded_again(
     connect: Connect, pool: asyncpg.Pool
 ) -> None:
     connection = await made(connect)
@@ -110,10 +110,10 @@ async def test_a_resolved_error_that_comes_again_is_an_error_anew(
     assert await errors.record(connection, consumer="c", event=event(), error=ValueError("two")) == error_id
     found = await errors.get(connection, error_id)
     assert (found.status, found.message) == (RECORDED, "ValueError: two")
-    assert [status for _, status, _ in await told(pool)] == [RECORDED, RESOLVED, RECORDED]
+    assert [status for _, status, _ in await reported(pool)] == [RECORDED, RESOLVED, RECORDED]
 
 
-async def test_a_status_of_ones_own_outlasts_a_repetition(connect: Connect) -> None:
+async def test_an_applications_own_status_survives_a_repetition(connect: Connect) -> None:
     connection = await made(connect)
     error_id = await errors.record(connection, consumer="c", event=event(), error=ValueError())
     await errors.mark(connection, error_id, 3)
@@ -122,13 +122,15 @@ async def test_a_status_of_ones_own_outlasts_a_repetition(connect: Connect) -> N
 
 
 @pytest.mark.every_postgres
-async def test_at_once_an_error_is_recorded_once_too(connect: Connect, pool: asyncpg.Pool) -> None:
+async def test_an_error_that_is_recorded_concurrently_is_recorded_once(
+    connect: Connect, pool: asyncpg.Pool
+) -> None:
     await made(connect)
     recorder = errors.recorder(pool)
     await asyncio.gather(
         *(recorder.record(consumer="c", event=event(), error=ValueError(str(i))) for i in range(15))
     )
-    assert len(await told(pool)) == 1
+    assert len(await reported(pool)) == 1
     async with pool.acquire() as connection:
         assert len(await errors.find(connection)) == 1
 
@@ -140,7 +142,7 @@ async def test_recording_is_part_of_the_callers_transaction(connect: Connect, po
     await errors.record(connection, consumer="c", event=event(), error=ValueError())
     await transaction.rollback()
     assert await errors.find(connection) == []
-    assert await told(pool) == []
+    assert await reported(pool) == []
 
 
 @pytest.mark.parametrize("in_transaction", [False, True])
@@ -153,12 +155,12 @@ async def test_without_its_event_no_row_is_written(connect: Connect, in_transact
     with pytest.raises(asyncpg.CheckViolationError):
         await errors.record(connection, consumer="c", event=event(), error=ValueError())
     if in_transaction:
-        # Only a savepoint was rolled back: the caller's transaction goes on.
+        # Only a savepoint was rolled back: the caller's transaction continues.
         await transaction.commit()
     assert await errors.find(connection) == []
 
 
-async def test_consumer_and_event_can_not_be_mistaken_for_each_other(pool: asyncpg.Pool) -> None:
+async def test_consumer_event_and_error_are_keyword_only(pool: asyncpg.Pool) -> None:
     for method in (errors.record, errors.recorder(pool).record):
         kinds = {name: p.kind for name, p in inspect.signature(method).parameters.items()}
         for name in ("consumer", "event", "error"):
@@ -175,7 +177,7 @@ async def test_consumer_and_event_can_not_be_mistaken_for_each_other(pool: async
         ({"error": "no"}, TypeError, "accepted is an exception"),
     ],
 )
-async def test_what_can_not_be_recorded_is_refused(
+async def test_values_that_cannot_be_recorded_are_refused(
     connect: Connect, arguments: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     connection = await made(connect)
@@ -209,13 +211,13 @@ async def test_every_exceptions_text_can_be_recorded(
     assert (await errors.get(connection, error_id)).message == message
 
 
-async def test_an_exception_that_can_not_be_told_is_recorded_by_its_class(connect: Connect) -> None:
+async def test_an_exception_without_a_text_is_recorded_by_its_class(connect: Connect) -> None:
     connection = await made(connect)
     error_id = await errors.record(connection, consumer="c", event=event(), error=Speechless())
     assert "Speechless: <exception str() failed>" in (await errors.get(connection, error_id)).message
 
 
-async def test_hooks_are_told_of_errors_recorded(connect: Connect) -> None:
+async def test_hooks_are_called_for_recorded_errors(connect: Connect) -> None:
     hooks = Counted()
     table = ErrorsTable(hooks=hooks)
     connection = await made(connect, table)
@@ -260,13 +262,13 @@ async def test_a_recorder_raises_our_errors(connect: Connect, pool: asyncpg.Pool
     assert raised.value.sqlstate == "23514"
 
 
-async def test_a_recorder_without_a_server_says_so() -> None:
+async def test_a_recorder_without_a_server_raises_connection_lost() -> None:
     async with asyncpg.create_pool(host="127.0.0.1", port=1, min_size=0) as nowhere:
         with pytest.raises(ConnectionLost, match="consumer_errors: the database can't be reached"):
             await errors.recorder(nowhere).record(consumer="c", event=event(), error=ValueError())
 
 
-# Looking.
+# Finding.
 
 
 @pytest.mark.every_postgres
@@ -291,7 +293,7 @@ async def test_errors_are_found_by_consumer_and_status(connect: Connect) -> None
     assert await found(after=ids[1], limit=1) == ids[2:3]
 
 
-async def test_what_is_looked_for_has_to_make_sense(connect: Connect) -> None:
+async def test_invalid_arguments_of_find_are_refused(connect: Connect) -> None:
     connection = await made(connect)
     with pytest.raises(ValueError, match="limit 0 is out of range"):
         await errors.find(connection, limit=0)
@@ -329,17 +331,17 @@ async def test_a_mark_is_a_status_and_an_event(connect: Connect, pool: asyncpg.P
     found = await errors.get(connection, error_id)
     assert found.status == RESOLVED
     assert found.updated_at > found.created_at
-    assert await told(pool) == [(error_id, status, b"c") for status in (RECORDED, 17, RESOLVED)]
+    assert await reported(pool) == [(error_id, status, b"c") for status in (RECORDED, 17, RESOLVED)]
 
 
-async def test_a_status_that_an_error_has_already_is_not_told_again(
+async def test_a_status_that_an_error_already_has_is_not_reported_again(
     connect: Connect, pool: asyncpg.Pool
 ) -> None:
     connection = await made(connect)
     error_id = await errors.record(connection, consumer="c", event=event(), error=ValueError())
     assert await errors.resolve(connection, error_id)
     assert not await errors.resolve(connection, error_id)
-    assert len(await told(pool)) == 2
+    assert len(await reported(pool)) == 2
 
 
 @pytest.mark.parametrize("status", [0, -1, 2**31])
@@ -357,7 +359,7 @@ async def fail(event: Event) -> None:
 
 
 async def failed(connect: Connect, pool: asyncpg.Pool) -> tuple[asyncpg.Connection, str]:
-    """A consumer that went on after its errors on events 2 and 3 of four; the id of the error on event 2."""
+    """Run a consumer that continues after errors on events 2 and 3 of four; return the id of the error on event 2."""
     connection = await made(connect)
     await user_events.create(connection)
     await cursors.create(connection)
@@ -377,7 +379,7 @@ async def failed(connect: Connect, pool: asyncpg.Pool) -> tuple[asyncpg.Connecti
 
 
 @pytest.mark.every_postgres
-async def test_a_replay_hands_over_the_event_alone_and_resolves_its_error(
+async def test_a_replay_passes_only_the_event_and_resolves_its_error(
     connect: Connect, pool: asyncpg.Pool
 ) -> None:
     connection, error_id = await failed(connect, pool)
@@ -389,7 +391,7 @@ async def test_a_replay_hands_over_the_event_alone_and_resolves_its_error(
     assert await errors.replay(pool, error_id, source=user_events.source(pool), handler=handle)
     assert handled == [("2", "12")]
     assert [e.status for e in await errors.find(connection)] == [RESOLVED, RECORDED]
-    assert (await told(pool))[2:] == [(error_id, RESOLVED, b"c")]
+    assert (await reported(pool))[2:] == [(error_id, RESOLVED, b"c")]
 
 
 @pytest.mark.every_postgres
@@ -401,7 +403,7 @@ async def test_a_replay_that_fails_raises_and_updates_the_message(
         await errors.replay(pool, error_id, source=user_events.source(pool), handler=fail)
     found = await errors.get(connection, error_id)
     assert (found.status, found.message) == (RECORDED, "ValueError: event 2")
-    assert len(await told(pool)) == 2
+    assert len(await reported(pool)) == 2
 
 
 @pytest.mark.parametrize("succeeds", [False, True])
@@ -421,7 +423,7 @@ async def test_a_replay_leaves_the_cursor_where_it_is(
     assert await cursors.all(connection) == {"c": "4"}
 
 
-async def test_a_handler_that_records_its_error_itself_is_not_resolved(
+async def test_an_error_that_the_handler_records_itself_is_not_resolved(
     connect: Connect, pool: asyncpg.Pool
 ) -> None:
     connection, error_id = await failed(connect, pool)
@@ -454,7 +456,9 @@ async def test_a_replay_that_is_cancelled_changes_nothing(connect: Connect, pool
     assert await errors.get(connection, error_id) == before
 
 
-async def test_a_replay_of_an_event_that_is_gone_says_so(connect: Connect, pool: asyncpg.Pool) -> None:
+async def test_a_replay_of_a_deleted_event_raises_event_not_found(
+    connect: Connect, pool: asyncpg.Pool
+) -> None:
     connection, error_id = await failed(connect, pool)
     await connection.execute("DELETE FROM user_events WHERE id = 2")
     with pytest.raises(EventNotFound, match="source of user_events>: there is no event 2"):
@@ -512,7 +516,7 @@ async def test_a_table_may_have_names_of_its_own(connect: Connect, pool: asyncpg
     await table.resolve(connection, error_id)
     assert [e.status for e in await table.find(connection)] == [RESOLVED]
     assert table.events.name == "app.Failed-Events_events"
-    assert len(await told(pool, table)) == 2
+    assert len(await reported(pool, table)) == 2
 
 
 async def test_the_ddl_makes_the_tables_that_create_makes(connect: Connect) -> None:
@@ -547,7 +551,7 @@ async def test_a_table_without_its_unique_index_is_refused(connect: Connect) -> 
     await errors.record(connection, consumer="c", event=event(), error=ValueError())
 
 
-async def test_validate_looks_at_the_events_too(connect: Connect) -> None:
+async def test_validate_checks_the_events_table_too(connect: Connect) -> None:
     connection = await made(connect)
     await connection.execute("ALTER TABLE consumer_errors_events DROP COLUMN metadata")
     with pytest.raises(SchemaError, match='consumer_errors_events: column "metadata" is missing'):
@@ -577,7 +581,7 @@ async def test_a_missing_table_is_named(connect: Connect) -> None:
             await call
 
 
-async def test_what_is_no_connection_is_refused(connect: Connect, pool: asyncpg.Pool) -> None:
+async def test_an_object_that_is_not_a_connection_is_refused(connect: Connect, pool: asyncpg.Pool) -> None:
     for call in (
         errors.record(pool, consumer="c", event=event(), error=ValueError()),
         errors.get(pool, "1"),
@@ -591,7 +595,7 @@ async def test_what_is_no_connection_is_refused(connect: Connect, pool: asyncpg.
         errors.recorder(await connect())
 
 
-async def test_a_table_that_could_not_work_is_refused() -> None:
+async def test_settings_that_could_not_work_are_refused() -> None:
     with pytest.raises(ValueError, match="has no column for metadata"):
         ErrorsTable(events=EventsTable("e"))
     with pytest.raises(TypeError, match="accepted is an EventsTable or a bool"):

@@ -1,4 +1,4 @@
-"""Leases in tables: what they lend, and that cursors are moved by their holders alone."""
+"""Leases in tables, and cursors that only the owner of a lease can move."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -33,7 +33,7 @@ async def connection(backend: Backend) -> Any:
 def making(
     pool: Any, make_cursors: Callable[[CursorsTable, Any], CursorStore]
 ) -> Callable[[], AbstractAsyncContextManager[tuple[CursorStore, LeaseStore]]]:
-    """Tables of its own for each rule."""
+    """Return a factory of stores on tables of their own, for each rule."""
 
     @asynccontextmanager
     async def make() -> AsyncIterator[tuple[CursorStore, LeaseStore]]:
@@ -55,7 +55,7 @@ def written_behind(table: CursorsTable, pool: Any) -> CursorStore:
     return table.store(pool, flush_every=0.01)
 
 
-# Waiting for leases to expire takes most of the time: so all rules in one test, at once.
+# The tests mostly wait for leases to expire: therefore all rules run concurrently, in one test.
 
 
 async def test_leases_keep_the_rules(backend: Backend, backend_pool: Any) -> None:
@@ -76,18 +76,18 @@ async def test_fenced_cursors_keep_the_rules(backend: Backend, backend_pool: Any
             group.create_task(check_fenced_store(making(backend_pool, make), rules=[rule]))
 
 
-# Interleavings.
+# Concurrency.
 
 
 @pytest.mark.parametrize("make", [at_once, written_behind])
-async def test_taking_over_waits_for_a_cursor_that_is_being_moved(
+async def test_acquiring_waits_for_a_cursor_that_is_being_moved(
     backend: Backend, backend_pool: Any, connection: Any, make: Any
 ) -> None:
     leases, cursors = LEASES.store(backend_pool), make(CURSORS, backend_pool)
     lease = await acquired(leases, "billing", "me", ttl=0.001)
     await cursors.set("billing", "1")
     async with backend.driver.transaction(connection):
-        # Holds up the cursor's move after the lease was compared.
+        # Blocks the move of the cursor after the lease was compared.
         await CURSORS.set(connection, "billing", "2")
         moving = asyncio.create_task(cursors.set("billing", "3", fence=lease))
         await backend.waiting_for_locks(1)
@@ -103,7 +103,7 @@ async def test_taking_over_waits_for_a_cursor_that_is_being_moved(
 
 
 @pytest.mark.parametrize("make", [at_once, written_behind])
-async def test_a_move_waits_for_who_is_taking_over_and_is_refused(
+async def test_a_move_waits_for_an_owner_that_is_acquiring_and_is_refused(
     backend: Backend, backend_pool: Any, connection: Any, make: Any
 ) -> None:
     leases, cursors = LEASES.store(backend_pool), make(CURSORS, backend_pool)
@@ -117,7 +117,7 @@ async def test_a_move_waits_for_who_is_taking_over_and_is_refused(
     assert await cursors.get("billing") == ""
 
 
-async def test_a_takeover_that_is_rolled_back_takes_nothing(
+async def test_a_lease_is_not_lost_to_an_acquire_that_is_rolled_back(
     backend: Backend, backend_pool: Any, connection: Any
 ) -> None:
     leases, cursors = LEASES.store(backend_pool), CURSORS.store(backend_pool)
@@ -148,7 +148,7 @@ async def test_a_lost_lease_in_memory_does_not_hold_back_the_next_one(
         assert await cursors.all() == {"billing": "2"}
 
 
-async def test_names_and_owners_are_told_apart_by_case(backend_pool: Any, connection: Any) -> None:
+async def test_names_and_owners_are_case_sensitive(backend_pool: Any, connection: Any) -> None:
     leases = LEASES.store(backend_pool)
     await acquired(leases, "billing", "me")
     assert await leases.acquire("billing", "Me", ttl=60.0) is None
@@ -181,7 +181,7 @@ async def test_a_table_of_another_name_works(backend: Backend, backend_pool: Any
     assert (await leases.all())["billing"].owner == "me"
 
 
-async def test_a_table_that_differs_is_told_of(backend: Backend, connection: Any) -> None:
+async def test_a_table_that_differs_is_reported(backend: Backend, connection: Any) -> None:
     await backend.fetch(connection, "ALTER TABLE leases DROP COLUMN epoch")
     with pytest.raises(SchemaError, match='column "epoch" is missing'):
         await LEASES.validate(connection)
@@ -217,7 +217,7 @@ async def test_a_lease_of_another_table_is_not_renewed(backend_pool: Any, connec
         await LEASES.replace(name="elections").store(backend_pool).renew(lease, ttl=1.0)
 
 
-async def test_a_leases_table_that_is_not_beside_the_cursors_is_told_of(
+async def test_a_leases_table_in_another_database_is_not_found(
     backend: Backend, backend_pool: Any, connection: Any
 ) -> None:
     lease = await acquired(LEASES.store(backend_pool), "billing", "me")
@@ -227,7 +227,7 @@ async def test_a_leases_table_that_is_not_beside_the_cursors_is_told_of(
     assert await CURSORS.store(backend_pool).get("billing") == ""
 
 
-async def test_what_is_no_pool_is_refused(connection: Any) -> None:
+async def test_an_object_that_is_not_a_pool_is_refused(connection: Any) -> None:
     with pytest.raises(TypeError, match="pool"):
         LEASES.store(connection)
 

@@ -1,4 +1,4 @@
-"""Marks: where a run has come to, for a store that writes behind to look at."""
+"""Marks: the position of a run, which a write-behind store reads."""
 
 import asyncio
 from typing import Any
@@ -21,7 +21,7 @@ leases = LeasesTable("leases")
 filters = pytest.mark.parametrize("filter", [None, lambda event: event.type == 1], ids=["plain", "filtered"])
 
 
-async def test_what_is_marked_is_stored_every_period(pool: asyncpg.Pool) -> None:
+async def test_a_marked_cursor_is_stored_at_the_interval(pool: asyncpg.Pool) -> None:
     await made(pool)
     async with write_behind(pool, flush_every=0.02) as store:
         with store.mark("a") as mark:
@@ -36,7 +36,7 @@ async def test_what_is_marked_is_stored_every_period(pool: asyncpg.Pool) -> None
 
 
 @pytest.mark.suite_server
-async def test_mark_that_stays_costs_no_statement(pool: asyncpg.Pool, statements: Statements) -> None:
+async def test_an_unchanged_mark_costs_no_statement(pool: asyncpg.Pool, statements: Statements) -> None:
     await made(pool)
     async with write_behind(pool, flush_every=0.001) as store:
         with store.mark("a") as mark:
@@ -49,7 +49,7 @@ async def test_mark_that_stays_costs_no_statement(pool: asyncpg.Pool, statements
             assert [s for s in statements.taken() if "cursors" in s.text] == []
 
 
-async def test_what_is_marked_is_as_good_as_set(pool: asyncpg.Pool) -> None:
+async def test_a_marked_cursor_counts_as_set(pool: asyncpg.Pool) -> None:
     await made(pool)
     async with write_behind(pool) as store:
         with store.mark("a") as mark:
@@ -68,7 +68,7 @@ async def test_what_is_marked_is_as_good_as_set(pool: asyncpg.Pool) -> None:
     assert await stored(pool) == "5"
 
 
-async def test_rewind_forgets_what_is_marked(pool: asyncpg.Pool) -> None:
+async def test_a_rewind_discards_the_marked_cursor(pool: asyncpg.Pool) -> None:
     await made(pool)
     async with write_behind(pool) as store:
         with store.mark("a") as mark:
@@ -78,7 +78,9 @@ async def test_rewind_forgets_what_is_marked(pool: asyncpg.Pool) -> None:
     assert await stored(pool) == "3"
 
 
-async def test_refused_mark_is_looked_at_no_more_and_the_next_set_tells_why(pool: asyncpg.Pool) -> None:
+async def test_a_refused_mark_is_no_longer_read_and_the_next_set_raises_the_reason(
+    pool: asyncpg.Pool,
+) -> None:
     await made(pool)
     async with write_behind(pool, flush_every=0.01) as store:
         with store.mark("a") as mark, store.mark("b") as other:
@@ -97,7 +99,7 @@ async def test_refused_mark_is_looked_at_no_more_and_the_next_set_tells_why(pool
 @pytest.mark.parametrize(
     ("cursor", "error"), [("1", CursorConflict), ("x", InvalidCursor)], ids=["behind", "no-number"]
 )
-async def test_mark_that_can_not_be_kept_is_refused(
+async def test_a_mark_with_an_invalid_cursor_is_refused(
     pool: asyncpg.Pool, cursor: str, error: type[Exception]
 ) -> None:
     await made(pool)
@@ -118,7 +120,7 @@ async def test_store_that_is_not_entered_has_each_cursor_set(pool: asyncpg.Pool)
         assert mark is None
 
 
-async def test_store_that_looks_at_no_marks_has_each_cursor_set() -> None:
+async def test_store_without_marks_has_each_cursor_set() -> None:
     with MemoryCursorStore().mark("a") as mark:
         assert mark is None
 

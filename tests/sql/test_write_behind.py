@@ -1,4 +1,4 @@
-"""The cursor store that keeps the latest cursors in memory, and stores them now and then."""
+"""The cursor store that keeps the latest cursors in memory, and stores them at an interval."""
 
 import asyncio
 import logging
@@ -20,11 +20,11 @@ from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio
 
-# When cursors are stored.
+# The time at which cursors are stored.
 
 
 @pytest.mark.suite_server
-async def test_a_set_is_a_matter_of_memory(pool: asyncpg.Pool, statements: Statements) -> None:
+async def test_a_set_writes_to_memory_only(pool: asyncpg.Pool, statements: Statements) -> None:
     await made(pool)
     async with write_behind(pool) as store:
         statements.taken()
@@ -53,7 +53,7 @@ async def test_the_latest_cursors_of_all_consumers_are_stored_by_one_statement(
 
 
 @pytest.mark.every_postgres
-async def test_cursors_are_stored_every_period(pool: asyncpg.Pool) -> None:
+async def test_cursors_are_stored_at_the_interval(pool: asyncpg.Pool) -> None:
     await made(pool)
     async with write_behind(pool, flush_every=0.02) as store:
         for cursor in ("1", "2"):
@@ -65,7 +65,7 @@ async def test_cursors_are_stored_every_period(pool: asyncpg.Pool) -> None:
             await eventually(is_stored)
 
 
-async def test_what_is_in_memory_is_not_among_the_stored(pool: asyncpg.Pool) -> None:
+async def test_cursors_in_memory_are_not_among_the_stored_ones(pool: asyncpg.Pool) -> None:
     await made(pool)
     async with write_behind(pool) as store:
         await store.set("a", "1")
@@ -82,7 +82,7 @@ async def test_a_store_that_is_not_entered_stores_each_cursor_at_once(pool: asyn
     await store.flush()
 
 
-async def test_each_leaving_flushes_and_the_last_one_stops(pool: asyncpg.Pool) -> None:
+async def test_each_exit_flushes_and_the_last_one_stops_the_task(pool: asyncpg.Pool) -> None:
     await made(pool)
     store = write_behind(pool)
     before = asyncio.all_tasks()
@@ -96,7 +96,9 @@ async def test_each_leaving_flushes_and_the_last_one_stops(pool: asyncpg.Pool) -
     assert asyncio.all_tasks() == before
 
 
-async def test_a_store_is_entered_while_another_leaves_it(pool: asyncpg.Pool, connect: Connect) -> None:
+async def test_a_store_can_be_entered_while_another_task_leaves_it(
+    pool: asyncpg.Pool, connect: Connect
+) -> None:
     async with held(pool, connect) as hold:
         store = write_behind(pool)
         await store.__aenter__()
@@ -111,7 +113,7 @@ async def test_a_store_is_entered_while_another_leaves_it(pool: asyncpg.Pool, co
     assert await stored(pool) == "4"
 
 
-async def test_a_store_is_entered_at_any_moment_of_another_leaving_it(pool: asyncpg.Pool) -> None:
+async def test_a_store_can_be_entered_at_any_moment_of_another_tasks_exit(pool: asyncpg.Pool) -> None:
     await made(pool)
     for turns in range(12):
         store = write_behind(pool, flush_every=0.01)
@@ -130,7 +132,7 @@ async def test_a_store_is_entered_at_any_moment_of_another_leaving_it(pool: asyn
         await leaving
 
 
-async def test_leaving_waits_for_its_own_flush_though_another_has_left(
+async def test_an_exit_waits_for_its_own_flush_although_another_task_has_left(
     pool: asyncpg.Pool, connect: Connect
 ) -> None:
     async with held(pool, connect) as hold:
@@ -144,7 +146,9 @@ async def test_leaving_waits_for_its_own_flush_though_another_has_left(
         assert await store.all() == {"a": "2", "b": "2"}
 
 
-async def test_a_cursor_set_under_a_flush_is_left_to_the_next(pool: asyncpg.Pool, connect: Connect) -> None:
+async def test_a_cursor_set_during_a_flush_is_stored_by_the_next_one(
+    pool: asyncpg.Pool, connect: Connect
+) -> None:
     async with held(pool, connect) as hold, write_behind(pool) as store:
         await store.set("a", "10")
         flushing = asyncio.create_task(store.flush())
@@ -158,7 +162,9 @@ async def test_a_cursor_set_under_a_flush_is_left_to_the_next(pool: asyncpg.Pool
         assert await stored(pool) == "11"
 
 
-async def test_flush_stores_all_that_was_set_before_while_others_go_on(pool: asyncpg.Pool) -> None:
+async def test_flush_stores_every_cursor_set_before_while_other_tasks_continue_to_set(
+    pool: asyncpg.Pool,
+) -> None:
     await made(pool)
     async with write_behind(pool) as store:
         async with asyncio.timeout(20):
@@ -197,7 +203,7 @@ async def test_a_conflict_is_raised_by_the_next_set_of_its_consumer(pool: asyncp
         await store.set("a", "10")
         await store.set("b", "10")
 
-        # Not the table, which shows what is flushed before the store has heard of it.
+        # Not by the table, which has the flushed cursors before the store gets the result.
         async def refused() -> bool:
             return await store.get("a") == "50"
 
@@ -227,7 +233,7 @@ async def test_a_conflict_is_raised_by_flush_once(pool: asyncpg.Pool) -> None:
         await store.flush()
 
 
-async def test_a_conflict_is_raised_by_leaving(pool: asyncpg.Pool) -> None:
+async def test_a_conflict_is_raised_by_the_exit(pool: asyncpg.Pool) -> None:
     await made(pool)
     store = write_behind(pool)
     await rival(pool, "50")
@@ -252,7 +258,7 @@ async def test_an_error_in_the_body_is_raised_rather_than_the_conflict(
     assert "cursor '10' is not after '50'" in caplog.text
 
 
-async def test_conflicts_that_nobody_hears_of_are_logged(
+async def test_conflicts_that_no_call_can_raise_are_logged(
     pool: asyncpg.Pool, caplog: pytest.LogCaptureFixture
 ) -> None:
     await made(pool)
@@ -263,7 +269,7 @@ async def test_conflicts_that_nobody_hears_of_are_logged(
     assert "60" in caplog.text
 
 
-async def test_of_two_processes_with_one_name_the_one_behind_hears_of_it(pool: asyncpg.Pool) -> None:
+async def test_of_two_processes_with_one_name_the_one_behind_gets_the_conflict(pool: asyncpg.Pool) -> None:
     await made(pool)
     async with write_behind(pool) as ahead, write_behind(pool) as behind:
         await ahead.set("a", "20")
@@ -286,12 +292,12 @@ async def test_a_later_cursor_does_not_hide_a_conflict(pool: asyncpg.Pool, conne
         assert await store.get("a") == "50"
 
 
-# Rewinds and expectations beside a flush.
+# Rewinds and expected cursors during a flush.
 
 
-async def test_a_rewind_is_not_undone_by_a_flush_under_way(pool: asyncpg.Pool, connect: Connect) -> None:
+async def test_a_rewind_is_not_undone_by_a_concurrent_flush(pool: asyncpg.Pool, connect: Connect) -> None:
     async with held(pool, connect) as hold, write_behind(pool) as store:
-        # The flush waits at the row of "a", and has not come to that of "b".
+        # The flush waits for the row of "a", and has not written that of "b".
         await store.set("a", "10")
         await store.set("b", "10")
         flushing = asyncio.create_task(store.flush())
@@ -350,7 +356,7 @@ async def test_cursors_set_while_the_server_is_down_are_stored_when_it_is_back(
             await eventually(is_stored, within=15)
 
 
-async def test_what_can_not_be_stored_on_leaving_is_kept(own_server: EmbeddedPostgres) -> None:
+async def test_cursors_that_cannot_be_stored_at_the_exit_are_kept(own_server: EmbeddedPostgres) -> None:
     async with asyncpg.create_pool(own_server.dsn, min_size=1) as pool:
         await made(pool)
         store = write_behind(pool, flush_timeout=0.5)
@@ -363,7 +369,7 @@ async def test_what_can_not_be_stored_on_leaving_is_kept(own_server: EmbeddedPos
         assert await stored(pool) == "2"
 
 
-async def test_what_was_kept_is_stored_before_a_later_cursor_that_is_set_at_once(
+async def test_a_kept_cursor_is_stored_before_a_later_one_that_is_set_at_once(
     own_server: EmbeddedPostgres,
 ) -> None:
     async with asyncpg.create_pool(own_server.dsn, min_size=1) as pool:
@@ -382,7 +388,7 @@ async def test_what_was_kept_is_stored_before_a_later_cursor_that_is_set_at_once
 
 
 @pytest.mark.every_postgres
-async def test_a_backend_that_is_terminated_under_a_flush_loses_no_cursor(
+async def test_a_backend_that_is_terminated_during_a_flush_loses_no_cursor(
     pool: asyncpg.Pool, connect: Connect
 ) -> None:
     async with held(pool, connect) as hold, write_behind(pool) as store:
@@ -394,7 +400,7 @@ async def test_a_backend_that_is_terminated_under_a_flush_loses_no_cursor(
         assert await stored(pool) == "10"
 
 
-async def test_a_cursor_that_another_transaction_holds_is_tried_again_and_holds_back_no_other(
+async def test_a_cursor_that_another_transaction_has_locked_is_retried_and_holds_back_no_other(
     pool: asyncpg.Pool, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with held(pool, connect) as hold, write_behind(pool, flush_timeout=1.0) as store:
@@ -404,7 +410,7 @@ async def test_a_cursor_that_another_transaction_holds_is_tried_again_and_holds_
             await store.flush()
         assert await store.get("a") == "10"
         assert await stored(pool, "b") == "10"
-        # None of the tries goes on in the database after we have given it up.
+        # No abandoned attempt continues in the database.
         await eventually(lambda: caplog.text.count("retrying") >= 2)
         assert len(await hold.waiters()) <= 1
         await hold.end()
@@ -415,7 +421,9 @@ async def test_a_cursor_that_another_transaction_holds_is_tried_again_and_holds_
         await eventually(is_stored)
 
 
-async def test_a_network_that_is_silent_ends_a_try(proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_silent_network_ends_an_attempt_to_store(
+    proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
     async with asyncpg.create_pool(proxy.dsn, min_size=1) as pool:
         await made(pool)
         async with write_behind(pool, flush_timeout=0.3) as store:
@@ -442,7 +450,7 @@ async def test_a_cursor_that_the_database_refuses_holds_back_no_other(pool: asyn
     assert await store.get("b") == "1"
 
 
-async def test_a_missing_table_is_told_to_who_waits_without_delay(pool: asyncpg.Pool) -> None:
+async def test_a_missing_table_is_raised_by_flush_without_delay(pool: asyncpg.Pool) -> None:
     async with write_behind(pool) as store:
         await store.set("a", "1")
         with pytest.raises(TableNotFound):
@@ -468,7 +476,7 @@ async def test_a_flush_that_is_cancelled_loses_no_cursor(pool: asyncpg.Pool, con
         assert await stored(pool) == "10"
 
 
-async def test_leaving_stores_to_the_end_though_cancelled(pool: asyncpg.Pool, connect: Connect) -> None:
+async def test_a_cancelled_exit_finishes_storing(pool: asyncpg.Pool, connect: Connect) -> None:
     async with held(pool, connect) as hold:
         store = write_behind(pool)
 
@@ -484,7 +492,7 @@ async def test_leaving_stores_to_the_end_though_cancelled(pool: asyncpg.Pool, co
     assert await stored(pool) == "10"
 
 
-async def test_leaving_is_bounded_and_what_was_not_stored_is_when_the_store_is_entered_again(
+async def test_an_exit_is_bounded_and_the_rest_is_stored_when_the_store_is_entered_again(
     proxy: Proxy,
 ) -> None:
     async with asyncpg.create_pool(proxy.dsn, min_size=1) as pool:
@@ -504,7 +512,7 @@ async def test_leaving_is_bounded_and_what_was_not_stored_is_when_the_store_is_e
 
 
 class CancelledAt:
-    """Awaits ``work``, and cancels the task that it runs in when it waits for the nth time."""
+    """Awaits ``work``, and cancels the current task when it waits for the nth time."""
 
     def __init__(self, nth: int, work: Coroutine[Any, Any, None]) -> None:
         self._left = nth
@@ -567,7 +575,7 @@ async def test_cancellation_at_any_await_leaves_no_task_and_loses_no_cursor(pool
 async def test_a_loop_that_cancels_everything_at_once_loses_no_cursor(
     pool: asyncpg.Pool, connect: Connect, flush_every: float
 ) -> None:
-    # As asyncio.run does with the tasks that are left when it ends.
+    # As asyncio.run does with the remaining tasks when it ends.
     async with held(pool, connect) as hold:
         store = write_behind(pool, flush_every=flush_every)
         before = asyncio.all_tasks()

@@ -1,4 +1,4 @@
-"""Cursors on MySQL and MariaDB: what differs there."""
+"""Cursors on MySQL and MariaDB: the differences from PostgreSQL."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -17,7 +17,7 @@ from tests.fix_backends import MysqlBackend
 pytestmark = pytest.mark.asyncio
 
 CURSORS = CursorsTable("cursors")
-# As the Go library's examples make it: no fractions of seconds.
+# As in the examples of the Go library: without fractions of seconds.
 OTHERS = """
 CREATE TABLE cursors (id varchar(255) PRIMARY KEY, last_event_id bigint NOT NULL, updated_at datetime NOT NULL)
 """
@@ -63,10 +63,10 @@ async def test_a_table_of_the_go_library_works(mysql: MysqlBackend, flags: int, 
     assert await CURSORS.all(connection) == {"a": "10", "b": "2", "c": "7"}
 
 
-async def test_great_cursors_are_not_compared_as_doubles(mysql: MysqlBackend) -> None:
+async def test_large_cursors_are_not_compared_as_doubles(mysql: MysqlBackend) -> None:
     connection = await mysql.connect(autocommit=True)
     await CURSORS.create(connection)
-    # The same as a double.
+    # As doubles, the two are equal.
     low, high = str(2**63 - 2), str(2**63 - 1)
     await CURSORS.set(connection, "a", high)
     with pytest.raises(CursorConflict):
@@ -95,7 +95,7 @@ async def test_the_lock_timeout_of_the_session_stays(mysql: MysqlBackend) -> Non
     assert await mysql.value(connection, "SELECT @@innodb_lock_wait_timeout") == before
 
 
-async def test_states_tell_when_a_cursor_was_set(mysql: MysqlBackend) -> None:
+async def test_states_have_the_time_at_which_a_cursor_was_set(mysql: MysqlBackend) -> None:
     east, west = await mysql.connect(autocommit=True), await mysql.connect(autocommit=True)
     await mysql.fetch(east, mysql.set_time_zone.format(9))
     await mysql.fetch(west, mysql.set_time_zone.format(-5))
@@ -108,7 +108,7 @@ async def test_states_tell_when_a_cursor_was_set(mysql: MysqlBackend) -> None:
     assert abs(ours[0].updated_at.timestamp() - now) < 60
 
 
-async def test_a_conflict_tells_what_is_stored_now_not_what_the_transaction_saw_first(
+async def test_a_conflict_reports_the_latest_cursor_rather_than_that_of_the_transactions_snapshot(
     mysql: MysqlBackend,
 ) -> None:
     connection, rival = await mysql.connect(), await mysql.connect()
@@ -132,10 +132,10 @@ async def test_a_newline_makes_a_cursor_opaque(mysql: MysqlBackend) -> None:
         assert await cursors.get(connection, "a") == cursor
 
 
-# Locks of others.
+# Locks of other transactions.
 
 
-async def test_after_a_lock_that_is_waited_for_too_long_the_sessions_timeout_is_as_before(
+async def test_after_a_lock_timeout_the_session_has_its_own_timeout_again(
     mysql: MysqlBackend,
 ) -> None:
     holder, waiter = await mysql.connect(), await mysql.connect()
@@ -153,7 +153,7 @@ async def test_after_a_lock_that_is_waited_for_too_long_the_sessions_timeout_is_
 async def deadlocked(
     mysql: MysqlBackend, moving: Callable[[], Coroutine[Any, Any, None]]
 ) -> asyncio.Task[None]:
-    """Have ``moving`` set the cursor of "a", in a deadlock with another transaction, which goes on and sets it to 5."""
+    """Let ``moving`` set the cursor of "a" in a deadlock with another transaction, which survives and sets it to 5."""
     connection = await mysql.connect()
     await CURSORS.create(connection)
     await CURSORS.set(connection, "a", "1")
@@ -165,7 +165,7 @@ async def deadlocked(
         " SET @locked = (SELECT id FROM others WHERE id = 1 FOR UPDATE)",
     )
     await mysql.fetch(connection, "BEGIN")
-    # The one that has written less is undone.
+    # The server rolls back the transaction that has written less.
     values = ", ".join(f"({number})" for number in range(2, 100))
     await mysql.fetch(connection, f"INSERT INTO others VALUES {values}")
     await mysql.fetch(connection, "UPDATE others SET id = 0 WHERE id = 1")
@@ -176,13 +176,13 @@ async def deadlocked(
     return task
 
 
-async def test_a_store_tries_again_after_a_deadlock(mysql: MysqlBackend, backend_pool: Any) -> None:
+async def test_a_store_retries_after_a_deadlock(mysql: MysqlBackend, backend_pool: Any) -> None:
     store = CURSORS.store(backend_pool)
     await (await deadlocked(mysql, lambda: store.set("a", "7")))
     assert await store.get("a") == "7"
 
 
-async def test_a_deadlock_in_a_transaction_that_others_share_is_told(
+async def test_a_deadlock_in_the_callers_transaction_is_raised(
     mysql: MysqlBackend, backend_pool: Any
 ) -> None:
     async def move() -> None:
@@ -195,7 +195,7 @@ async def test_a_deadlock_in_a_transaction_that_others_share_is_told(
 
 
 @pytest.mark.one_library
-async def test_a_lock_that_is_held_for_too_long_is_told_in_the_end(mysql: MysqlBackend) -> None:
+async def test_a_lock_timeout_is_raised_after_the_last_retry(mysql: MysqlBackend) -> None:
     holder = await mysql.connect()
     await CURSORS.create(holder)
     await CURSORS.set(holder, "a", "1")

@@ -1,4 +1,4 @@
-"""The errors table on MySQL and MariaDB: rows, the events that tell of them, and replays."""
+"""The errors table on MySQL and MariaDB: rows, the events that report them, and replays."""
 
 import asyncio
 from collections.abc import Callable
@@ -28,8 +28,8 @@ async def made(mysql: MysqlBackend, **arguments: Any) -> Any:
     return connection
 
 
-async def told(mysql: MysqlBackend) -> list[tuple[str, int, bytes | None]]:
-    """What the events say: the error's id, its status, and the consumer."""
+async def reported(mysql: MysqlBackend) -> list[tuple[str, int, bytes | None]]:
+    """Return the contents of the events: the error's id, its status, and the consumer."""
     async with mysql.pool() as pool, errors.events.stream(pool, to_head=True) as stream:
         return [(event.foreign_id, event.type, event.metadata) async for event in stream]
 
@@ -44,30 +44,30 @@ async def test_an_error_is_a_row_and_an_event_and_its_times_are_utc(mysql: Mysql
     assert (found.message, found.status) == ("ValueError: 100 % \u2028 'é'", RECORDED)
     assert found.created_at == found.updated_at
     assert abs(datetime.now(UTC) - found.created_at) < timedelta(minutes=5)
-    assert await told(mysql) == [(error_id, RECORDED, b"c")]
+    assert await reported(mysql) == [(error_id, RECORDED, b"c")]
 
 
-async def test_an_error_that_comes_again_is_recorded_once(mysql: MysqlBackend) -> None:
+async def test_a_repeated_error_is_recorded_once(mysql: MysqlBackend) -> None:
     connection = await made(mysql)
     first = await errors.record(connection, consumer="c", event=event(7), error=ValueError("one"))
     assert await errors.record(connection, consumer="c", event=event(7), error=ValueError("two")) == first
     [found] = await errors.find(connection)
     assert found.message == "ValueError: two"
     assert found.updated_at > found.created_at
-    assert await told(mysql) == [(first, RECORDED, b"c")]
+    assert await reported(mysql) == [(first, RECORDED, b"c")]
 
 
-async def test_a_resolved_error_that_comes_again_is_an_error_anew(mysql: MysqlBackend) -> None:
+async def test_a_resolved_error_that_is_repeated_is_recorded_again(mysql: MysqlBackend) -> None:
     connection = await made(mysql)
     error_id = await errors.record(connection, consumer="c", event=event(7), error=ValueError())
     assert await errors.resolve(connection, error_id)
     assert not await errors.resolve(connection, error_id)
     await errors.record(connection, consumer="c", event=event(7), error=ValueError())
     assert (await errors.get(connection, error_id)).status == RECORDED
-    assert [status for _, status, _ in await told(mysql)] == [RECORDED, RESOLVED, RECORDED]
+    assert [status for _, status, _ in await reported(mysql)] == [RECORDED, RESOLVED, RECORDED]
 
 
-async def test_at_once_an_error_is_recorded_once_too(mysql: MysqlBackend) -> None:
+async def test_an_error_that_is_recorded_concurrently_is_recorded_once(mysql: MysqlBackend) -> None:
     await made(mysql)
     connections = [await mysql.connect() for _ in range(8)]
     ids = await asyncio.gather(
@@ -77,7 +77,7 @@ async def test_at_once_an_error_is_recorded_once_too(mysql: MysqlBackend) -> Non
         )
     )
     assert len(set(ids)) == 1
-    assert len(await told(mysql)) == 1
+    assert len(await reported(mysql)) == 1
 
 
 @pytest.mark.parametrize("autocommit", [True, False])
@@ -88,7 +88,7 @@ async def test_recording_is_part_of_the_callers_transaction(mysql: MysqlBackend,
     await errors.record(connection, consumer="c", event=event(7), error=ValueError())
     await connection.rollback()
     assert await errors.find(connection) == []
-    assert await told(mysql) == []
+    assert await reported(mysql) == []
 
 
 async def test_errors_are_found_by_consumer_and_status_page_by_page(mysql: MysqlBackend) -> None:
@@ -105,7 +105,7 @@ async def test_errors_are_found_by_consumer_and_status_page_by_page(mysql: Mysql
     assert len(await errors.find(connection, status=RECORDED)) == 5
 
 
-async def test_a_replay_hands_over_the_event_and_resolves_its_error(mysql: MysqlBackend) -> None:
+async def test_a_replay_passes_the_event_and_resolves_its_error(mysql: MysqlBackend) -> None:
     connection = await made(mysql)
     events = EventsTable("events")
     await events.create(connection)
@@ -122,7 +122,7 @@ async def test_a_replay_hands_over_the_event_and_resolves_its_error(mysql: Mysql
     assert (await errors.get(connection, error_id)).status == RESOLVED
 
 
-async def test_an_error_marked_under_a_replay_stays_as_it_was_marked(mysql: MysqlBackend) -> None:
+async def test_an_error_marked_during_a_replay_keeps_its_mark(mysql: MysqlBackend) -> None:
     connection = await made(mysql)
     events = EventsTable("events")
     await events.create(connection)
@@ -137,7 +137,7 @@ async def test_an_error_marked_under_a_replay_stays_as_it_was_marked(mysql: Mysq
     assert (await errors.get(connection, error_id)).status == 7
 
 
-async def test_what_is_not_there_is_named(mysql: MysqlBackend) -> None:
+async def test_missing_tables_errors_and_events_are_named(mysql: MysqlBackend) -> None:
     connection = await mysql.connect()
     with pytest.raises(TableNotFound, match="consumer_errors"):
         await errors.find(connection)
@@ -148,7 +148,7 @@ async def test_what_is_not_there_is_named(mysql: MysqlBackend) -> None:
 
 
 class Told:
-    """A notifier that counts what it is told."""
+    """A notifier that counts the calls of ``notify``."""
 
     def __init__(self) -> None:
         self.times = 0
@@ -177,7 +177,7 @@ async def test_errors_wake_the_streams_of_their_events_once_they_are_committed(m
         await record(3)
         assert woken.times == 2
     assert woken.times == 3
-    # Nobody can tell when the caller's own transaction ends.
+    # The client library does not report the end of the caller's own transaction.
     await recording.begin()
     await record(4)
     await recording.commit()

@@ -1,4 +1,4 @@
-"""What all these tests begin with."""
+"""The fixture of these tests."""
 
 import asyncpg
 import pytest_asyncio
@@ -9,7 +9,7 @@ from tests.sql.wrong_input.given import cursors, full, table
 
 @pytest_asyncio.fixture
 async def writer(connect: Connect) -> asyncpg.Connection:
-    """A connection to a database that has the tables, one event and one cursor."""
+    """Return a connection to a database with the tables, one event and one cursor."""
     connection = await connect()
     for made in (table, full, cursors):
         await made.create(connection)

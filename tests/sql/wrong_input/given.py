@@ -1,4 +1,4 @@
-"""What the tests of wrong input give it to, and how they see that it has changed nothing."""
+"""The tables that get wrong input, and a check that it has changed nothing."""
 
 import asyncio
 from typing import Any
@@ -14,11 +14,11 @@ cursors = CursorsTable("cursors")
 
 
 async def unchanged(writer: asyncpg.Connection) -> None:
-    """Check that what the fixture has made is all there is, and that the connection is as it was."""
+    """Check that there is nothing but what the fixture has made, and that the connection can be used."""
     assert not writer.is_in_transaction()
     rows = await writer.fetch("SELECT id FROM events UNION ALL SELECT id FROM full_events")
     assert [row[0] for row in rows] == [1]
-    # Nor was an id drawn.
+    # No id was used up either.
     assert await writer.fetchval("SELECT last_value FROM events_id_seq") == 1
     assert await cursors.all(writer) == {"a": "1"}
 

@@ -1,4 +1,4 @@
-"""Cursors, options and names of streams that are none are refused, here and over gRPC."""
+"""Invalid cursors, options and names of streams are refused, locally and over gRPC."""
 
 import math
 from typing import Any
@@ -44,7 +44,7 @@ async def consume(event: Event) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "told"),
+    ("options", "error", "message"),
     [
         ({"lag": -1}, ValueError, "lag -1 is out of range: accepted is a number of seconds from 0, or None"),
         ({"lag": math.nan}, ValueError, "lag nan is out of range"),
@@ -55,28 +55,28 @@ async def consume(event: Event) -> None:
     ],
 )
 async def test_options_are_refused_when_the_stream_or_the_spec_is_made(
-    pool: asyncpg.Pool, options: dict[str, Any], error: type[Exception], told: str
+    pool: asyncpg.Pool, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=message):
         table.stream(pool, **options)
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=message):
         table.source(pool).stream(**options)
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=message):
         Spec(table.source(pool), cursors.store(pool), Consumer("c", consume), **options)
 
 
-# Cursors, here and over gRPC.
+# Cursors, locally and over gRPC.
 
 
 @pytest.mark.parametrize("cursor", [*NO_CURSORS, None, 7, b"7"], ids=lambda cursor: str(cursor)[:20])
-async def test_what_is_no_event_id_is_no_cursor(
+async def test_a_cursor_that_is_not_an_event_id_is_refused(
     writer: asyncpg.Connection, pool: asyncpg.Pool, cursor: Any
 ) -> None:
-    told = (
+    message = (
         'is not a cursor: accepted is an event id, from "0" to "9223372036854775807", or "" for the beginning'
     )
     for options in ({}, {"from_head": True}, {"to_head": True}):
-        with pytest.raises(InvalidCursor, match=told) as raised:
+        with pytest.raises(InvalidCursor, match=message) as raised:
             table.stream(pool, cursor, **options)
         assert raised.value.cursor == cursor
         assert len(str(raised.value)) < 250
@@ -88,7 +88,7 @@ async def test_what_is_no_event_id_is_no_cursor(
 
 @pytest.mark.parametrize("pages", [True, False], ids=["pages", "single"])
 @pytest.mark.parametrize("cursor", NO_CURSORS, ids=lambda cursor: cursor[:20])
-async def test_what_is_no_cursor_here_is_none_over_grpc(
+async def test_invalid_cursors_are_refused_over_grpc_too(
     writer: asyncpg.Connection, pool: asyncpg.Pool, cursor: str, pages: bool
 ) -> None:
     async with serving(StreamServer({"events": table.source(pool)})) as channel:
@@ -101,20 +101,22 @@ async def test_what_is_no_cursor_here_is_none_over_grpc(
 
 
 @pytest.mark.parametrize("cursor", ["2", "100", str(2**63 - 1)])
-async def test_a_cursor_ahead_of_the_table_says_what_may_have_happened(
+async def test_the_error_for_a_cursor_ahead_of_the_table_names_possible_causes(
     writer: asyncpg.Connection, pool: asyncpg.Pool, cursor: str
 ) -> None:
-    told = f"events: cursor {cursor} is ahead of the table, whose last id is 1: was it truncated or restored"
-    with pytest.raises(CursorAhead, match=told) as raised:
+    message = (
+        f"events: cursor {cursor} is ahead of the table, whose last id is 1: was it truncated or restored"
+    )
+    with pytest.raises(CursorAhead, match=message) as raised:
         await first(table.source(pool), cursor)
     assert (raised.value.table, raised.value.cursor, raised.value.last) == ("events", cursor, "1")
     async with serving(StreamServer(table.source(pool))) as channel:
         for pages in (True, False):
-            with pytest.raises(RemoteError, match=f"FAILED_PRECONDITION: {told}"):
+            with pytest.raises(RemoteError, match=f"FAILED_PRECONDITION: {message}"):
                 await first(RemoteSource(channel, pages=pages), cursor)
 
 
-async def test_an_unknown_stream_is_refused_with_the_names_of_those_there_are(
+async def test_an_unknown_stream_is_refused_with_the_names_of_the_existing_ones(
     writer: asyncpg.Connection, pool: asyncpg.Pool
 ) -> None:
     source = table.source(pool)
@@ -131,7 +133,7 @@ async def test_an_unknown_stream_is_refused_with_the_names_of_those_there_are(
             await first(RemoteSource(channel, "users"))
 
 
-async def test_a_missing_table_is_the_servers_own_affair(
+async def test_a_missing_table_is_logged_by_the_server_and_hidden_from_clients(
     pool: asyncpg.Pool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(StreamServer(table.source(pool))) as channel:

@@ -1,4 +1,4 @@
-"""What is no event is not inserted: it is told before the database sees it."""
+"""Invalid events are refused before a statement is sent to the database."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ NOOP = "foreign id 0 with type 0 marks a noop, which streams skip: use another t
 
 
 @pytest.mark.parametrize(
-    ("foreign_id", "kind", "error", "told"),
+    ("foreign_id", "kind", "error", "message"),
     [
         (None, 1, TypeError, f"foreign id None is a NoneType: {ID}, a str or int"),
         (True, 1, TypeError, f"foreign id True is a bool: {ID}, a str or int"),
@@ -46,15 +46,15 @@ NOOP = "foreign id 0 with type 0 marks a noop, which streams skip: use another t
         ("0", 0, ValueError, NOOP),
     ],
 )
-async def test_what_is_no_event_is_not_inserted(
-    writer: asyncpg.Connection, foreign_id: Any, kind: Any, error: type[Exception], told: str
+async def test_invalid_events_are_not_inserted(
+    writer: asyncpg.Connection, foreign_id: Any, kind: Any, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error) as raised:
         await table.insert(writer, foreign_id, kind)
-    assert str(raised.value) == told
+    assert str(raised.value) == message
     with pytest.raises(error) as raised:
         await table.insert_many(writer, [(2, 1), (foreign_id, kind)])
-    assert str(raised.value) == told
+    assert str(raised.value) == message
     assert raised.value.__notes__ == [f"That was event 1 of those given: {(foreign_id, kind)!r}"]
     await unchanged(writer)
 
@@ -62,16 +62,16 @@ async def test_what_is_no_event_is_not_inserted(
 @pytest.mark.parametrize(
     "foreign_id", ["abc", "1.0", "007", "-0", "+1", " 1", 2**63, -(2**63) - 1, "9" * 5000]
 )
-async def test_what_is_no_integer_is_not_inserted_where_foreign_ids_are_integers(
+async def test_foreign_ids_that_are_not_integers_are_not_inserted_into_a_bigint_column(
     writer: asyncpg.Connection, foreign_id: str | int
 ) -> None:
     numbered = table.replace(foreign_id="bigint")
-    told = r"foreign id .* is out of range: events has foreign_id='bigint', so accepted is -9223372036854775808 to"
+    message = r"foreign id .* is out of range: events has foreign_id='bigint', so accepted is -9223372036854775808 to"
     for inserting in (
         numbered.insert(writer, foreign_id, 1),
         numbered.insert_many(writer, [(foreign_id, 1)]),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             await inserting
     await unchanged(writer)
 
@@ -88,7 +88,7 @@ async def test_metadata_and_traces_are_bytes(writer: asyncpg.Connection, wrong: 
 
 
 @pytest.mark.parametrize("wrong", [7, None, (), (1,), (1, 1, b"m", b"t", 5), {"foreign_id": 1}])
-async def test_what_is_no_tuple_of_an_event_is_told(writer: asyncpg.Connection, wrong: Any) -> None:
+async def test_tuples_that_are_not_events_are_refused(writer: asyncpg.Connection, wrong: Any) -> None:
     with pytest.raises(
         TypeError, match=r"is no event: accepted is a tuple \(foreign_id, type\[, metadata\[, t"
     ):

@@ -1,4 +1,4 @@
-"""Objects of the wrong kind, or closed ones, are told, with what is accepted and how to get it."""
+"""Errors for objects of the wrong kind, and for closed ones, name the accepted kind and how to get it."""
 
 import asyncio
 import sys
@@ -25,10 +25,10 @@ async def _next(stream: Any) -> object:
         return await anext(stream)
 
 
-async def test_a_pool_for_a_connection_says_how_to_get_one(
+async def test_the_error_for_a_pool_instead_of_a_connection_shows_how_to_acquire_one(
     writer: asyncpg.Connection, pool: asyncpg.Pool
 ) -> None:
-    told = r"is a pool: pass a connection: async with pool\.acquire\(\) as connection"
+    message = r"is a pool: pass a connection: async with pool\.acquire\(\) as connection"
     calls: list[Coroutine[Any, Any, object]] = [
         table.insert(pool, 1, 1),
         table.insert_many(pool, [(1, 1)]),
@@ -40,31 +40,31 @@ async def test_a_pool_for_a_connection_says_how_to_get_one(
         cursors.create(pool),
     ]
     for call in calls:
-        with pytest.raises(TypeError, match=told):
+        with pytest.raises(TypeError, match=message):
             await call
     await unchanged(writer)
 
 
-async def test_a_connection_for_a_pool_says_how_to_get_one(
+async def test_the_error_for_a_connection_instead_of_a_pool_shows_how_to_create_one(
     writer: asyncpg.Connection, pool: asyncpg.Pool
 ) -> None:
-    told = r"is a connection: pass a pool, .*: await asyncpg\.create_pool\(\.\.\.\)"
+    message = r"is a connection: pass a pool, .*: await asyncpg\.create_pool\(\.\.\.\)"
     async with pool.acquire() as proxy:
         for connection in (writer, proxy):
-            with pytest.raises(TypeError, match=told):
+            with pytest.raises(TypeError, match=message):
                 table.stream(connection)
-            with pytest.raises(TypeError, match=told):
+            with pytest.raises(TypeError, match=message):
                 table.source(connection)
-            with pytest.raises(TypeError, match=told):
+            with pytest.raises(TypeError, match=message):
                 table.source(pool, primary=connection)
-            with pytest.raises(TypeError, match=told):
+            with pytest.raises(TypeError, match=message):
                 cursors.store(connection)
-            with pytest.raises(TypeError, match=told):
+            with pytest.raises(TypeError, match=message):
                 cursors.store(connection, flush_every=1.0)
 
 
 @pytest.mark.parametrize("wrong", [None, object(), 7, table, "postgresql://user:hunter2@host/database"])
-async def test_what_is_neither_says_what_is_accepted_and_shows_no_password(wrong: Any) -> None:
+async def test_the_error_for_any_other_object_names_accepted_ones_and_shows_no_password(wrong: Any) -> None:
     calls: list[Awaitable[object]] = [table.insert(wrong, 1, 1), table.create(wrong), cursors.get(wrong, "a")]
     for call in calls:
         with pytest.raises(
@@ -112,10 +112,10 @@ async def test_a_spec_is_made_of_a_source_a_store_and_a_consumer(pool: asyncpg.P
             Spec(source, store, given)
 
 
-# What was closed.
+# Closed objects.
 
 
-async def test_a_closed_pool_is_named_under_a_stream_too(
+async def test_a_pool_that_is_closed_during_a_stream_is_named(
     database: Database, writer: asyncpg.Connection
 ) -> None:
     pool = await asyncpg.create_pool(database.dsn, min_size=1)
@@ -142,14 +142,14 @@ async def test_a_pool_that_was_never_connected_is_named(database: Database) -> N
         await first(table.source(pool))
 
 
-async def test_a_closed_connection_is_told_by_the_driver(
+async def test_a_closed_connection_raises_the_drivers_exception(
     database: Database, writer: asyncpg.Connection, pool: asyncpg.Pool
 ) -> None:
     closed = await asyncpg.connect(database.dsn)
     await closed.close()
     async with pool.acquire() as released:
         pass
-    for connection, told in (
+    for connection, message in (
         (closed, "connection is closed"),
         (released, "has been released back to the pool"),
     ):
@@ -161,13 +161,13 @@ async def test_a_closed_connection_is_told_by_the_driver(
             cursors.get(connection, "a"),
         ]
         for call in calls:
-            with pytest.raises(asyncpg.InterfaceError, match=told):
+            with pytest.raises(asyncpg.InterfaceError, match=message):
                 await call
     await unchanged(writer)
 
 
 async def use_after_its_loop(dsn: str) -> None:
-    """Use a pool, a stream and a connection of a loop that has ended, and print what is raised."""
+    """Use a pool, a stream and a connection of a loop that has ended, and print the exceptions."""
 
     async def make() -> tuple[Any, ...]:
         pool = await asyncpg.create_pool(dsn, min_size=1)
@@ -199,7 +199,7 @@ async def use_after_its_loop(dsn: str) -> None:
     await asyncio.to_thread(run)
 
 
-async def test_what_belongs_to_an_event_loop_that_has_ended_is_an_error_rather_than_waited_for(
+async def test_objects_of_an_ended_event_loop_raise_rather_than_wait(
     database: Database, writer: asyncpg.Connection, spawn: Spawn
 ) -> None:
     child = await spawn(use_after_its_loop, database.dsn)

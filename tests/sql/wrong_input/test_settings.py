@@ -1,4 +1,4 @@
-"""Names and settings that no table can have are refused when the object is made."""
+"""Invalid names and settings of tables are refused when the object is made."""
 
 import math
 from typing import Any
@@ -17,17 +17,17 @@ NAMES = ['a"b', "a;b", "a'b", "a b", "a\0b", "a\nb", "a$b", "a(b", "", "a--\t"]
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_names_that_are_not_plain_are_refused_when_the_object_is_made(name: str) -> None:
-    told = "is not accepted: a name has letters, digits, _ and - only"
+    message = "is not accepted: a name has letters, digits, _ and - only"
     for make in (EventsTable, CursorsTable):
-        with pytest.raises(ValueError, match=told) as raised:
+        with pytest.raises(ValueError, match=message) as raised:
             make(name)
         assert repr(name) in str(raised.value)
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             make(f"{name or ' '}.events")
     for field in ("id", "type", "timestamp", "foreign_id", "metadata", "trace"):
-        with pytest.raises(ValueError, match=rf"column name {field}= .*{told}"):
+        with pytest.raises(ValueError, match=rf"column name {field}= .*{message}"):
             EventColumns(**{field: name})
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         CursorColumns(last_event_id=name)
 
 
@@ -75,14 +75,14 @@ async def test_names_that_are_too_long_or_of_the_wrong_kind_are_refused() -> Non
         *(("foreign_id", kind, ValueError, "'text' or 'bigint' is") for kind in ("int", int, None)),
     ],
 )  # fmt: skip
-async def test_a_setting_that_no_table_can_have_is_refused_when_the_object_is_made(
+async def test_invalid_settings_are_refused_when_the_object_is_made(
     argument: str, value: Any, error: type[Exception], accepted: str
 ) -> None:
     arguments: dict[str, Any] = {argument: value}
-    told = rf"^{argument} .*{accepted}"
-    with pytest.raises(error, match=told):
+    message = rf"^{argument} .*{accepted}"
+    with pytest.raises(error, match=message):
         EventsTable("events", **arguments)
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=message):
         table.replace(**arguments)
 
 

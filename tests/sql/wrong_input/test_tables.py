@@ -1,4 +1,4 @@
-"""Tables and columns that are missing are named, whatever is done with them."""
+"""Every operation names missing tables and columns."""
 
 from collections.abc import Coroutine
 from typing import Any
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.asyncio
 
 
 @pytest.mark.parametrize("name", ["nothing", "nowhere.events", "Events"])
-async def test_a_table_that_does_not_exist_is_named_whatever_is_done_with_it(
+async def test_every_operation_on_a_missing_table_names_it(
     writer: asyncpg.Connection, pool: asyncpg.Pool, name: str
 ) -> None:
     events, places = EventsTable(name), CursorsTable(name)
@@ -35,15 +35,15 @@ async def test_a_table_that_does_not_exist_is_named_whatever_is_done_with_it(
         behind.set("a", "1"),
     ]
     for call in calls:
-        told = rf"^{name}: the table does not exist \(create\(\) makes"
-        with pytest.raises(TableNotFound, match=told) as raised:
+        message = rf"^{name}: the table does not exist \(create\(\) makes"
+        with pytest.raises(TableNotFound, match=message) as raised:
             await call
         assert raised.value.table == name
         assert ("case counts" in str(raised.value)) == (name == "Events")
     await unchanged(writer)
 
 
-async def test_a_column_that_is_missing_is_named_whatever_is_done_with_it(
+async def test_every_operation_on_a_table_with_a_missing_column_names_the_column(
     writer: asyncpg.Connection, pool: asyncpg.Pool
 ) -> None:
     events = table.replace(columns=EventColumns(foreign_id="user_id"))
