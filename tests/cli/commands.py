@@ -1,4 +1,4 @@
-"""Running the command: within the test's process, where nothing has to be killed."""
+"""Helpers to run the command, in the test's process or as a program."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from reflex_aio.cli.app import app
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a command."""
+    """The outcome of a command."""
 
     status: int
     out: str
@@ -23,7 +23,7 @@ class Outcome:
 
     @property
     def json(self) -> Any:
-        """What it has written, one document."""
+        """The output, as one JSON document."""
         return json.loads(self.out)
 
     @property
@@ -31,14 +31,14 @@ class Outcome:
         return self.out.splitlines()
 
     def failed(self, status: int) -> str:
-        """Check that it has failed with a status, and with one line; return that."""
+        """Assert that the command failed with a status and one line of error. Return that line."""
         assert (self.status, self.out) == (status, ""), self
         [line] = self.err.splitlines()
         assert line.startswith("reflex-aio: "), self
         return line.removeprefix("reflex-aio: ")
 
     def done(self) -> "Outcome":
-        """Check that it has succeeded."""
+        """Assert that the command succeeded."""
         assert self.status == 0, self
         return self
 
@@ -48,19 +48,19 @@ def call(*arguments: str, given: str | None = None, **environment: str) -> Outco
 
     :param given: its standard input
     """
-    # Whatever the environment of the tests says of databases and tables is not for the command.
+    # The environment of the tests must not select a database.
     variables: dict[str, str | None] = {"REFLEX_DSN": None, "COLUMNS": "100", **environment}
     result = CliRunner().invoke(app, arguments, input=given, env=variables, prog_name="reflex-aio")
     return Outcome(result.exit_code, result.stdout, result.stderr)
 
 
 async def reflex_aio(*arguments: str, given: str | None = None, **environment: str) -> Outcome:
-    """Run the command while the test's event loop goes on, as a command has one of its own."""
+    """Run the command in a thread: it has an event loop of its own."""
     return await asyncio.to_thread(call, *arguments, given=given, **environment)
 
 
 async def on_terminal(*arguments: str) -> str:
-    """Run the command as a program on a terminal, to its end, and return all that it has written there."""
+    """Run the command as a program on a terminal, and return its output."""
     ours, its = pty.openpty()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "reflex_aio", *arguments, stdin=its, stdout=its, stderr=its,
@@ -80,6 +80,6 @@ def _all_of(terminal: int) -> str:
             while read := reader.read(4096):
                 written += read
         except OSError:
-            # What Linux says at the end of a terminal.
+            # Linux raises it at the end of a terminal.
             pass
     return written.decode()

@@ -1,4 +1,4 @@
-"""What most of these tests begin with: a database with an events table and a cursors table, as the demonstration's."""
+"""A database with an events table and a cursors table, which most of these tests use."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ cursors = CursorsTable("cursors")
 
 @dataclass(frozen=True)
 class Service:
-    """A service's database, which the command is given in its environment."""
+    """The database of a service, which is passed to the command in its environment."""
 
     dsn: str
     connection: asyncpg.Connection
@@ -32,7 +32,7 @@ class Service:
         return ["--dsn", self.dsn, "--events", events.name]
 
     async def insert(self, count: int, type: int = 1) -> None:
-        """Insert events, whose foreign ids go on from 1 with the events' ids."""
+        """Insert events whose foreign ids are equal to their ids."""
         head = (await events.extent(self.connection)).newest or "0"
         numbers = range(int(head) + 1, int(head) + 1 + count)
         await events.insert_many(self.connection, [(number, type) for number in numbers])
@@ -43,7 +43,7 @@ class Service:
 
 @pytest_asyncio.fixture
 async def service(database: Database, connect: Connect) -> Service:
-    """A database with both tables, which are empty."""
+    """A database with both tables, empty."""
     connection = await connect()
     await events.create(connection)
     await cursors.create(connection)

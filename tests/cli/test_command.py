@@ -1,4 +1,4 @@
-"""The command as such: its help, its errors, its exit status, and what it needs."""
+"""The command itself: help, errors, exit status, dependencies."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ CHECKOUT = Path(__file__).parents[2]
 
 
 def paths(command: object, *above: str) -> list[tuple[str, ...]]:
-    """The names that lead to each command that does something."""
+    """Return the words of each command."""
     found = getattr(command, "commands", None)
     if found is None:
         return [above]
@@ -50,7 +50,7 @@ def test_each_command_has_help_with_examples_of_itself(path: tuple[str, ...]) ->
     shown = call(*path, "--help").done().out
     examples = shown.partition("Examples:")[2]
     assert examples.count(f"reflex-aio {' '.join(path)}") >= 2
-    # Of lines that were cut or wrapped, nothing can be copied.
+    # Lines must not be wrapped, so that they can be copied.
     assert all(len(line) <= 100 for line in shown.splitlines())
 
 
@@ -66,20 +66,20 @@ def test_help_loads_no_client_library() -> None:
 
 
 @pytest.mark.parametrize("missing", ["typer", "rich"])
-def test_without_its_extra_it_says_how_to_get_it(missing: str) -> None:
+def test_without_its_extra_it_names_the_extra(missing: str) -> None:
     code = f"import sys; sys.modules['{missing}'] = None; from reflex_aio.__main__ import main; main()"
-    told = program(code=code).failed(2)
-    assert told == "the command needs typer and rich: pip install 'reflex-aio[cli]'"
+    error = program(code=code).failed(2)
+    assert error == "the command needs typer and rich: pip install 'reflex-aio[cli]'"
 
 
 @pytest.mark.parametrize("arguments", [["nothing"], ["validate", "nothing"], ["validate", "--nothing"]])
-def test_what_is_no_command_or_option_is_wrong_usage(arguments: list[str]) -> None:
+def test_an_unknown_command_or_option_is_wrong_usage(arguments: list[str]) -> None:
     outcome = call(*arguments)
     assert (outcome.status, outcome.out) == (2, "")
     assert "othing" in outcome.err
 
 
-def test_without_a_database_it_says_how_to_name_one() -> None:
+def test_without_a_database_it_names_the_option_and_the_variable() -> None:
     assert call("validate").failed(2) == "no database is given: use --dsn, or set REFLEX_DSN"
 
 
@@ -87,23 +87,23 @@ def test_without_a_database_it_says_how_to_name_one() -> None:
     "dsn", ["localhost/app", "oracle://me:s3cret@localhost/app", "postgresql://me:s3cret@localhost:port/app"]
 )
 def test_a_wrong_dsn_is_wrong_usage_and_is_not_shown(dsn: str) -> None:
-    told = call("validate", "--dsn", dsn).failed(2)
-    assert told.startswith("--dsn: the DSN")
-    assert "s3cret" not in told
+    error = call("validate", "--dsn", dsn).failed(2)
+    assert error.startswith("--dsn: the DSN")
+    assert "s3cret" not in error
 
 
-def test_a_server_that_is_down_is_not_reachable(unused_tcp_port: int) -> None:
-    told = call("validate", "--dsn", f"postgresql://me:s3cret@127.0.0.1:{unused_tcp_port}/app").failed(5)
-    assert told.startswith(f"127.0.0.1:{unused_tcp_port}/app: the database can't be reached")
+def test_a_server_that_is_down_is_unreachable(unused_tcp_port: int) -> None:
+    error = call("validate", "--dsn", f"postgresql://me:s3cret@127.0.0.1:{unused_tcp_port}/app").failed(5)
+    assert error.startswith(f"127.0.0.1:{unused_tcp_port}/app: the database can't be reached")
 
 
 @pytest.mark.asyncio
-async def test_an_error_of_its_own_is_a_line_that_says_how_to_see_more(
+async def test_an_unexpected_error_is_one_line_that_names_the_variable_for_a_traceback(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fails(*arguments: object) -> None:
         raise RuntimeError("two\nlines")
 
     monkeypatch.setattr("reflex_aio.sql.schema.table.dialect_part", fails)
-    told = (await reflex_aio("ddl", "events")).failed(1)
-    assert told == "RuntimeError: two lines (set REFLEX_TRACEBACK=1 for a traceback)"
+    error = (await reflex_aio("ddl", "events")).failed(1)
+    assert error == "RuntimeError: two lines (set REFLEX_TRACEBACK=1 for a traceback)"

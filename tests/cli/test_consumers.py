@@ -1,4 +1,4 @@
-"""consumers and top: where consumers are."""
+"""consumers and top: the positions of consumers."""
 
 import asyncio
 import json
@@ -42,7 +42,9 @@ async def test_each_consumer_has_its_cursor_and_how_far_it_is_behind(service: Se
     assert table[-1].endswith("at the head")
 
 
-async def test_a_cursor_beyond_the_table_and_one_before_the_oldest_event_are_told(service: Service) -> None:
+async def test_a_cursor_beyond_the_table_and_one_before_the_oldest_event_are_shown_as_such(
+    service: Service,
+) -> None:
     await service.insert(20)
     for name, cursor in {"ahead": "21", "pruned": "3", "last": "9", "at-head": "20"}.items():
         await cursors.set(service.connection, name, cursor)
@@ -66,7 +68,7 @@ async def test_a_consumer_at_the_end_of_a_table_that_was_emptied_is_at_the_head(
     assert (await service.reflex_aio("consumers")).done().lines[0] == "user_events is empty"
 
 
-async def test_cursors_that_are_no_event_ids_are_shown_without_a_lag(
+async def test_cursors_that_are_not_event_ids_are_shown_without_a_lag(
     database: Database, connect: Connect
 ) -> None:
     connection = await connect()
@@ -80,7 +82,7 @@ async def test_cursors_that_are_no_event_ids_are_shown_without_a_lag(
     assert states == {"bucket": "unknown", "huge": "unknown", "mail": "at_head"}
 
 
-async def test_only_some_consumers_are_shown_if_asked_for(service: Service) -> None:
+async def test_only_matching_consumers_are_shown_with_only(service: Service) -> None:
     for name in ("mail-de", "mail-en", "search"):
         await cursors.set(service.connection, name, "1")
     await service.insert(1)
@@ -88,7 +90,7 @@ async def test_only_some_consumers_are_shown_if_asked_for(service: Service) -> N
     assert [each["consumer"] for each in shown["consumers"]] == ["mail-de", "mail-en"]
 
 
-async def test_a_consumer_that_is_too_far_behind_ends_it_with_an_error(service: Service) -> None:
+async def test_a_consumer_beyond_max_lag_ends_it_with_status_1(service: Service) -> None:
     await service.insert(2)
     await cursors.set(service.connection, "mail", "1")
     await cursors.set(service.connection, "search", "2")
@@ -118,7 +120,7 @@ async def test_cursors_may_be_in_another_database(
 
 
 @pytest.mark.parametrize("command", ["consumers", "top"])
-async def test_a_table_that_is_missing_or_none_of_ours_is_told(service: Service, command: str) -> None:
+async def test_a_missing_and_a_foreign_table_are_errors(service: Service, command: str) -> None:
     await service.connection.execute("CREATE TABLE others (number int)")
     for option in ("--events", "--cursors"):
         missing = await service.reflex_aio(command, option, "nothing")
@@ -127,7 +129,7 @@ async def test_a_table_that_is_missing_or_none_of_ours_is_told(service: Service,
         assert 'others: column "' in others.failed(1)
 
 
-async def test_who_holds_a_lease_is_shown(service: Service, pool: asyncpg.Pool) -> None:
+async def test_the_owner_of_a_held_lease_is_shown(service: Service, pool: asyncpg.Pool) -> None:
     await service.insert(2)
     for name in ("mail", "search", "stats"):
         await cursors.set(service.connection, name, "1")
@@ -154,7 +156,7 @@ async def test_who_holds_a_lease_is_shown(service: Service, pool: asyncpg.Pool) 
 # top
 
 
-async def test_top_looks_again_and_again_and_tells_how_fast_cursors_move(
+async def test_top_updates_periodically_and_shows_the_speed_of_cursors(
     service: Service, spawn: Spawn
 ) -> None:
     await service.insert(100)
@@ -171,7 +173,9 @@ async def test_top_looks_again_and_again_and_tells_how_fast_cursors_move(
     assert mail["per_second"] == 0
 
 
-async def test_top_goes_on_when_the_server_is_back(own_server: EmbeddedPostgres, spawn: Spawn) -> None:
+async def test_top_continues_after_a_restart_of_the_server(
+    own_server: EmbeddedPostgres, spawn: Spawn
+) -> None:
     connection = await asyncpg.connect(own_server.dsn)
     for table in (events, cursors):
         await table.create(connection)
@@ -189,7 +193,7 @@ async def test_top_goes_on_when_the_server_is_back(own_server: EmbeddedPostgres,
             pass
 
 
-async def test_top_shows_tables_where_there_is_no_terminal(service: Service) -> None:
+async def test_top_prints_tables_without_a_terminal(service: Service) -> None:
     await service.insert(2)
     await cursors.set(service.connection, "mail", "1")
     shown = (await service.reflex_aio("top", "-n", "2", "--every", "0.1")).done()
@@ -198,7 +202,7 @@ async def test_top_shows_tables_where_there_is_no_terminal(service: Service) -> 
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-async def test_top_ends_when_it_is_asked_to(service: Service, spawn: Spawn, number: int, status: int) -> None:
+async def test_top_ends_on_a_signal(service: Service, spawn: Spawn, number: int, status: int) -> None:
     await service.insert(1)
     child = await spawn.program("-m", "reflex_aio", "top", *service.options, "--json")
     await child.line()
@@ -206,7 +210,7 @@ async def test_top_ends_when_it_is_asked_to(service: Service, spawn: Spawn, numb
     assert await child.wait() == status
 
 
-async def test_top_fills_a_terminal_and_gives_it_back(service: Service) -> None:
+async def test_top_uses_the_alternate_screen_of_a_terminal_and_leaves_it(service: Service) -> None:
     await service.insert(3)
     await cursors.set(service.connection, "mail", "1")
     screen = await on_terminal("top", *service.options, "--every", "0.1", "--count", "3")

@@ -30,7 +30,7 @@ nothing = 7
 
 @pytest_asyncio.fixture
 async def failed(service: Service) -> Service:
-    """Three events that consumers have failed on, the second of which is resolved."""
+    """Three events on which consumers have failed, with the second error resolved."""
     await service.insert(3)
     await errors.create(service.connection)
     for number, consumer in enumerate(("mail", "search", "mail"), 1):
@@ -44,7 +44,7 @@ async def failed(service: Service) -> Service:
 
 @pytest.fixture
 def handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory to be in, with a module of handlers."""
+    """A current directory that contains a module of handlers."""
     (tmp_path / "handlers_of_mine.py").write_text(HANDLERS)
     (tmp_path / "broken_handlers.py").write_text("import nothing_like_that")
     monkeypatch.chdir(tmp_path)
@@ -63,7 +63,7 @@ async def statuses(service: Service) -> dict[str, int]:
 # list, show
 
 
-async def test_recorded_errors_are_listed_and_others_if_asked_for(failed: Service) -> None:
+async def test_recorded_errors_are_listed_and_others_by_option(failed: Service) -> None:
     async def listed(*arguments: str) -> list[str]:
         return [
             each["id"] for each in (await letters(failed, "list", *arguments, "--json")).done().json["errors"]
@@ -77,7 +77,7 @@ async def test_recorded_errors_are_listed_and_others_if_asked_for(failed: Servic
     assert await listed("--status", "all", "--after", "1", "--limit", "1") == ["2"]
 
 
-async def test_a_list_has_a_line_for_each_and_says_how_to_go_on(failed: Service) -> None:
+async def test_a_list_has_a_line_for_each_error_and_names_the_option_to_continue(failed: Service) -> None:
     table = (await letters(failed, "list", "-n", "2")).done()
     assert [line.split()[:4] for line in table.lines[-2:]] == [
         ["1", "mail", "1", "recorded"],
@@ -104,11 +104,11 @@ async def test_errors_are_resolved_once(failed: Service) -> None:
         "2: already resolved",
     ]
     assert await statuses(failed) == {"1": 2, "2": 2, "3": 1}
-    told = await letters(failed, "resolve", "3", "--json")
-    assert told.done().json == {"errors": [{"id": "3", "changed": True}]}
+    outcome = await letters(failed, "resolve", "3", "--json")
+    assert outcome.done().json == {"errors": [{"id": "3", "changed": True}]}
 
 
-async def test_with_an_error_that_is_not_there_none_is_resolved(failed: Service) -> None:
+async def test_none_is_resolved_if_one_does_not_exist(failed: Service) -> None:
     assert (await letters(failed, "resolve", "1", "9")).failed(3) == "consumer_errors: there is no error 9"
     assert (await letters(failed, "show", "9")).failed(3) == "consumer_errors: there is no error 9"
     assert await statuses(failed) == {"1": 1, "2": 2, "3": 1}
@@ -118,7 +118,7 @@ async def test_with_an_error_that_is_not_there_none_is_resolved(failed: Service)
 
 
 @pytest.mark.parametrize("handler", ["handlers_of_mine:handle", "handlers_of_mine:consumer"])
-async def test_an_event_that_is_consumed_now_is_resolved(
+async def test_an_error_is_resolved_if_the_handler_succeeds(
     failed: Service, handlers: Path, handler: str
 ) -> None:
     replayed = await letters(failed, "replay", "1", "3", "--handler", handler)
@@ -128,7 +128,7 @@ async def test_an_event_that_is_consumed_now_is_resolved(
     assert await failed.cursors() == {}
 
 
-async def test_a_handler_that_fails_is_told_and_the_next_event_is_tried(
+async def test_a_failure_of_the_handler_is_shown_and_the_next_event_is_tried(
     failed: Service, handlers: Path
 ) -> None:
     replayed = await letters(failed, "replay", "2", "3", "--handler", "handlers_of_mine:handle")
@@ -139,7 +139,7 @@ async def test_a_handler_that_fails_is_told_and_the_next_event_is_tried(
     assert (await errors.get(failed.connection, "2")).message == "ValueError: still\nwrong"
 
 
-async def test_an_event_that_is_gone_is_not_found(failed: Service, handlers: Path) -> None:
+async def test_a_deleted_event_is_not_found(failed: Service, handlers: Path) -> None:
     await failed.connection.execute("DELETE FROM user_events WHERE id = 1")
     replayed = await letters(failed, "replay", "1", "--handler", "handlers_of_mine:handle")
     assert replayed.failed(3).endswith("there is no event 1: was it deleted, or is this another source?")
@@ -157,14 +157,14 @@ async def test_an_event_that_is_gone_is_not_found(failed: Service, handlers: Pat
         ("broken_handlers:handle", 1, "--handler 'broken_handlers:handle' can't be imported: No module named"),
     ],
 )  # fmt: skip
-async def test_a_handler_that_is_not_there_is_told(
+async def test_a_handler_that_cannot_be_loaded_is_an_error(
     failed: Service, handlers: Path, handler: str, status: int, reason: str
 ) -> None:
     assert (await letters(failed, "replay", "1", "--handler", handler)).failed(status).startswith(reason)
     assert await statuses(failed) == {"1": 1, "2": 2, "3": 1}
 
 
-# What goes wrong.
+# Errors.
 
 
 @pytest.mark.parametrize(
@@ -176,12 +176,12 @@ async def test_a_handler_that_is_not_there_is_told(
         (["resolve", "1", "x"], "'x' is not an error id"),
     ],
 )  # fmt: skip
-async def test_wrong_arguments_are_told(failed: Service, arguments: list[str], reason: str) -> None:
+async def test_wrong_arguments_are_refused(failed: Service, arguments: list[str], reason: str) -> None:
     assert (await letters(failed, *arguments)).failed(2).startswith(reason)
     assert await statuses(failed) == {"1": 1, "2": 2, "3": 1}
 
 
-async def test_tables_that_are_missing_or_none_of_ours_are_told(service: Service) -> None:
+async def test_missing_and_foreign_tables_are_errors(service: Service) -> None:
     await service.connection.execute("CREATE TABLE others (id int)")
     for command in (["list"], ["show", "1"], ["resolve", "1"]):
         assert (
@@ -192,6 +192,6 @@ async def test_tables_that_are_missing_or_none_of_ours_are_told(service: Service
         assert (await letters(service, *command, "--errors", "others")).failed(1).startswith("others: ")
 
 
-async def test_a_database_that_is_down_is_told(unused_tcp_port: int) -> None:
+async def test_a_database_that_is_down_is_an_error_without_the_password(unused_tcp_port: int) -> None:
     dsn = f"postgresql://me:s3cret@127.0.0.1:{unused_tcp_port}/app"
     assert "s3cret" not in (await reflex_aio("dead-letters", "list", "--dsn", dsn)).failed(5)

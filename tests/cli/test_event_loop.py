@@ -1,4 +1,4 @@
-"""Which event loop a command is on."""
+"""The event loop of a command."""
 
 import asyncio
 import sys
@@ -8,24 +8,24 @@ import pytest
 from reflex_aio.cli.command import command, service
 
 
-async def tell() -> None:
+async def print_loop() -> None:
     print(type(asyncio.get_running_loop()).__module__.split(".")[0])
 
 
-def test_a_service_is_on_uvloop_where_that_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
-    service(tell)()
+def test_a_service_runs_on_uvloop_if_it_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
+    service(print_loop)()
     assert capsys.readouterr().out == "uvloop\n"
 
 
-def test_a_service_is_on_asyncios_loop_where_it_is_not(
+def test_a_service_runs_on_asyncio_without_uvloop(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What makes an import of it fail.
+    # Makes its import fail.
     monkeypatch.setitem(sys.modules, "uvloop", None)
-    service(tell)()
+    service(print_loop)()
     assert capsys.readouterr().out == "asyncio\n"
 
 
-def test_other_commands_are_on_asyncios_loop(capsys: pytest.CaptureFixture[str]) -> None:
-    command(tell)()
+def test_other_commands_run_on_asyncio(capsys: pytest.CaptureFixture[str]) -> None:
+    command(print_loop)()
     assert capsys.readouterr().out == "asyncio\n"

@@ -1,4 +1,4 @@
-"""What the command does is the same on every database, by each client library."""
+"""The command works the same on every database, with each client library."""
 
 import json
 import os
@@ -45,12 +45,12 @@ async def test_a_database_is_measured(backend: Backend) -> None:
     assert measured.err.splitlines()[-1].startswith("dropped the table reflex_aio_bench_")
 
 
-async def test_what_is_wrong_is_told_in_a_line(backend: Backend) -> None:
+async def test_errors_are_one_line(backend: Backend) -> None:
     connection = await backend.connect()
     await backend.fetch(connection, "CREATE TABLE others (number int)")
     for table, status in (("nothing", 3), ("others", 1)):
-        told = await reflex_aio("tail", "--events", table, "--dsn", backend.dsn)
-        assert told.failed(status).startswith(f"{table}: ")
+        outcome = await reflex_aio("tail", "--events", table, "--dsn", backend.dsn)
+        assert outcome.failed(status).startswith(f"{table}: ")
 
 
 async def test_consumers_are_shown_and_moved(backend: Backend) -> None:

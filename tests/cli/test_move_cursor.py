@@ -1,4 +1,4 @@
-"""rewind and skip: cursors moved by hand, or left exactly where they were."""
+"""rewind and skip: cursors are moved by hand, or left unchanged."""
 
 import asyncio
 import signal
@@ -19,14 +19,14 @@ pytestmark = pytest.mark.asyncio
 
 
 async def at(service: Service, cursor: str, *, events: int = 20, consumer: str = "mail") -> None:
-    """Let there be so many events, and a consumer at one of them."""
+    """Insert events, and set the cursor of a consumer."""
     await service.insert(events)
     await cursors.set(service.connection, consumer, cursor)
 
 
 @asynccontextmanager
-async def asked(service: Service, *command: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run the command up to its question."""
+async def up_to_prompt(service: Service, *command: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run the command up to its prompt."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "reflex_aio", *command, *service.options, stdin=PIPE, stdout=PIPE, stderr=PIPE
     )  # fmt: skip
@@ -44,11 +44,11 @@ async def asked(service: Service, *command: str) -> AsyncIterator[asyncio.subpro
 # rewind
 
 
-async def test_a_rewind_shows_before_and_after_and_moves_when_told_to(service: Service) -> None:
+async def test_a_rewind_shows_both_cursors_and_moves_after_confirmation(service: Service) -> None:
     await at(service, "15")
-    asked = await service.reflex_aio("rewind", "mail", "--to", "10", given="y\n")
-    assert asked.done().out == "mail: from 15 to 10, 5 events to be consumed again\n"
-    assert "Rewind mail from 15 to 10, to consume 5 events again? [y/N]" in asked.err
+    prompted = await service.reflex_aio("rewind", "mail", "--to", "10", given="y\n")
+    assert prompted.done().out == "mail: from 15 to 10, 5 events to be consumed again\n"
+    assert "Rewind mail from 15 to 10, to consume 5 events again? [y/N]" in prompted.err
     assert await service.cursors() == {"mail": "10"}
     moved = await service.reflex_aio("rewind", "mail", "--to", "7", "--yes", "--json")
     assert moved.done().json == {"consumer": "mail", "before": "10", "after": "7", "events": 3, "moved": True}
@@ -56,7 +56,7 @@ async def test_a_rewind_shows_before_and_after_and_moves_when_told_to(service: S
 
 
 @pytest.mark.parametrize("answer", ["n\n", "\n", ""])
-async def test_what_is_not_confirmed_is_not_done(service: Service, answer: str) -> None:
+async def test_nothing_is_done_without_confirmation(service: Service, answer: str) -> None:
     await at(service, "15")
     for arguments in (("rewind", "mail", "--to", "10"), ("skip", "mail")):
         refused = await service.reflex_aio(*arguments, given=answer)
@@ -65,12 +65,12 @@ async def test_what_is_not_confirmed_is_not_done(service: Service, answer: str) 
     assert await service.cursors() == {"mail": "15"}
 
 
-async def test_a_dry_run_changes_nothing_and_does_not_ask(service: Service) -> None:
+async def test_a_dry_run_changes_nothing_and_does_not_prompt(service: Service) -> None:
     await at(service, "15")
-    told = await service.reflex_aio("rewind", "mail", "--to", "10", "--dry-run")
-    assert told.done().out.endswith("5 events to be consumed again (dry run: nothing was changed)\n")
-    told = await service.reflex_aio("skip", "mail", "--dry-run", "--json")
-    assert told.done().json == {
+    outcome = await service.reflex_aio("rewind", "mail", "--to", "10", "--dry-run")
+    assert outcome.done().out.endswith("5 events to be consumed again (dry run: nothing was changed)\n")
+    outcome = await service.reflex_aio("skip", "mail", "--dry-run", "--json")
+    assert outcome.done().json == {
         "consumer": "mail",
         "before": "15",
         "after": "16",
@@ -109,14 +109,14 @@ async def test_a_rewind_goes_to_the_first_event_since_a_time(service: Service) -
         "SELECT to_char((now() - interval '330 min') AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS')"
     )
     for since in ("5.5h", "330m", when):
-        told = await service.reflex_aio("rewind", "mail", "--since", since, "--dry-run", "--json")
-        assert told.done().json["after"] == "14"
-    # Further back than there are events.
-    told = await service.reflex_aio("rewind", "mail", "--since", "9d", "--dry-run", "--json")
-    assert told.done().json["after"] == "0"
+        outcome = await service.reflex_aio("rewind", "mail", "--since", since, "--dry-run", "--json")
+        assert outcome.done().json["after"] == "14"
+    # Before the oldest event.
+    outcome = await service.reflex_aio("rewind", "mail", "--since", "9d", "--dry-run", "--json")
+    assert outcome.done().json["after"] == "0"
 
 
-async def test_what_is_no_rewind_is_refused(service: Service) -> None:
+async def test_a_rewind_that_is_not_backwards_is_refused(service: Service) -> None:
     await at(service, "15")
     for cursor in ("15", "16"):
         refused = await service.reflex_aio("rewind", "mail", "--to", cursor, "--yes")
@@ -128,24 +128,24 @@ async def test_what_is_no_rewind_is_refused(service: Service) -> None:
 
 
 @pytest.mark.parametrize("command", [["rewind", "mail", "--to", "10"], ["skip", "mail", "--count", "3"]])
-async def test_a_consumer_that_moves_while_the_question_is_asked_is_not_moved(
+async def test_a_consumer_that_moves_during_the_prompt_is_not_moved(
     service: Service, command: list[str]
 ) -> None:
     await at(service, "15")
-    async with asked(service, *command) as process:
+    async with up_to_prompt(service, *command) as process:
         await cursors.set(service.connection, "mail", "16")
-        out, told = await process.communicate(b"y\n")
+        out, errors = await process.communicate(b"y\n")
     assert (process.returncode, out) == (4, b"")
-    assert told == b"reflex-aio: mail has moved to 16: nothing was changed; stop the consumer first\n"
+    assert errors == b"reflex-aio: mail has moved to 16: nothing was changed; stop the consumer first\n"
     assert await service.cursors() == {"mail": "16"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_question_can_be_interrupted(service: Service, number: int) -> None:
+async def test_a_prompt_can_be_interrupted(service: Service, number: int) -> None:
     await at(service, "15")
-    async with asked(service, "skip", "mail") as process:
+    async with up_to_prompt(service, "skip", "mail") as process:
         process.send_signal(number)
-        # Its input stays open: nobody answers.
+        # Its standard input stays open, without an answer.
         async with asyncio.timeout(20):
             assert await process.wait() == 128 + number
     assert await service.cursors() == {"mail": "15"}
@@ -154,7 +154,7 @@ async def test_a_question_can_be_interrupted(service: Service, number: int) -> N
 # skip
 
 
-async def test_skip_passes_the_next_event_and_shows_it(service: Service) -> None:
+async def test_skip_skips_the_next_event_and_shows_it(service: Service) -> None:
     await at(service, "15")
     skipped = await service.reflex_aio("skip", "mail", given="y\n")
     assert skipped.done().out == "mail: from 15 to 16, 1 event skipped\n"
@@ -166,8 +166,14 @@ async def test_skip_passes_the_next_event_and_shows_it(service: Service) -> None
 async def test_skip_counts_events_not_ids(service: Service) -> None:
     await at(service, "1")
     await service.connection.execute("DELETE FROM user_events WHERE id BETWEEN 2 AND 6")
-    told = await service.reflex_aio("skip", "mail", "--count", "3", "--yes", "--json")
-    assert told.done().json == {"consumer": "mail", "before": "1", "after": "9", "events": 3, "moved": True}
+    outcome = await service.reflex_aio("skip", "mail", "--count", "3", "--yes", "--json")
+    assert outcome.done().json == {
+        "consumer": "mail",
+        "before": "1",
+        "after": "9",
+        "events": 3,
+        "moved": True,
+    }
     assert await service.cursors() == {"mail": "9"}
 
 
@@ -185,7 +191,7 @@ async def test_skip_goes_to_a_cursor_or_the_head(
     assert await service.cursors() == {"mail": after}
 
 
-async def test_what_is_no_skip_is_refused(service: Service) -> None:
+async def test_a_skip_that_is_not_forwards_is_refused(service: Service) -> None:
     await at(service, "20")
     assert (await service.reflex_aio("skip", "mail", "--yes")).failed(4) == (
         "mail is at the head: there is nothing to skip"
@@ -199,7 +205,7 @@ async def test_what_is_no_skip_is_refused(service: Service) -> None:
     assert await service.cursors() == {"mail": "20"}
 
 
-async def test_a_consumer_without_a_cursor_is_skipped_over_events_if_it_is_said_to_be_new(
+async def test_skip_accepts_a_consumer_without_a_cursor_with_new_only(
     service: Service,
 ) -> None:
     await service.insert(5)
@@ -237,7 +243,7 @@ async def test_an_unknown_consumer_is_not_found_and_changes_nothing(
         (["skip", "mail", "--to", "1.5"], "'1.5' is not a cursor"),
     ],
 )  # fmt: skip
-async def test_wrong_arguments_are_told_and_change_nothing(
+async def test_wrong_arguments_are_refused_and_change_nothing(
     service: Service, arguments: list[str], reason: str
 ) -> None:
     await at(service, "15")
@@ -246,7 +252,7 @@ async def test_wrong_arguments_are_told_and_change_nothing(
 
 
 @pytest.mark.parametrize("command", [["rewind", "mail", "--to", "1"], ["skip", "mail"]])
-async def test_tables_that_are_missing_or_none_of_ours_are_told_and_stay_as_they_are(
+async def test_missing_and_foreign_tables_are_errors_and_stay_unchanged(
     service: Service, command: list[str]
 ) -> None:
     await at(service, "15")
@@ -264,13 +270,15 @@ async def test_tables_that_are_missing_or_none_of_ours_are_told_and_stay_as_they
 
 
 @pytest.mark.parametrize("command", [["rewind", "mail", "--to", "1"], ["skip", "mail"]])
-async def test_a_database_that_is_down_is_told(command: list[str], unused_tcp_port: int) -> None:
+async def test_a_database_that_is_down_is_an_error_without_the_password(
+    command: list[str], unused_tcp_port: int
+) -> None:
     dsn = f"postgresql://me:s3cret@127.0.0.1:{unused_tcp_port}/app"
-    told = (await reflex_aio(*command, "--yes", "--dsn", dsn)).failed(5)
-    assert "s3cret" not in told
+    error = (await reflex_aio(*command, "--yes", "--dsn", dsn)).failed(5)
+    assert "s3cret" not in error
 
 
-async def test_a_cursor_that_is_no_event_id_is_not_moved(service: Service) -> None:
+async def test_a_cursor_that_is_not_an_event_id_is_not_moved(service: Service) -> None:
     await service.insert(3)
     opaque = cursors.replace(name="opaque", cursor_type="str")
     await opaque.create(service.connection)
@@ -284,7 +292,7 @@ async def test_a_cursor_that_is_no_event_id_is_not_moved(service: Service) -> No
     assert await opaque.all(service.connection) == {"mail": "a/b"}
 
 
-async def test_the_time_of_a_move_is_kept(service: Service) -> None:
+async def test_the_time_of_a_move_is_stored(service: Service) -> None:
     await at(service, "15")
     await service.connection.execute("UPDATE cursors SET updated_at = '2000-01-01'")
     await service.reflex_aio("rewind", "mail", "--to", "10", "--yes")
@@ -294,7 +302,7 @@ async def test_the_time_of_a_move_is_kept(service: Service) -> None:
 
 
 @pytest.mark.parametrize("command", [["rewind", "mail", "--to", "10"], ["skip", "mail"]])
-async def test_a_consumer_whose_lease_is_held_is_moved_by_force_alone(
+async def test_a_consumer_whose_lease_is_held_is_moved_with_force_only(
     service: Service, pool: asyncpg.Pool, command: list[str]
 ) -> None:
     await at(service, "15")

@@ -1,4 +1,4 @@
-"""prune: what it deletes, what it says, and when it asks."""
+"""prune: deletion, output and confirmation."""
 
 import asyncio
 import sys
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.asyncio
 
 
 async def old(service: Service, count: int = 20, **consumers: str) -> None:
-    """Let there be so many events of yesterday, and consumers at some of them."""
+    """Insert events of yesterday, and set the cursors of consumers."""
     await service.insert(count)
     await service.connection.execute("UPDATE user_events SET timestamp = now() - interval '1 day'")
     for consumer, cursor in consumers.items():
@@ -25,7 +25,7 @@ async def oldest(service: Service) -> str:
     return (await events.extent(service.connection)).oldest
 
 
-async def test_it_deletes_what_is_old_and_consumed_and_says_what_keeps_the_rest(service: Service) -> None:
+async def test_it_deletes_old_consumed_events_and_names_the_reason_for_the_rest(service: Service) -> None:
     await old(service, mail="15", search="10")
     pruned = await service.reflex_aio("prune", "--older-than", "12h")
     assert pruned.done().out == (
@@ -46,7 +46,7 @@ async def test_it_deletes_what_is_old_and_consumed_and_says_what_keeps_the_rest(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (
             ["--before", "7"],
@@ -64,12 +64,12 @@ async def test_it_deletes_what_is_old_and_consumed_and_says_what_keeps_the_rest(
         ),
     ],
 )
-async def test_a_dry_run_says_the_same_and_neither_asks_nor_deletes(
-    service: Service, arguments: list[str], told: str
+async def test_a_dry_run_prints_the_same_and_neither_prompts_nor_deletes(
+    service: Service, arguments: list[str], message: str
 ) -> None:
     await old(service, mail="15")
     pruned = await service.reflex_aio("prune", *arguments, "--dry-run")
-    assert told in pruned.done().out
+    assert message in pruned.done().out
     assert await oldest(service) == "1"
 
 
@@ -77,7 +77,7 @@ async def test_an_empty_table_is_no_error(service: Service) -> None:
     assert (await service.reflex_aio("prune", "--older-than", "1d")).done().out == "user_events is empty\n"
 
 
-async def test_force_says_who_will_miss_what_and_asks(service: Service) -> None:
+async def test_force_names_the_consumers_that_miss_events_and_prompts(service: Service) -> None:
     await old(service, mail="15", search="4", ignored="1")
     refused = await service.reflex_aio(
         "prune", "--before", "9", "--force", "--ignore", "ignored", given="n\n"
@@ -93,14 +93,14 @@ async def test_force_says_who_will_miss_what_and_asks(service: Service) -> None:
     assert await oldest(service) == "9"
 
 
-async def test_force_does_without_a_cursors_table(service: Service) -> None:
+async def test_force_needs_no_cursors_table(service: Service) -> None:
     await old(service)
     pruned = await service.reflex_aio("prune", "--before", "9", "--force", "--yes", "--cursors", "none")
     assert pruned.done().out.startswith("user_events: 8 events deleted;")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "told"),
+    ("arguments", "status", "message"),
     [
         ([], 2, "use --older-than, --before, or both"),
         (["--older-than", "soon"], 2, "--older-than 'soon' is not accepted: accepted is 90s, 30m, 2h or 7d"),
@@ -109,22 +109,22 @@ async def test_force_does_without_a_cursors_table(service: Service) -> None:
         (["--before", "9", "--events", "none"], 3, "none: the table does not exist"),
     ],
 )
-async def test_what_is_wrong_is_told_and_nothing_is_deleted(
-    service: Service, arguments: list[str], status: int, told: str
+async def test_nothing_is_deleted_after_an_error(
+    service: Service, arguments: list[str], status: int, message: str
 ) -> None:
     await old(service, mail="15")
-    assert (await service.reflex_aio("prune", *arguments)).failed(status).startswith(told)
+    assert (await service.reflex_aio("prune", *arguments)).failed(status).startswith(message)
     assert await oldest(service) == "1"
 
 
-async def test_a_terminal_shows_how_far_it_has_come(service: Service) -> None:
+async def test_a_terminal_shows_the_progress(service: Service) -> None:
     await old(service, 300, mail="290")
     written = await on_terminal("prune", *service.options, "--before", "280", "--pause", "0")
     assert "deleting events of user_events" in written
     assert "279 events deleted" in written
 
 
-async def test_killed_midway_it_leaves_whole_batches_and_the_next_run_goes_on(service: Service) -> None:
+async def test_a_killed_run_leaves_whole_batches_and_the_next_run_continues(service: Service) -> None:
     await old(service, 2000, mail="2000")
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "reflex_aio", "prune", *service.options, "--before", "1901", "--batch-size", "10",

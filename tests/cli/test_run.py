@@ -1,4 +1,4 @@
-"""``run``: what it says of targets that it can't run. Those that it can are in tests/runner."""
+"""run: its errors. Runs of runners are tested in tests/runner."""
 
 import socket
 
@@ -10,7 +10,7 @@ SERVICES = "tests.runner.services"
 
 
 @pytest.mark.parametrize(
-    ("target", "told"),
+    ("target", "message"),
     [
         ("services", "run 'services' is not accepted: accepted is module:object"),
         ("tests.nowhere:runner", "run 'tests.nowhere:runner': there is no module tests.nowhere"),
@@ -26,12 +26,12 @@ SERVICES = "tests.runner.services"
         ),
     ],
 )
-def test_target_that_is_no_runner_is_told_in_a_line(target: str, told: str) -> None:
-    assert call("run", target).failed(2).startswith(told)
+def test_a_target_that_is_not_a_runner_is_refused_in_one_line(target: str, message: str) -> None:
+    assert call("run", target).failed(2).startswith(message)
 
 
-def test_port_that_is_taken_is_told_in_a_line() -> None:
+def test_a_port_in_use_is_an_error_of_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        told = call("run", f"{SERVICES}:runner", "--health-port", str(port)).failed(1)
-    assert told.startswith(f"--health-port: 127.0.0.1:{port}: ")
+        error = call("run", f"{SERVICES}:runner", "--health-port", str(port)).failed(1)
+    assert error.startswith(f"--health-port: 127.0.0.1:{port}: ")

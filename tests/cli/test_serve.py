@@ -1,4 +1,4 @@
-"""serve: the streams of tables over gRPC, as a process."""
+"""serve: event streams of tables over gRPC, in a process."""
 
 import json
 import os
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.asyncio
 
 
 async def serving(service: Service, spawn: Spawn, *arguments: str) -> tuple[Child, str]:
-    """Start the command, and return it with its address."""
+    """Start the command, and return its process and its address."""
     child = await spawn.program(
         "-m", "reflex_aio", "serve", *service.options, "--listen", "localhost:0", "--json", *arguments
     )  # fmt: skip
@@ -30,9 +30,7 @@ async def serving(service: Service, spawn: Spawn, *arguments: str) -> tuple[Chil
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_table_is_served_until_it_is_asked_to_stop(
-    service: Service, spawn: Spawn, number: int
-) -> None:
+async def test_a_table_is_served_until_a_signal(service: Service, spawn: Spawn, number: int) -> None:
     await service.insert(3)
     child, address = await serving(service, spawn)
     async with (
@@ -43,13 +41,13 @@ async def test_a_table_is_served_until_it_is_asked_to_stop(
         await service.insert(1)
         assert (await anext(stream)).id == "4"
         os.kill(child.pid, number)
-        # Told to come back, not cut off.
+        # The status makes clients reconnect.
         with pytest.raises(StreamStopped):
             await anext(stream)
     assert await child.wait() == 0
 
 
-async def test_tables_are_served_by_the_names_they_are_given(service: Service, spawn: Spawn) -> None:
+async def test_tables_are_served_by_the_given_names(service: Service, spawn: Spawn) -> None:
     await service.insert(1)
     other = events.replace(name="other_events", metadata=True)
     await other.create(service.connection)
@@ -63,7 +61,7 @@ async def test_tables_are_served_by_the_names_they_are_given(service: Service, s
     assert (await reflex_aio("tail", "--grpc", address, "--to-head")).status == 3
 
 
-async def test_health_is_answered_and_may_be_left_out(service: Service, spawn: Spawn) -> None:
+async def test_health_checks_are_answered_unless_turned_off(service: Service, spawn: Spawn) -> None:
     for arguments, known in (((), True), (("--no-health", "--no-reflection"), False)):
         _, address = await serving(service, spawn, *arguments)
         async with grpc.aio.insecure_channel(address) as channel:
@@ -80,7 +78,7 @@ async def test_health_is_answered_and_may_be_left_out(service: Service, spawn: S
                     await check(request)
 
 
-async def test_it_serves_over_tls_and_asks_clients_for_certificates(
+async def test_it_serves_over_tls_and_requires_client_certificates(
     service: Service, spawn: Spawn, tmp_path: Path
 ) -> None:
     await service.insert(1)
@@ -100,19 +98,19 @@ async def test_it_serves_over_tls_and_asks_clients_for_certificates(
     assert (await reflex_aio(*tail, "--tls-ca", str(tmp_path / "ca.pem"))).status == 5
 
 
-# What goes wrong.
+# Errors.
 
 
-async def test_a_table_that_is_missing_ends_it_at_once(service: Service) -> None:
-    told = await service.reflex_aio("serve", "--stream", "users=user_events", "--stream", "x=nothing")
-    assert told.failed(3).startswith("nothing: the table does not exist")
+async def test_a_missing_table_ends_it_at_once(service: Service) -> None:
+    outcome = await service.reflex_aio("serve", "--stream", "users=user_events", "--stream", "x=nothing")
+    assert outcome.failed(3).startswith("nothing: the table does not exist")
 
 
-async def test_a_port_that_is_taken_is_told(service: Service) -> None:
+async def test_a_port_in_use_is_an_error(service: Service) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        told = await service.reflex_aio("serve", "--listen", address)
-    assert told.failed(1).startswith(f"--listen '{address}': the port is in use")
+        outcome = await service.reflex_aio("serve", "--listen", address)
+    assert outcome.failed(1).startswith(f"--listen '{address}': the port is in use")
 
 
 @pytest.mark.parametrize(
@@ -125,5 +123,5 @@ async def test_a_port_that_is_taken_is_told(service: Service) -> None:
         (["--tls-client-ca", __file__], "--tls-certificate and --tls-key must be used together"),
     ],
 )  # fmt: skip
-async def test_wrong_arguments_are_told(arguments: list[str], reason: str) -> None:
+async def test_wrong_arguments_are_refused(arguments: list[str], reason: str) -> None:
     assert (await reflex_aio("serve", *arguments)).failed(2).startswith(reason)

@@ -24,8 +24,8 @@ def test_ddl_is_that_of_the_tables() -> None:
     assert call("ddl", "attempts").done().out == AttemptsTable().ddl()
 
 
-def test_ddl_takes_what_tables_are_like() -> None:
-    told = call(
+def test_ddl_has_options_for_the_layout() -> None:
+    outcome = call(
         "ddl", "events", "cursors", "--events", "user_events", "--events-columns", "id=event_id, type=kind",
         "--metadata", "--trace", "--foreign-id", "bigint", "--trigger", "--cursor-type", "str", "--json",
     ).done()  # fmt: skip
@@ -38,15 +38,15 @@ def test_ddl_takes_what_tables_are_like() -> None:
         wakeups="trigger",
     )
     cursors = CursorsTable("cursors", cursor_type="str")
-    assert told.json == {
+    assert outcome.json == {
         "dialect": "postgres",
         "tables": {"user_events": events.ddl(), "cursors": cursors.ddl()},
     }
 
 
-def test_names_come_from_the_environment_too() -> None:
-    told = call("ddl", "events", REFLEX_EVENTS="user_events", REFLEX_EVENTS_COLUMNS="id=event_id").done()
-    assert told.out == EventsTable("user_events", columns=EventColumns(id="event_id")).ddl()
+def test_names_are_read_from_the_environment_too() -> None:
+    outcome = call("ddl", "events", REFLEX_EVENTS="user_events", REFLEX_EVENTS_COLUMNS="id=event_id").done()
+    assert outcome.out == EventsTable("user_events", columns=EventColumns(id="event_id")).ddl()
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_names_that_are_not_accepted_are_wrong_usage(arguments: list[str], reaso
 
 
 @pytest.mark.asyncio
-async def test_create_makes_what_there_is_not_and_leaves_what_there_is(backend: Backend) -> None:
+async def test_create_creates_missing_tables_and_leaves_existing_ones(backend: Backend) -> None:
     made = await reflex_aio("create", "--events", "user_events", "--metadata", REFLEX_DSN=backend.dsn)
     assert made.done().lines == ["user_events: created", "cursors: created"]
     connection = await backend.connect()
@@ -99,29 +99,29 @@ async def test_create_makes_what_there_is_not_and_leaves_what_there_is(backend: 
 
 
 @pytest.mark.asyncio
-async def test_create_tells_of_a_table_that_is_none_of_ours(backend: Backend) -> None:
+async def test_create_refuses_a_foreign_table(backend: Backend) -> None:
     connection = await backend.connect()
     await backend.fetch(connection, "CREATE TABLE events (number int)")
-    told = await reflex_aio("create", "--dsn", backend.dsn)
-    assert 'events: column "id" is missing' in told.failed(1)
+    outcome = await reflex_aio("create", "--dsn", backend.dsn)
+    assert 'events: column "id" is missing' in outcome.failed(1)
     with pytest.raises(TableNotFound):
         await CursorsTable("cursors").validate(connection)
 
 
 @pytest.mark.asyncio
-async def test_validate_takes_tables_as_they_are(backend: Backend) -> None:
+async def test_validate_detects_the_layout(backend: Backend) -> None:
     connection = await backend.connect()
     await EventsTable("events", metadata=True, foreign_id="bigint").create(connection)
     await CursorsTable("cursors", cursor_type="str").create(connection)
     await ErrorsTable().create(connection)
-    told = await reflex_aio("validate", "events", "cursors", "errors", "--dsn", backend.dsn)
-    assert [line.split() for line in told.done().lines[-3:]] == [
+    outcome = await reflex_aio("validate", "events", "cursors", "errors", "--dsn", backend.dsn)
+    assert [line.split() for line in outcome.done().lines[-3:]] == [
         [name, "valid"] for name in ("events", "cursors", "consumer_errors")
     ]
 
 
 @pytest.mark.asyncio
-async def test_validate_tells_all_differences_and_which_tables_are_missing(backend: Backend) -> None:
+async def test_validate_lists_all_differences_and_missing_tables(backend: Backend) -> None:
     connection = await backend.connect()
     await backend.fetch(connection, "CREATE TABLE events (id bigint, type varchar(9), foreign_id varchar(9))")
     differing = await reflex_aio("validate", "events", "--dsn", backend.dsn, "--json")

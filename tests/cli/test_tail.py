@@ -1,4 +1,4 @@
-"""tail: events as they come, from a table or a service."""
+"""tail: events of a table or a service, as they are committed."""
 
 import asyncio
 import base64
@@ -30,7 +30,7 @@ async def ids(service: Service, *arguments: str) -> list[str]:
     return [json.loads(line)["id"] for line in shown.done().lines]
 
 
-# Where it begins and ends.
+# Start and end.
 
 
 async def test_events_come_from_the_beginning_or_after_a_cursor_to_the_head(service: Service) -> None:
@@ -42,7 +42,7 @@ async def test_events_come_from_the_beginning_or_after_a_cursor_to_the_head(serv
     assert await ids(service, "--after", "", "-n", "1") == ["1"]
 
 
-async def test_types_and_foreign_ids_are_chosen_and_the_limit_is_of_those(service: Service) -> None:
+async def test_types_and_foreign_ids_are_filtered_before_the_limit(service: Service) -> None:
     for number in (1, 2, 3, 2, 1):
         await service.insert(1, number)
     assert await ids(service, "--to-head", "--types", "2") == ["2", "4"]
@@ -62,11 +62,11 @@ async def test_it_follows_from_the_head_and_writes_each_event_at_once(service: S
     assert await child.wait() == 130
 
 
-async def test_without_a_place_it_begins_with_what_comes(service: Service, spawn: Spawn) -> None:
+async def test_without_a_cursor_it_starts_with_new_events(service: Service, spawn: Spawn) -> None:
     await service.insert(3)
     child = await spawn.program("-m", "reflex_aio", "tail", *service.options, "--json")
     line = asyncio.create_task(child.line())
-    # When it has begun nobody can tell from outside.
+    # Its start cannot be observed from outside.
     while not line.done():
         await service.insert(1)
         await asyncio.wait([line], timeout=0.1)
@@ -74,7 +74,7 @@ async def test_without_a_place_it_begins_with_what_comes(service: Service, spawn
     assert await child.terminate() == 143
 
 
-async def test_it_ends_when_nobody_reads_it_any_more(service: Service) -> None:
+async def test_it_ends_when_its_output_is_closed(service: Service) -> None:
     await service.insert(5000)
     reading, writing = os.pipe()
     process = await asyncio.create_subprocess_exec(
@@ -83,16 +83,16 @@ async def test_it_ends_when_nobody_reads_it_any_more(service: Service) -> None:
     )  # fmt: skip
     os.close(writing)
     try:
-        # As head does, which has seen enough.
+        # As head does after its last line.
         await asyncio.to_thread(os.read, reading, 100)
     finally:
         os.close(reading)
     async with asyncio.timeout(20):
-        _, told = await process.communicate()
-    assert (process.returncode, told) == (141, b"")
+        _, errors = await process.communicate()
+    assert (process.returncode, errors) == (141, b"")
 
 
-# What is shown.
+# Output.
 
 
 async def test_an_event_is_shown_as_it_is(database: Database, connect: Connect) -> None:
@@ -150,7 +150,7 @@ async def serving(*names: str) -> AsyncIterator[str]:
         await server.stop(grace=1)
 
 
-async def test_a_service_is_read_in_place_of_a_table_and_needs_no_database() -> None:
+async def test_a_service_is_read_instead_of_a_table_without_a_database() -> None:
     async with serving("users", "payments") as address:
         shown = await reflex_aio(
             "tail", "--grpc", address, "--stream", "payments", "--after", "1", "--to-head"
@@ -158,18 +158,18 @@ async def test_a_service_is_read_in_place_of_a_table_and_needs_no_database() -> 
         assert [line.split()[-1] for line in shown.done().lines] == ["payments", "payments"]
 
 
-async def test_a_stream_that_the_service_has_not_is_not_found() -> None:
+async def test_an_unknown_stream_of_the_service_is_not_found() -> None:
     async with serving("users", "payments") as address:
-        told = await reflex_aio("tail", "--grpc", address, "--stream", "mails", "--to-head")
-        assert "there is no stream named 'mails'" in told.failed(3)
+        outcome = await reflex_aio("tail", "--grpc", address, "--stream", "mails", "--to-head")
+        assert "there is no stream named 'mails'" in outcome.failed(3)
 
 
-async def test_a_service_that_is_down_is_not_reachable(unused_tcp_port: int) -> None:
-    told = await reflex_aio("tail", "--grpc", f"127.0.0.1:{unused_tcp_port}", "--to-head")
-    assert f"127.0.0.1:{unused_tcp_port}" in told.failed(5)
+async def test_a_service_that_is_down_is_unreachable(unused_tcp_port: int) -> None:
+    outcome = await reflex_aio("tail", "--grpc", f"127.0.0.1:{unused_tcp_port}", "--to-head")
+    assert f"127.0.0.1:{unused_tcp_port}" in outcome.failed(5)
 
 
-# What goes wrong.
+# Errors.
 
 
 @pytest.mark.parametrize(
@@ -182,11 +182,11 @@ async def test_a_service_that_is_down_is_not_reachable(unused_tcp_port: int) -> 
         (["--events", ""], "--events: table name '' is not accepted"),
     ],
 )  # fmt: skip
-async def test_wrong_arguments_are_told(service: Service, arguments: list[str], reason: str) -> None:
+async def test_wrong_arguments_are_refused(service: Service, arguments: list[str], reason: str) -> None:
     assert (await service.reflex_aio("tail", *arguments)).failed(2).startswith(reason)
 
 
-async def test_tables_that_are_missing_or_none_of_ours_are_told(service: Service) -> None:
+async def test_missing_and_foreign_tables_are_errors(service: Service) -> None:
     assert (
         (await service.reflex_aio("tail", "--events", "nothing"))
         .failed(3)
@@ -200,13 +200,13 @@ async def test_tables_that_are_missing_or_none_of_ours_are_told(service: Service
     assert "no sequence feeds its id" in (await service.reflex_aio("tail", "--events", "unfed")).failed(1)
 
 
-async def test_a_cursor_ahead_of_the_table_is_told(service: Service) -> None:
+async def test_a_cursor_ahead_of_the_table_is_an_error(service: Service) -> None:
     await service.insert(3)
-    told = await service.reflex_aio("tail", "--after", "99")
-    assert told.failed(1).startswith("user_events: cursor 99 is ahead of the table, whose last id is 3")
+    outcome = await service.reflex_aio("tail", "--after", "99")
+    assert outcome.failed(1).startswith("user_events: cursor 99 is ahead of the table, whose last id is 3")
 
 
-async def test_a_connection_that_is_lost_ends_it(service: Service, spawn: Spawn) -> None:
+async def test_a_lost_connection_ends_it(service: Service, spawn: Spawn) -> None:
     await service.insert(1)
     child = await spawn.program("-m", "reflex_aio", "tail", *service.options, "--after", "0")
     await child.line()

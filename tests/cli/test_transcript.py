@@ -1,4 +1,4 @@
-"""docs/cli_transcript.md is what the commands write."""
+"""docs/cli_transcript.md contains the current output of the commands."""
 
 import pytest
 
@@ -6,6 +6,6 @@ from tests.cli.transcript import DOCUMENT, transcript
 
 
 @pytest.mark.asyncio
-async def test_the_transcript_is_what_the_commands_write_now() -> None:
-    # `make transcript` writes it anew.
+async def test_the_transcript_is_the_current_output_of_the_commands() -> None:
+    # `make transcript` regenerates it.
     assert await transcript() == DOCUMENT.read_text()

@@ -147,7 +147,7 @@ def test_a_package_that_is_not_installed_is_named(tmp_path: Path) -> None:
     assert ran.stderr.startswith("No module named 'rich': `make demo` installs")
 
 
-def test_a_server_that_is_not_installed_is_named() -> None:
+def test_a_missing_server_is_named() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", _WITHOUT_PROGRAMS],
         capture_output=True,
@@ -199,7 +199,7 @@ def test_all_events_in_order_are_a_pass_and_repeated_ones_after_a_restart_too() 
         ([], "", {"missing": 3, "at_head": False}),
     ],
 )
-def test_whatever_went_wrong_fails_the_demonstration(
+def test_every_fault_fails_the_demonstration(
     delivered: list[tuple[EventRow, ...]],
     cursor: str,
     expected: dict[str, int],

@@ -1,4 +1,4 @@
-"""Whether the processes of embedded servers are there."""
+"""Observation of the processes of embedded servers."""
 
 import contextlib
 
@@ -6,14 +6,14 @@ import psutil
 
 
 def children() -> set[int]:
-    """The processes that this one has started, and theirs."""
+    """Return the pids of all descendants of this process."""
     return {child.pid for child in psutil.Process().children(recursive=True)}
 
 
 def started_since(before: set[int]) -> set[int]:
-    """The processes that were not there ``before``, nor were started by those that were.
+    """Return the pids of descendants that are neither in ``before`` nor children of those.
 
-    The tests' own PostgreSQL starts a worker now and then, which is none of ours.
+    The PostgreSQL that the tests share starts a worker now and then.
     """
     started = set()
     for child in psutil.Process().children(recursive=True):
@@ -24,7 +24,7 @@ def started_since(before: set[int]) -> set[int]:
 
 
 def ended(pid: int) -> bool:
-    """Whether a process has ended."""
+    """Return whether a process has ended."""
     # Where nothing reaps orphans, as in many containers, a zombie is all that remains.
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE

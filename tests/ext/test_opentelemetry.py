@@ -1,4 +1,4 @@
-"""Traces go on from the code that inserts an event to the consumers that handle it."""
+"""Traces propagate from the code that inserts an event to the consumers that handle it."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -76,7 +76,7 @@ def test_a_trace_is_stored_as_go_stores_it() -> None:
     assert encode_trace(stored) == FROM_GO
 
 
-def test_a_trace_that_go_stored_is_understood() -> None:
+def test_a_trace_stored_by_go_is_read() -> None:
     found = decode_trace(FROM_GO)
     assert found is not None
     assert (trace.format_trace_id(found.trace_id), trace.format_span_id(found.span_id)) == (TRACE_ID, SPAN_ID)
@@ -97,7 +97,7 @@ def test_a_trace_that_go_stored_is_understood() -> None:
     ],
     ids=["none", "empty", "no message", "short", "zero", "prefix", "half"],
 )
-def test_a_trace_that_can_not_be_read_is_none(stored: bytes | None) -> None:
+def test_an_invalid_trace_is_none(stored: bytes | None) -> None:
     assert decode_trace(stored) is None
 
 
@@ -165,7 +165,7 @@ async def test_a_consumers_span_is_a_child_of_the_one_that_inserted_the_event(sp
 
 
 @pytest.mark.asyncio
-async def test_what_the_handler_does_belongs_to_its_span(spans: Spans) -> None:
+async def test_spans_of_the_handler_are_children_of_its_span(spans: Spans) -> None:
     async def handle(event: Event) -> None:
         spans.tracer.start_span("inner").end()
 
@@ -178,7 +178,7 @@ async def test_what_the_handler_does_belongs_to_its_span(spans: Spans) -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("stored", [None, b"\xff"])
-async def test_an_event_without_a_trace_begins_one(spans: Spans, stored: bytes | None) -> None:
+async def test_an_event_without_a_trace_starts_one(spans: Spans, stored: bytes | None) -> None:
     with spans.tracer.start_as_current_span("main"):
         await consume(await traced_events(stored), spans.hooks)
     span = spans.finished()[0]
@@ -220,7 +220,7 @@ async def test_an_error_is_recorded_on_the_span(spans: Spans) -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("method", ["pages", "single events"])
-async def test_traces_go_on_over_grpc(spans: Spans, method: str) -> None:
+async def test_traces_propagate_over_grpc(spans: Spans, method: str) -> None:
     async with serving(StreamServer(await traced_events(FROM_GO))) as channel:
         source = (
             RemoteSource(channel)

@@ -1,4 +1,4 @@
-"""Metrics: what each says, in one process and in several, and that the documents name those that there are."""
+"""Metrics: their values in one process and in several, and their documentation."""
 
 import asyncio
 import json
@@ -146,7 +146,7 @@ def test_the_buckets_are_those_of_luno_reflex(metrics: Metrics) -> None:
     assert buckets["reflex_events_table_deserialization_duration_seconds"][0] == "1e-05"
 
 
-def test_a_registry_takes_one_set_of_metrics(metrics: Metrics) -> None:
+def test_a_registry_accepts_one_set_of_metrics(metrics: Metrics) -> None:
     before = generate_latest(metrics.registry)
     with pytest.raises(ValueError, match="Duplicated"):
         PrometheusHooks(metrics.registry)
@@ -156,7 +156,7 @@ def test_a_registry_takes_one_set_of_metrics(metrics: Metrics) -> None:
 # Consumers.
 
 
-def test_lag_and_age_are_those_of_the_event_at_hand(metrics: Metrics) -> None:
+def test_lag_and_age_are_those_of_the_received_event(metrics: Metrics) -> None:
     metrics.hooks.event_received("c", metrics.event(age=40.0))
     metrics.hooks.event_received("c", metrics.event(age=3.0))
     assert metrics.consumer("lag_seconds") == 3.0
@@ -169,7 +169,7 @@ def test_lag_and_age_are_those_of_the_event_at_hand(metrics: Metrics) -> None:
     [(30.0, 31.0, 1), (30.0, 29.0, 0), (None, 1e9, 0)],
     ids=["late", "early", "off"],
 )
-def test_the_alert_is_about_the_consumers_own_limit(
+def test_the_alert_uses_the_limit_of_the_consumer(
     metrics: Metrics, limit: float | None, age: float, alert: int
 ) -> None:
     metrics.hooks.consumer_started("c", lag_alert=limit, activity_ttl=None)
@@ -183,7 +183,7 @@ def test_the_lag_stays_when_the_consumer_stops(metrics: Metrics) -> None:
     assert metrics.consumer("lag_seconds") == 40.0
 
 
-def test_an_alert_may_go_to_a_gauge_of_ones_own() -> None:
+def test_an_alert_may_be_set_on_a_custom_gauge() -> None:
     registry = CollectorRegistry()
     own = Gauge("late", "Of whom to call", ["team"], registry=registry)
     metrics = Metrics(lag_alert_gauges={"c": own.labels("payments")})
@@ -193,7 +193,7 @@ def test_an_alert_may_go_to_a_gauge_of_ones_own() -> None:
     assert metrics.consumer("lag_alert") is None
 
 
-def test_a_consumer_is_active_for_as_long_as_it_says(metrics: Metrics) -> None:
+def test_a_consumer_is_active_within_its_ttl(metrics: Metrics) -> None:
     metrics.hooks.consumer_started("c", lag_alert=None, activity_ttl=60.0)
     assert metrics.consumer("active") == 1
     metrics.now.seconds += 61
@@ -206,7 +206,7 @@ def test_a_consumer_is_active_for_as_long_as_it_says(metrics: Metrics) -> None:
     assert metrics.consumer("active") == 1
 
 
-def test_without_a_ttl_nothing_is_said_of_activity(metrics: Metrics) -> None:
+def test_without_a_ttl_there_is_no_gauge_of_activity(metrics: Metrics) -> None:
     metrics.hooks.consumer_started("c", lag_alert=None, activity_ttl=None)
     assert metrics.consumer("active") is None
 
@@ -220,7 +220,7 @@ def test_errors_that_belong_to_normal_operation_are_not_counted(metrics: Metrics
 
 
 @pytest.mark.asyncio
-async def test_a_run_tells_what_it_does(metrics: Metrics) -> None:
+async def test_a_run_updates_the_metrics(metrics: Metrics) -> None:
     events = MemoryEvents(clock=lambda: metrics.now() - 5)
     for kind in (1, 2, 1):
         await events.insert(1, kind)
@@ -250,7 +250,9 @@ def stopped(events: Any, store: Any, **options: Any) -> Spec:
 
 
 @pytest.mark.asyncio
-async def test_the_lag_of_a_stopped_consumer_is_the_age_of_what_it_has_not_consumed(metrics: Metrics) -> None:
+async def test_the_lag_of_a_stopped_consumer_is_the_age_of_the_oldest_event_not_consumed(
+    metrics: Metrics,
+) -> None:
     events, store = MemoryEvents(clock=metrics.now), MemoryCursorStore()
     spec = stopped(events, store)
     await metrics.hooks.measure(spec)
@@ -269,7 +271,7 @@ async def test_the_lag_of_a_stopped_consumer_is_the_age_of_what_it_has_not_consu
 
 
 @pytest.mark.asyncio
-async def test_the_lag_of_a_consumer_of_a_table_is_told(connect: Connect, pool: asyncpg.Pool) -> None:
+async def test_the_lag_of_a_consumer_of_a_table_is_measured(connect: Connect, pool: asyncpg.Pool) -> None:
     metrics = Metrics()
     events, cursors = EventsTable("user_events"), CursorsTable("cursors")
     connection = await connect()
@@ -285,7 +287,7 @@ async def test_the_lag_of_a_consumer_of_a_table_is_told(connect: Connect, pool: 
 
 
 class NoHead(MemoryEvents):
-    """Can't tell its head, as Go servers can't."""
+    """A source without a head, as Go servers are."""
 
     async def head(self) -> str:
         raise RemoteError("no", code="UNIMPLEMENTED")
@@ -297,7 +299,7 @@ class Broken(MemoryEvents):
 
 
 @pytest.mark.asyncio
-async def test_a_source_that_can_not_tell_its_head_is_read(metrics: Metrics) -> None:
+async def test_a_source_without_a_head_is_read(metrics: Metrics) -> None:
     events = NoHead(clock=metrics.now)
     spec = stopped(events, MemoryCursorStore())
     await metrics.hooks.measure(spec)
@@ -309,7 +311,7 @@ async def test_a_source_that_can_not_tell_its_head_is_read(metrics: Metrics) -> 
 
 
 @pytest.mark.asyncio
-async def test_a_consumer_that_can_not_be_looked_at_is_logged_and_left_out(
+async def test_a_failed_measurement_is_logged_and_skipped(
     metrics: Metrics, caplog: pytest.LogCaptureFixture
 ) -> None:
     events = MemoryEvents(clock=metrics.now)
@@ -323,7 +325,7 @@ async def test_a_consumer_that_can_not_be_looked_at_is_logged_and_left_out(
 
 
 @pytest.mark.asyncio
-async def test_cursors_say_nothing_of_a_consumer_that_begins_at_the_head(metrics: Metrics) -> None:
+async def test_a_consumer_that_starts_at_the_head_is_not_measured(metrics: Metrics) -> None:
     events = MemoryEvents(clock=metrics.now)
     await events.insert(1, 1)
     await metrics.hooks.measure(stopped(events, MemoryCursorStore(), from_head=True))
@@ -331,7 +333,7 @@ async def test_cursors_say_nothing_of_a_consumer_that_begins_at_the_head(metrics
 
 
 @pytest.mark.asyncio
-async def test_a_watch_looks_again_and_again_until_it_is_cancelled(metrics: Metrics) -> None:
+async def test_a_watch_measures_periodically_until_cancelled(metrics: Metrics) -> None:
     events = MemoryEvents(clock=metrics.now)
     watch = asyncio.create_task(metrics.hooks.watch(stopped(events, MemoryCursorStore()), period=0.01))
     await eventually(lambda: metrics.consumer("lag_seconds") == 0, "the consumer is at the head")
@@ -344,7 +346,7 @@ async def test_a_watch_looks_again_and_again_until_it_is_cancelled(metrics: Metr
 
 
 @pytest.mark.asyncio
-async def test_a_watch_has_a_period(metrics: Metrics) -> None:
+async def test_the_period_of_a_watch_is_checked(metrics: Metrics) -> None:
     with pytest.raises(ValueError, match="period 0 is out of range"):
         await metrics.hooks.watch(period=0)
 
@@ -354,7 +356,7 @@ async def test_a_watch_has_a_period(metrics: Metrics) -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.every_postgres
-async def test_tables_tell_of_pages_and_cursors(
+async def test_pages_and_cursors_of_tables_are_counted(
     connect: Connect, pool: asyncpg.Pool, metrics: Metrics
 ) -> None:
     events = EventsTable("user_events", hooks=metrics.hooks)
@@ -385,7 +387,7 @@ async def test_pages_that_streams_share_are_hits(
     await events.create(connection)
     async with events.stream(pool) as one, events.stream(pool) as other, asyncio.timeout(10):
         reads = [asyncio.create_task(stream.read_page()) for stream in (one, other)]
-        # Each looks for itself once, and is at the head from then on.
+        # Each stream reads once for itself, and is at the head from then on.
         await eventually(
             lambda: metrics.table("events_table_rcache_misses_total") == 2, "both are at the head"
         )
@@ -416,7 +418,7 @@ async def test_a_gap_blocks_until_it_is_resolved(
 
 
 @pytest.mark.asyncio
-async def test_a_gap_that_everybody_left_blocks_nobody(
+async def test_a_gap_is_not_blocking_after_all_streams_are_closed(
     connect: Connect, pool: asyncpg.Pool, metrics: Metrics
 ) -> None:
     events = EventsTable("user_events", hooks=metrics.hooks)
@@ -461,7 +463,7 @@ async def test_errors_that_are_recorded_are_counted(connect: Connect, metrics: M
 # Several processes.
 
 
-def test_in_several_processes_the_metrics_are_those_of_all(tmp_path: Path) -> None:
+def test_metrics_of_several_processes_are_combined(tmp_path: Path) -> None:
     child = Path(__file__).with_name("prometheus_child.py")
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "PYTHONPATH": str(CHECKOUT)}
     for arguments in (("a", "3", "1"), ("b", "5", "2"), ("a", "4", "0")):
@@ -497,14 +499,14 @@ def named(text: str) -> set[str]:
     return set(re.findall(r"\breflex_[a-z_]+\b", text)) - {"reflex_aio"}
 
 
-def test_the_page_on_metrics_names_each_and_no_other() -> None:
+def test_the_page_on_metrics_lists_every_metric_and_no_other() -> None:
     described = set(
         re.findall(r"^\| `(reflex_\w+)` \|", (CHECKOUT / "docs/metrics.md").read_text(), re.MULTILINE)
     )
     assert described == CONSUMER_METRICS | TABLE_METRICS | OUR_METRICS
 
 
-def test_the_alerts_are_rules_about_metrics_that_there_are() -> None:
+def test_the_alert_rules_use_existing_metrics() -> None:
     text = (CHECKOUT / "docs/alerts.yml").read_text()
     [group] = yaml.safe_load(text)["groups"]
     assert group["name"] == "reflex_aio"
@@ -517,7 +519,7 @@ def test_the_alerts_are_rules_about_metrics_that_there_are() -> None:
         assert {"summary", "description"} == rule["annotations"].keys()
 
 
-def test_the_dashboard_shows_metrics_that_there_are() -> None:
+def test_the_dashboard_uses_existing_metrics() -> None:
     dashboard = json.loads((CHECKOUT / "docs/grafana/reflex.json").read_text())
     expressions = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
     assert expressions

@@ -14,14 +14,14 @@ from tests.packaging.environments import ROOT, Environment, run
 
 @pytest.fixture(scope="session")
 def scratch() -> Iterator[Path]:
-    """A directory that is removed at the end; pytest would keep those of three runs, and these are large."""
+    """A directory that is removed at the end. pytest would keep those of three runs, which are large."""
     with tempfile.TemporaryDirectory(prefix="reflex-packaging-") as path:
         yield Path(path)
 
 
 @pytest.fixture(scope="session")
 def wheel(scratch: Path) -> Path:
-    """The wheel, built by way of the source distribution, as a release is."""
+    """The wheel, built from the source distribution, as for a release."""
     run(sys.executable, "-m", "build", "--outdir", scratch, ROOT)
     [wheel] = scratch.glob("*.whl")
     return wheel
@@ -37,7 +37,7 @@ def plain(scratch: Path, wheel: Path) -> Environment:
 
 @pytest.fixture(scope="session")
 def with_extra(scratch: Path, wheel: Path) -> Callable[[str], Environment]:
-    """Make the wheel with one extra, once."""
+    """Return an environment with the wheel and one extra, created once."""
 
     @cache
     def make(extra: str) -> Environment:

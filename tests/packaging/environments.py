@@ -1,4 +1,4 @@
-"""Virtual environments that hold the built wheel and what a test names, and nothing else."""
+"""Virtual environments with the built wheel, the requirements of a test, and nothing else."""
 
 import os
 import shutil
@@ -12,20 +12,20 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def pyproject() -> dict[str, Any]:
-    """What pyproject.toml says."""
+    """Return the content of pyproject.toml."""
     with (ROOT / "pyproject.toml").open("rb") as file:
         return tomllib.load(file)
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:
-    """Run a program away from this checkout's own package and return its output.
+    """Run a program without access to this checkout's package, and return its output.
 
-    :raises AssertionError: if it fails, with what it said
+    :raises AssertionError: if it fails; the message contains its output
     """
     inherited = {name: os.environ[name] for name in os.environ if not name.startswith(("PYTEST_", "PYTHON"))}
     done = subprocess.run(command, cwd=cwd, env=inherited, capture_output=True, text=True)
-    told = " ".join(map(str, command))
-    assert done.returncode == 0, f"{told}\n{done.stdout}\n{done.stderr}"
+    words = " ".join(map(str, command))
+    assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
@@ -38,8 +38,8 @@ class Environment:
         self.directory = directory
 
     def install(self, *requirements: str) -> None:
-        # The pip that runs the tests, as each environment's own would have to be installed first. It compiles nothing:
-        # most of what is installed is never imported.
+        # The pip of the tests, as pip is not installed in the environment. Without compilation, as most modules are
+        # never imported.
         pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", self.python]
         run(*pip, "install", "--quiet", "--no-compile", *requirements)
 
@@ -49,11 +49,11 @@ class Environment:
 
 
 def interpreter_of(version: str) -> str | None:
-    """A Python of that version (``"3.12"``) on PATH or among pyenv's, or None."""
+    """Return a Python of this version (``"3.12"``), from PATH or pyenv, or None."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     others = sorted(pyenv.glob(f"versions/{version}.*/bin/python"))
     for candidate in shutil.which(f"python{version}"), *others:
-        # What is on PATH may be a shim of pyenv's that fails.
+        # The one on PATH may be a shim of pyenv that fails.
         if candidate and subprocess.run([candidate, "--version"], capture_output=True).returncode == 0:
             return str(candidate)
     return None

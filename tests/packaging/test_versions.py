@@ -1,4 +1,4 @@
-"""The wheel works with the oldest dependencies that it admits, and on each Python that it admits."""
+"""The wheel works with the oldest supported dependencies, and on each supported Python."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ TEST_TOOLS: list[str] = pyproject()["dependency-groups"]["test"]
 # The package's own requirements and those of each of its extras.
 REQUIREMENTS: list[str] = sum(PROJECT["optional-dependencies"].values(), PROJECT["dependencies"])
 
-# The whole suite runs on one Python; these do on each, as they show within seconds whether a version fits.
+# The whole suite runs on one Python. These tests run on each, as they detect an incompatible version within seconds.
 SMOKE = [
     "tests/core",
     "tests/pb",
@@ -45,12 +45,12 @@ def test_on_each_python(version: str, scratch: Path, wheel: Path, checkout: Path
         pytest.skip(f"no Python {version}, neither on PATH nor among pyenv's")
     environment = Environment(scratch / version, interpreter)
     environment.install(str(wheel), *REQUIREMENTS, *TEST_TOOLS)
-    # On uvloop: where all tests run, they run on asyncio's own event loop.
+    # On uvloop, as the whole suite runs on the event loop of asyncio.
     pass_the_smoke_tests(environment, checkout, "--event-loop=uvloop")
 
 
 def pass_the_smoke_tests(environment: Environment, checkout: Path, *options: str) -> None:
     tested = environment.run("-c", "import reflex_aio; print(reflex_aio.__file__)", cwd=checkout)
     assert Path(tested).is_relative_to(environment.directory)
-    # What differs between servers is not at stake, nor is trio.
+    # Without tests of other servers, and of trio.
     environment.run("-m", "pytest", "-q", "-k", "not pg15 and not trio", *options, *SMOKE, cwd=checkout)

@@ -1,4 +1,4 @@
-"""What is released is what is tested: the built wheel, without extras and with each of them alone."""
+"""The built wheel works without extras, and with each of them alone."""
 
 import json
 import subprocess
@@ -10,12 +10,12 @@ import pytest
 
 from tests.packaging.environments import ROOT, Environment, pyproject, run
 
-# What is installed is installed once, not by each of the processes that the tests are spread over.
+# In one process, so that each environment is created once.
 pytestmark = pytest.mark.xdist_group("wheel")
 
 EXTRAS: dict[str, list[str]] = pyproject()["project"]["optional-dependencies"]
 
-# Imports every module of the package; prints name -> what the import said, or null.
+# Imports every module of the package, and prints the error of each import, or null, by name.
 IMPORT_ALL = """
 import importlib, json, pkgutil
 import reflex_aio
@@ -29,7 +29,7 @@ for module in pkgutil.walk_packages(reflex_aio.__path__, "reflex_aio.", onerror=
 print(json.dumps(outcome))
 """
 
-# Imports the modules named by the arguments; prints the names of all that are imported then.
+# Imports the given modules, and prints the names of all modules that are imported then.
 IMPORT_THESE = """
 import importlib, sys
 for name in sys.argv[1:]:
@@ -37,8 +37,8 @@ for name in sys.argv[1:]:
 print(*sys.modules)
 """
 
-# Imports each of the package's modules named by the arguments in a process that has imported none of them before, but
-# the other modules named, as these take most of the time.
+# Imports each of the given modules of the package in a process that has imported none of them, but all other given
+# modules, which take most of the time.
 IMPORT_EACH_ALONE = """
 import gc, importlib, os, sys
 ours = [name for name in sys.argv[1:] if name.partition(".")[0] == "reflex_aio"]
@@ -87,21 +87,21 @@ def test_each_module_can_be_imported_alone(plain: Environment) -> None:
 
 
 @pytest.mark.parametrize("extra", [None, *sorted(EXTRAS)])
-def test_with_each_extra_alone_all_but_the_others_homes_can_be_imported(
+def test_with_one_extra_all_modules_but_those_of_other_extras_can_be_imported(
     extra: str | None, plain: Environment, with_extra: Callable[[str], Environment]
 ) -> None:
     environment = plain if extra is None else with_extra(extra)
-    # pytest is what loads its plugin, so nobody who does is without.
+    # pytest itself loads its plugin, so pytest is always installed then.
     others = ["No module named 'pytest'", *(f"reflex-aio[{other}]" for other in EXTRAS if other != extra)]
     for name, failure in json.loads(environment.run("-c", IMPORT_ALL)).items():
-        told = f"{name} says {failure!r}, not which extra it needs, of {others}"
-        assert failure is None or any(other in failure for other in others), told
+        message = f"the error of {name}, {failure!r}, names none of the extras {others}"
+        assert failure is None or any(other in failure for other in others), message
 
 
-def test_pytest_finds_the_fixtures_by_itself(scratch: Path, wheel: Path) -> None:
+def test_pytest_loads_the_plugin_automatically(scratch: Path, wheel: Path) -> None:
     environment = Environment(scratch / "pytest")
     environment.install(str(wheel), "pytest")
-    # Neither a plugin for asynchronous tests is there, nor the extra that one of the fixtures needs.
+    # Without a plugin for asynchronous tests, and without the extra that one of the fixtures needs.
     (environment.directory / "test_it.py").write_text(
         "def test_events(reflex_events, reflex_cursors): pass\n"
         "def test_plugins(pytestconfig):\n"

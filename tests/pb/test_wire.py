@@ -1,4 +1,4 @@
-"""The messages stand on their own, and are on the wire what Go and other builds expect."""
+"""The messages are independent of other builds, and compatible with Go on the wire."""
 
 import re
 import subprocess
@@ -53,19 +53,19 @@ def test_methods_have_their_names_on_the_wire() -> None:
     }
 
 
-def test_unknown_fields_are_passed_over() -> None:
+def test_unknown_fields_are_ignored() -> None:
     old_id_field = bytes.fromhex("082a")
     assert pb.Event.FromString(old_id_field + EVENT).id == "42"
 
 
-def test_a_users_own_build_stands_beside_ours() -> None:
+def test_a_users_own_build_coexists_with_ours() -> None:
     assert users_build.Event is not pb.Event
     ours = pb.Event.FromString(EVENT)
     assert users_build.Event.FromString(EVENT).SerializeToString(deterministic=True) == EVENT
     assert ours.foreign_id == "7"
 
 
-def test_a_users_own_build_may_be_there_first() -> None:
+def test_a_users_own_build_may_be_imported_first() -> None:
     build_first = (
         "from google.protobuf import descriptor_pool\n"
         "from google.protobuf.descriptor_pb2 import FileDescriptorProto\n"
@@ -87,7 +87,7 @@ def test_a_page_is_one_field() -> None:
     assert pb.Page(columns=b"c").SerializeToString() == bytes.fromhex("0a0163")
 
 
-def test_the_stub_names_exactly_the_messages_that_are_there() -> None:
+def test_the_stub_contains_exactly_the_existing_messages() -> None:
     stub = (files(pb) / "__init__.pyi").read_text()
     there = {
         name

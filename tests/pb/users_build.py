@@ -1,10 +1,10 @@
-"""What protoc makes of a user's own protos: reflex.proto, and a service of theirs with its messages.
+"""The output of protoc for a user's own protos: reflex.proto, and a service with its messages.
 
 Built as generated code builds itself, in protobuf's default pool. This reflex.proto differs from ours by an
 option, as copies do: the two in one pool are an error.
 """
 
-# duration_pb2 and timestamp_pb2 are imported for what they add to the default pool.
+# duration_pb2 and timestamp_pb2 are imported for their effect: they register messages in the default pool.
 from google.protobuf import descriptor_pool, duration_pb2, message_factory, timestamp_pb2  # noqa: F401
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 

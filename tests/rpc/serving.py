@@ -1,4 +1,4 @@
-"""What the tests of this folder serve, and with what."""
+"""Servers and sources for the tests of this directory."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""Neither end runs ahead of the other: what isn't asked for stays in the source."""
+"""Back pressure: a source is not read faster than its client reads."""
 
 import gc
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio
 
-# Of each event, in bytes.
+# The size of each event, in bytes.
 SIZE = 10_000
 # Far more than the buffers of both ends and of the network in between.
 EVENTS = 50_000
 
 
 class Endless:
-    """A source that makes events as they are asked for, in pages of ten."""
+    """A source that creates events when they are read, in pages of ten."""
 
     def __init__(self) -> None:
         self.made = 0
@@ -58,7 +58,7 @@ def pages(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
-async def test_a_slow_client_holds_back_the_source(pages: bool) -> None:
+async def test_a_slow_client_slows_down_the_source(pages: bool) -> None:
     source = Endless()
     async with (
         serving(StreamServer(source)) as channel,
@@ -66,7 +66,7 @@ async def test_a_slow_client_holds_back_the_source(pages: bool) -> None:
     ):
         assert ids(await take(stream, 1)) == [1]
         made = await at_rest(source)
-        # What is in flight: gRPC widens its windows to some megabytes.
+        # Events in flight: gRPC widens its windows to some megabytes.
         assert made * SIZE < 100_000_000
         received = await take(stream, made)
         assert ids(received) == list(range(2, made + 2))
@@ -74,7 +74,7 @@ async def test_a_slow_client_holds_back_the_source(pages: bool) -> None:
 
 
 async def at_rest(source: Endless) -> int:
-    """Return how many events were made, when no more are."""
+    """Return the number of created events, once it stays the same."""
     seen: list[int] = []
 
     def rests() -> bool:
@@ -85,7 +85,7 @@ async def at_rest(source: Endless) -> int:
     return source.made
 
 
-async def test_a_stream_that_is_closed_leaves_no_call_behind(pages: bool) -> None:
+async def test_a_closed_stream_leaves_no_call_behind(pages: bool) -> None:
     async with serving(StreamServer(Endless())) as channel:
         source = RemoteSource(channel, pages=pages)
         for _ in range(5):

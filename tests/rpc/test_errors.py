@@ -1,4 +1,4 @@
-"""Whatever goes wrong at one end is the right error at the other, and says no more than it should."""
+"""Errors at one end are the right errors at the other, and reveal no more than they should."""
 
 import asyncio
 import logging
@@ -60,7 +60,7 @@ async def test_a_negative_lag_is_refused_by_the_server() -> None:
         assert await call.details() == "lag -5.0 is out of range: accepted is a number of seconds from 0"
 
 
-async def test_an_unexpected_error_is_logged_in_the_server_and_kept_there(
+async def test_an_unexpected_error_is_logged_in_the_server_and_not_sent(
     pages: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     failure = ZeroDivisionError("password=hunter2")
@@ -80,7 +80,7 @@ async def test_an_unexpected_error_is_logged_in_the_server_and_kept_there(
     caplog.clear()
 
 
-async def test_a_cancellation_that_nobody_asked_for_ends_the_call_with_an_error(
+async def test_a_cancellation_without_a_request_ends_the_call_with_an_error(
     pages: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     watched = Watched(MemoryEvents(), asyncio.CancelledError())
@@ -110,14 +110,14 @@ async def test_an_error_of_the_source_is_that_of_the_client(
     pages: bool, failure: Exception, raised: type[Exception], message: str
 ) -> None:
     async with serving(StreamServer(Watched(MemoryEvents(), failure))) as channel:
-        # By the opening already, if it has arrived by then.
+        # Raised by the opening, if it arrives that early.
         with pytest.raises(raised, match=message) as failed:
             async with RemoteSource(channel, pages=pages).stream() as stream:
                 await anext(stream)
     assert "hunter2" not in str(failed.value)
 
 
-async def test_a_stream_that_failed_goes_on_after_its_last_event_when_read_again(pages: bool) -> None:
+async def test_a_read_after_a_failure_continues_after_the_last_event(pages: bool) -> None:
     events = await some_events(2)
     watched = Watched(events, StreamStopped())
     async with (
@@ -132,7 +132,7 @@ async def test_a_stream_that_failed_goes_on_after_its_last_event_when_read_again
         assert ids(await take(stream, 1)) == [3]
 
 
-async def test_a_server_that_is_not_there_is_an_expected_error(pages: bool, unused_tcp_port: int) -> None:
+async def test_an_unreachable_server_is_an_expected_error(pages: bool, unused_tcp_port: int) -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{unused_tcp_port}") as channel:
         source = RemoteSource(channel, pages=pages)
         with pytest.raises(ConnectionLost) as lost:
@@ -143,7 +143,7 @@ async def test_a_server_that_is_not_there_is_an_expected_error(pages: bool, unus
             await source.head()
 
 
-async def test_a_server_that_is_killed_under_a_read_is_an_expected_error(pages: bool, spawn: Spawn) -> None:
+async def test_a_server_killed_during_a_read_is_an_expected_error(pages: bool, spawn: Spawn) -> None:
     child = await spawn(serve_three_events)
     port = await child.line()
     async with (
@@ -167,7 +167,7 @@ async def serve_three_events() -> None:
     await server.wait_for_termination()
 
 
-async def test_a_connection_lost_without_a_word_is_noticed_at_both_ends() -> None:
+async def test_a_silently_lost_connection_is_detected_at_both_ends() -> None:
     watched = Watched(await some_events(1))
     server = grpc.aio.server(options=quick(server_options(keepalive_timeout=0.5)))
     StreamServer(watched).add_to(server)
@@ -189,7 +189,7 @@ async def test_a_connection_lost_without_a_word_is_noticed_at_both_ends() -> Non
 
 
 def quick(options: list[tuple[str, int]]) -> list[tuple[str, int]]:
-    """The options, but with pings every second, which is more often than they let."""
+    """Return the options with a ping every second, more often than they accept."""
     return [(name, 1000 if name == "grpc.keepalive_time_ms" else value) for name, value in options]
 
 
@@ -200,7 +200,7 @@ closing_ends_calls = pytest.mark.skipif(
 
 
 @closing_ends_calls
-async def test_a_channel_that_is_closed_under_a_read_stops_the_stream(pages: bool) -> None:
+async def test_a_channel_closed_during_a_read_stops_the_stream(pages: bool) -> None:
     async with (
         serving(StreamServer(MemoryEvents())) as channel,
         RemoteSource(channel, pages=pages).stream(from_head=True) as stream,
@@ -218,7 +218,7 @@ async def test_a_channel_closed_under_one_reader_does_not_cancel_its_siblings(pa
     async with serving(StreamServer(watched)) as channel:
 
         async def read() -> str:
-            # Opening is under way when the server has the call.
+            # The stream is being opened once the server has the call.
             with pytest.raises(StreamStopped):
                 async with RemoteSource(channel, pages=pages).stream(from_head=True) as stream:
                     await anext(stream)
@@ -231,7 +231,7 @@ async def test_a_channel_closed_under_one_reader_does_not_cancel_its_siblings(pa
         assert [read.result() for read in reads] == ["stopped", "stopped"]
 
 
-async def test_an_event_larger_than_a_message_may_be_names_the_option(pages: bool) -> None:
+async def test_the_error_for_an_event_above_the_size_limit_names_the_option(pages: bool) -> None:
     events = MemoryEvents()
     await events.insert(1, 1)
     await events.insert(2, 1, metadata=bytes(5 << 20))
@@ -243,7 +243,7 @@ async def test_an_event_larger_than_a_message_may_be_names_the_option(pages: boo
             await anext(stream)
 
 
-async def test_the_option_that_it_names_lets_the_event_pass(pages: bool) -> None:
+async def test_the_named_option_lets_the_event_pass(pages: bool) -> None:
     events = MemoryEvents()
     await events.insert(1, 1, metadata=bytes(5 << 20))
     server = grpc.aio.server()
@@ -257,7 +257,7 @@ async def test_the_option_that_it_names_lets_the_event_pass(pages: bool) -> None
         assert len((await anext(stream)).metadata or b"") == 5 << 20
 
 
-async def test_a_message_larger_than_the_server_may_send_names_the_option(pages: bool) -> None:
+async def test_the_error_for_a_message_above_the_servers_limit_names_the_option(pages: bool) -> None:
     events = MemoryEvents()
     await events.insert(1, 1, metadata=bytes(2000))
     server = grpc.aio.server(options=server_options(max_message=1000))
@@ -269,14 +269,14 @@ async def test_a_message_larger_than_the_server_may_send_names_the_option(pages:
 
 
 async def opened_and_read(source: RemoteSource) -> None:
-    """Either may meet the failure: the call may have ended before the stream is open."""
+    """Open and read a stream. Either may raise: the call may have ended before the stream is open."""
     async with source.stream() as stream:
         await anext(stream)
 
 
 @asynccontextmanager
 async def raw_server(*messages: bytes) -> AsyncIterator[grpc.aio.Channel]:
-    """A server that answers with ``messages`` to whatever is asked of it, and ends the call with OK."""
+    """A server that responds to every request with ``messages``, and ends the call with OK."""
 
     async def stream(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         await context.send_initial_metadata((("reflex-cursor-bin", b""),))
@@ -298,17 +298,17 @@ async def test_an_empty_page_is_not_the_end_of_a_stream() -> None:
 
 
 @pytest.mark.parametrize("late", [False, True])
-async def test_an_end_that_follows_an_empty_page_is_noticed(late: bool) -> None:
+async def test_an_end_after_an_empty_page_is_detected(late: bool) -> None:
     async with raw_server(b"") as channel, RemoteSource(channel).stream() as stream:
         if late:
-            # Both are there before they are read.
+            # Both arrive before they are read.
             await asyncio.sleep(0.3)
         with pytest.raises(StreamStopped, match="without a reason"):
             async with asyncio.timeout(10.0):
                 await anext(stream)
 
 
-async def test_a_message_that_is_too_long_for_a_status_is_cut(pages: bool) -> None:
+async def test_a_message_that_is_too_long_for_a_status_is_truncated(pages: bool) -> None:
     cursor = "\N{SNOWMAN}" * 5_000
     async with serving(StreamServer(MemoryEvents())) as channel:
         with pytest.raises(InvalidCursor) as refused:
@@ -317,7 +317,7 @@ async def test_a_message_that_is_too_long_for_a_status_is_cut(pages: bool) -> No
     assert refused.value.cursor == cursor
 
 
-async def test_what_a_server_sends_that_is_no_event_is_an_error(pages: bool) -> None:
+async def test_a_malformed_message_from_the_server_is_an_error(pages: bool) -> None:
     async with (
         raw_server(b"\xff") as channel,
         RemoteSource(channel, pages=pages).stream() as stream,

@@ -1,4 +1,4 @@
-"""Go's clients and servers are understood, and understand: byte by byte, as luno/reflex sends and reads them.
+"""Compatibility with clients and servers in Go, byte by byte as luno/reflex sends and reads them.
 
 The Go ends are played by raw handlers and raw calls, which know no message but the bytes.
 """
@@ -49,7 +49,7 @@ def event(number: int) -> bytes:
 
 
 def details(code: str, *, joined: bool = False) -> tuple[tuple[str, bytes], ...]:
-    """The trailer of luno/jettison's interceptor, with all that it tells of itself."""
+    """The trailer of luno/jettison's interceptor, with all fields that it sends."""
     about = field(5, "service") + field(6, "main.go:7 main") + field(8, field(1, "k") + field(2, "v"))
     cause = field(1, "cause") + about + field(7, code) + field(9, "main.go:7")
     other = field(1, "other") + field(7, "ERR_0000000000000000")
@@ -63,7 +63,7 @@ def details(code: str, *, joined: bool = False) -> tuple[tuple[str, bytes], ...]
 
 @asynccontextmanager
 async def go_server(stream: Callable[[bytes, Context], Awaitable[None]]) -> AsyncIterator[RemoteSource]:
-    """A server with the method Stream alone, and a source that asks it."""
+    """A server with no method but Stream, and a source of its stream."""
 
     async def handler(request: bytes, context: Context) -> None:
         await stream(request, context)
@@ -82,10 +82,10 @@ async def until_cancelled() -> None:
 
 
 async def test_events_of_a_go_server_are_read() -> None:
-    asked: list[bytes] = []
+    requested: list[bytes] = []
 
     async def stream(request: bytes, context: Context) -> None:
-        asked.append(request)
+        requested.append(request)
         for number in (8, 9):
             await context.write(event(number))
         await context.abort(grpc.StatusCode.UNKNOWN, HEAD)
@@ -96,10 +96,10 @@ async def test_events_of_a_go_server_are_read() -> None:
     assert (received[0].type, received[0].foreign_id, received[0].timestamp_us) == (1, "7", 1234567890_000000)
     assert received[0].metadata is None
     lag = bytes.fromhex("0801 10 80cab5ee01")  # 1 s, 500,000,000 ns
-    assert asked == [field(2, field(1, lag) + bytes.fromhex("2001")) + field(3, "7")]
+    assert requested == [field(2, field(1, lag) + bytes.fromhex("2001")) + field(3, "7")]
 
 
-async def test_a_go_server_is_asked_for_pages_once() -> None:
+async def test_pages_are_requested_once_from_a_go_server() -> None:
     streams = 0
 
     async def stream(request: bytes, context: Context) -> None:
@@ -125,7 +125,7 @@ async def test_a_go_server_is_asked_for_pages_once() -> None:
         ("recv error 2: non-consecutive", "ERR_bc3dcacb92b9761f", RemoteError),
     ],
 )
-async def test_errors_of_a_go_server_are_told_apart(
+async def test_errors_of_a_go_server_are_distinguished(
     message: str, code: str, raised: type[Exception] | None, trailer: str
 ) -> None:
     trailing = {
@@ -134,7 +134,7 @@ async def test_errors_of_a_go_server_are_told_apart(
         "joined": details(code, joined=True),
         "garbage": (("grpc-status-details-bin", b"\xff\xff"),),
     }[trailer]
-    # With the interceptor the code alone must do: the message is that of the outermost error.
+    # With the interceptor only the code identifies the error: the message is that of the outermost error.
     text = message if trailer in {"none", "garbage"} else "stream error"
 
     async def stream(request: bytes, context: Context) -> None:
@@ -157,7 +157,7 @@ async def test_a_go_server_that_is_at_the_head_ends_a_stream_from_there_at_once(
         assert [event async for event in remote] == []
 
 
-async def test_the_head_of_a_stream_that_was_not_to_end_there_is_an_error() -> None:
+async def test_the_status_for_the_head_is_an_error_without_to_head() -> None:
     async def stream(request: bytes, context: Context) -> None:
         await context.abort(grpc.StatusCode.UNKNOWN, HEAD)
 
@@ -166,19 +166,19 @@ async def test_the_head_of_a_stream_that_was_not_to_end_there_is_an_error() -> N
             await anext(remote)
 
 
-async def test_a_go_server_that_has_nothing_to_say_yet_does_not_hold_up_a_stream_from_the_head() -> None:
-    asked = asyncio.Event()
+async def test_a_silent_go_server_does_not_delay_a_stream_from_the_head() -> None:
+    requested = asyncio.Event()
 
     async def stream(request: bytes, context: Context) -> None:
-        asked.set()
+        requested.set()
         await until_cancelled()
 
     async with go_server(stream) as source, asyncio.timeout(5), source.stream("7", from_head=True) as remote:
-        assert asked.is_set()
+        assert requested.is_set()
         assert remote.cursor == "7"
 
 
-async def test_a_go_server_can_not_tell_its_head() -> None:
+async def test_a_go_server_has_no_method_for_the_head() -> None:
     async def stream(request: bytes, context: Context) -> None:
         await until_cancelled()
 
@@ -201,7 +201,7 @@ async def test_a_consumer_that_starts_at_the_head_of_a_go_server_is_refused_befo
     assert await store.all() == {}
 
 
-async def test_pages_are_asked_for_again_after_the_connection_was_lost() -> None:
+async def test_pages_are_requested_again_after_a_lost_connection() -> None:
     async def old(request: bytes, context: Context) -> None:
         await context.write(event(1))
         await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
@@ -218,7 +218,7 @@ async def test_pages_are_asked_for_again_after_the_connection_was_lost() -> None
 async def go_client(
     streams: StreamServer, request: bytes
 ) -> AsyncIterator[grpc.aio.UnaryStreamCall[bytes, bytes]]:
-    """A call as a Go client makes it."""
+    """A call by a Go client."""
     async with serving(streams) as channel:
         method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(
             "/reflexpb.Reflex/Stream"
@@ -226,11 +226,11 @@ async def go_client(
         yield method(request)
 
 
-async def test_a_go_client_gets_the_events() -> None:
+async def test_a_go_client_receives_the_events() -> None:
     events = MemoryEvents(clock=lambda: 1234567890.0)
     for _ in range(2):
         await events.insert(7, 1)
-    # Go sends every option: a lag of nothing, and after.
+    # Go sends every option: a lag of 0, and after.
     request = field(2, field(1, b"")) + field(3, "1")
     async with go_client(StreamServer(events), request) as call:
         received = await call.read()

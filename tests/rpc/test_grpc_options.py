@@ -1,11 +1,11 @@
-"""Options are gRPC's, and their values are checked."""
+"""The options are those of gRPC, and their values are checked."""
 
 import pytest
 
 from reflex_aio.rpc import channel_options, server_options
 
 
-def test_both_ends_ping_by_default_and_the_server_suffers_it() -> None:
+def test_both_ends_ping_by_default_and_the_server_permits_it() -> None:
     channel, server = dict(channel_options()), dict(server_options())
     assert (
         server["grpc.http2.min_ping_interval_without_data_ms"] <= channel["grpc.keepalive_time_ms"] == 30_000
@@ -27,7 +27,7 @@ def test_sizes_and_numbers_are_left_to_grpc_unless_given() -> None:
     assert options["grpc.max_concurrent_streams"] == 100
 
 
-def test_clients_try_to_connect_again_before_long() -> None:
+def test_clients_reconnect_with_a_short_backoff() -> None:
     options = dict(channel_options())
     assert options["grpc.initial_reconnect_backoff_ms"] == 100
     assert options["grpc.max_reconnect_backoff_ms"] == 5_000

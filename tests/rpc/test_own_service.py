@@ -1,4 +1,4 @@
-"""A user's own service, with messages of a build of its own, streams and is consumed like ours."""
+"""A user's own service, with its own build of the messages, streams and is consumed like ours."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Users:
-    """A servicer as a user writes it, for the methods that protoc generates."""
+    """A user's servicer, for generated methods."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -44,7 +44,7 @@ class Users:
 
 
 class UsersStub:
-    """A stub as protoc generates it."""
+    """A stub like a generated one."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.StreamUsers = channel.unary_stream(
@@ -64,7 +64,7 @@ async def serving_users(users: Users) -> AsyncIterator[grpc.aio.Channel]:
     )
     service, name = users_build.METHOD.strip("/").split("/")
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {name: method}),))
-    # Ours on the same server streams something else: a method of one's own is never asked for by pages.
+    # Our service on the same server streams something else: pages must not be requested for a user's own method.
     users.streams.add_to(server)
     async with started(server) as target, grpc.aio.insecure_channel(target) as channel:
         yield channel
@@ -140,6 +140,6 @@ async def test_a_client_that_leaves_during_a_write_closes_the_source_stream(how:
     watched = Watched(events)
     async with serving_users(Users(watched)) as channel:
         async with source_of(channel, how).stream() as stream:
-            # It reads no further, so that the server soon can't write.
+            # It stops reading, so that a write of the server soon blocks.
             await take(stream, 1)
         await eventually(lambda: watched.open == 0, "the server's stream to be closed")

@@ -1,4 +1,4 @@
-"""Pages keep the values of events, and their own bounds."""
+"""Pages preserve the values of events, and respect their limits."""
 
 from enum import IntEnum
 from typing import Any
@@ -36,7 +36,7 @@ def test_an_event_survives_the_round_trip(event: Event) -> None:
     assert decode_page(page) == [event]
 
 
-def test_a_page_is_on_the_wire_what_its_proto_says() -> None:
+def test_a_page_has_the_format_described_in_its_proto() -> None:
     events = [Event("1", 2, "a", 3, b"m", None), Event("2", -1, "b", -4, None, None)]
     [page] = pages_of(events)
     columns = msgspec.msgpack.decode(pb.Page.FromString(page).columns)
@@ -53,20 +53,20 @@ def test_a_page_is_on_the_wire_what_its_proto_says() -> None:
         [b"a", None, b"", b"b", None],
     ],
 )
-def test_absent_and_empty_stay_apart_in_a_page(values: list[bytes | None]) -> None:
+def test_absent_and_empty_values_are_distinct_in_a_page(values: list[bytes | None]) -> None:
     events = [Event(str(i), 1, "1", i, value, value) for i, value in enumerate(values)]
     [page] = pages_of(events)
     assert decode_page(page) == events
 
 
-def test_a_page_is_cut_by_count() -> None:
+def test_a_page_is_split_by_count() -> None:
     events = [Event(str(i), 1, "1", i) for i in range(25)]
     pages = [decode_page(page) for page in pages_of(events, max_events=10)]
     assert [len(page) for page in pages] == [10, 10, 5]
     assert [event for page in pages for event in page] == events
 
 
-def test_a_page_is_cut_by_size_unless_one_event_is_larger() -> None:
+def test_a_page_is_split_by_size_unless_one_event_is_larger() -> None:
     sizes = [10, 10, 400, 5000, 10, 900, 10, 10, 10]
     events = [Event(str(i), 1, "1", i, b"x" * size) for i, size in enumerate(sizes)]
     pages = pages_of(events, max_bytes=1000)
@@ -76,7 +76,7 @@ def test_a_page_is_cut_by_size_unless_one_event_is_larger() -> None:
     assert len(pages) < len(events)
 
 
-def test_values_of_subclasses_arrive_as_what_they_stand_for() -> None:
+def test_values_of_subclasses_arrive_as_their_base_types() -> None:
     class Text(str):
         __slots__ = ()
 
@@ -96,7 +96,7 @@ def test_values_of_subclasses_arrive_as_what_they_stand_for() -> None:
     assert [type(value) for value in msgspec.structs.astuple(event)] == [str, int, str, int, bytes, bytes]
 
 
-def test_what_no_event_holds_is_not_sent() -> None:
+def test_a_value_of_a_wrong_type_is_not_sent() -> None:
     with pytest.raises(TypeError, match="no event holds"):
         pages_of([Event("1", 1, "1", object())])  # type: ignore[arg-type]
 
@@ -124,7 +124,7 @@ def test_a_page_whose_columns_differ_in_length_is_refused(column: int, length: i
         (5, 7),
     ],
 )
-def test_a_value_that_is_not_its_columns_is_refused(column: int, value: object) -> None:
+def test_a_value_of_a_wrong_type_in_a_column_is_refused(column: int, value: object) -> None:
     with pytest.raises(MalformedMessage, match=rf"\$\[{column}\]"):
         decode_page(page_with(column, value))
 
@@ -134,6 +134,6 @@ def test_an_empty_message_is_a_page_without_events() -> None:
 
 
 @pytest.mark.parametrize("page", [b"\xff", pb.Page(columns=b"\x96\x91").SerializeToString()])
-def test_what_is_no_page_is_refused(page: bytes) -> None:
+def test_an_invalid_page_is_refused(page: bytes) -> None:
     with pytest.raises(MalformedMessage):
         decode_page(page)

@@ -1,4 +1,4 @@
-"""A table's events reach consumers in other processes, whatever dies in between."""
+"""Events of a table reach consumers in other processes, even if processes are killed."""
 
 import asyncio
 import sys
@@ -30,7 +30,7 @@ async def connection(connect: Connect) -> asyncpg.Connection:
 
 
 async def serve_users(dsn: str, port: int) -> None:
-    """Serve the table in a process of its own, until a line comes in."""
+    """Serve the table, in a process of its own, until a line is read."""
     async with asyncpg.create_pool(dsn, min_size=1, max_size=4) as pool:
         server = grpc.aio.server(options=server_options())
         streams = StreamServer({"users": users.source(pool)})
@@ -44,7 +44,7 @@ async def serve_users(dsn: str, port: int) -> None:
 
 
 async def consume_users(target: str, count: int) -> None:
-    """Consume ``count`` events in a process of its own, and print their ids."""
+    """Consume ``count`` events, in a process of its own, and print their ids."""
     enough = asyncio.Event()
     consumed = 0
 
@@ -72,7 +72,7 @@ async def insert(connection: asyncpg.Connection, count: int, *, rolled_back: boo
     return [] if rolled_back else inserted
 
 
-async def test_processes_share_no_more_than_the_wire(
+async def test_processes_share_only_the_connection(
     database: Database, connection: asyncpg.Connection, spawn: Spawn
 ) -> None:
     server = await spawn(serve_users, database.dsn, 0)
@@ -88,7 +88,7 @@ async def test_processes_share_no_more_than_the_wire(
     assert await server.wait() == 0
 
 
-async def test_no_event_is_missed_when_the_server_is_killed_and_started_again(
+async def test_no_event_is_missed_when_the_server_is_killed_and_restarted(
     database: Database, connection: asyncpg.Connection, spawn: Spawn
 ) -> None:
     consumed: list[Event] = []
@@ -142,7 +142,7 @@ async def test_an_event_in_flight_holds_back_those_after_it(
         assert [event.id for event in await take(stream, 2)] == [first, second]
 
 
-async def test_a_cursor_ahead_of_the_table_is_an_error_that_says_so(
+async def test_a_cursor_ahead_of_the_table_is_an_error(
     pool: asyncpg.Pool, connection: asyncpg.Connection
 ) -> None:
     await users.insert(connection, 1, 1)

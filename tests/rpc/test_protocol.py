@@ -1,4 +1,4 @@
-"""Events and requests keep their values on the wire."""
+"""Events and requests are unchanged by encoding and decoding."""
 
 import pytest
 
@@ -30,12 +30,12 @@ def test_an_event_in_a_users_own_build_is_the_same_on_the_wire() -> None:
     assert protocol.event_from_message(theirs) == FULL
 
 
-def test_nanoseconds_of_other_languages_are_cut_to_microseconds() -> None:
+def test_nanoseconds_of_other_languages_are_truncated_to_microseconds() -> None:
     message = pb.Event(id="1", timestamp=pb.Timestamp(seconds=-1, nanos=999_999_999))
     assert protocol.event_from_message(message).timestamp_us == -1
 
 
-def test_what_is_no_message_is_refused() -> None:
+def test_an_invalid_message_is_refused() -> None:
     with pytest.raises(protocol.MalformedMessage):
         protocol.event_from_bytes(b"\xff")
 
@@ -63,6 +63,6 @@ def test_a_lag_of_nothing_is_none() -> None:
     assert protocol.decode_request(request) == ("", StreamOptions())
 
 
-def test_what_has_no_event_beside_it_is_no_request() -> None:
+def test_a_request_from_a_file_without_an_event_message_is_refused() -> None:
     with pytest.raises(TypeError, match=r"google\.protobuf\.Duration is no request for a stream"):
         protocol.event_class_for(pb.Duration())

@@ -1,4 +1,4 @@
-"""A remote source gives what the source behind it gives, in pages and one by one."""
+"""A remote source yields the events of the served source, in pages and one by one."""
 
 import asyncio
 
@@ -106,7 +106,7 @@ async def test_lag_is_kept_by_the_server(pages: bool) -> None:
             assert ids([event async for event in stream]) == []
 
 
-async def test_streams_are_told_apart_by_name(pages: bool) -> None:
+async def test_streams_are_selected_by_name(pages: bool) -> None:
     streams = StreamServer({"users": await some_events(1), "payments": await some_events(2)}, default="users")
     async with serving(streams) as channel:
         for name, head in (("users", "1"), ("payments", "2"), (None, "1")):
@@ -116,7 +116,7 @@ async def test_streams_are_told_apart_by_name(pages: bool) -> None:
                 assert stream.cursor == head
 
 
-async def test_a_read_that_is_cancelled_loses_nothing(pages: bool) -> None:
+async def test_a_cancelled_read_loses_nothing(pages: bool) -> None:
     events = await some_events(3)
     watched = Watched(events)
     async with (
@@ -202,7 +202,7 @@ async def test_a_remote_source_can_be_served_in_turn(pages: bool) -> None:
             assert ids(await take(stream, 1)) == [4]
 
 
-async def test_an_open_that_is_cancelled_leaves_nothing_behind(pages: bool) -> None:
+async def test_a_cancelled_open_leaves_nothing_behind(pages: bool) -> None:
     watched = Watched(MemoryEvents())
     watched.opening = asyncio.Event().wait
     async with serving(StreamServer(watched)) as channel:
@@ -250,7 +250,7 @@ async def test_wrong_arguments_are_refused_at_once() -> None:
         StreamServer({})
 
 
-async def test_a_cursor_that_is_no_cursor_is_refused(pages: bool) -> None:
+async def test_an_invalid_cursor_is_refused(pages: bool) -> None:
     async with serving(StreamServer(MemoryEvents())) as channel:
         with pytest.raises(InvalidCursor) as refused:
             async with RemoteSource(channel, pages=pages).stream("x-7") as stream:

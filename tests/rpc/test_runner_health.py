@@ -21,7 +21,7 @@ SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERV
 
 
 class Told:
-    """A health source that is told what to say."""
+    """A health source with values set by the test."""
 
     def __init__(self) -> None:
         self.live = True
@@ -40,20 +40,25 @@ async def checked(source: Told) -> AsyncIterator[Any]:
         yield HealthStub(channel)
 
 
-async def test_each_service_that_is_asked_for_has_its_answer() -> None:
+async def test_each_service_has_its_own_status() -> None:
     async with checked(Told()) as stub:
-        told = {
+        reported = {
             service: (await stub.Check(HealthCheckRequest(service=service))).status
             for service in ("", "ready", "live", "consumer:mail")
         }
-        assert told == {"": NOT_SERVING, "ready": NOT_SERVING, "live": SERVING, "consumer:mail": NOT_SERVING}
+        assert reported == {
+            "": NOT_SERVING,
+            "ready": NOT_SERVING,
+            "live": SERVING,
+            "consumer:mail": NOT_SERVING,
+        }
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Check(HealthCheckRequest(service="consumer:other"))
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 @pytest.mark.parametrize("state", [ConsumerState.RUNNING, ConsumerState.STANDBY])
-async def test_changes_are_told_to_those_who_watch(state: ConsumerState) -> None:
+async def test_clients_that_watch_are_notified_of_changes(state: ConsumerState) -> None:
     source = Told()
     async with checked(source) as stub:
         watching = stub.Watch(HealthCheckRequest(service="consumer:mail"))

@@ -1,4 +1,4 @@
-"""TLS and metadata are gRPC's own: they pass through."""
+"""TLS and metadata are those of gRPC, and are passed through."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -22,7 +22,7 @@ def pages(request: pytest.FixtureRequest) -> bool:
 
 
 class Door(grpc.aio.ServerInterceptor):
-    """Lets those in who know the word, and keeps all words that it hears."""
+    """Accepts calls with the right password, and records all passwords."""
 
     def __init__(self, word: str) -> None:
         self.word = word
@@ -79,7 +79,7 @@ async def test_events_come_over_tls(pages: bool) -> None:
         assert ids([event async for event in stream]) == [1, 2, 3]
 
 
-async def test_a_server_that_is_not_trusted_is_not_talked_to(pages: bool) -> None:
+async def test_a_connection_to_an_untrusted_server_is_refused(pages: bool) -> None:
     async with (
         secure_server(trustme.CA()) as target,
         grpc.aio.secure_channel(target, trusting(trustme.CA())) as channel,
@@ -89,7 +89,7 @@ async def test_a_server_that_is_not_trusted_is_not_talked_to(pages: bool) -> Non
                 await anext(stream)
 
 
-async def test_clients_show_their_certificates() -> None:
+async def test_client_certificates_are_supported() -> None:
     authority = trustme.CA()
     certificate = authority.issue_cert("client")
     known = grpc.ssl_channel_credentials(
@@ -108,7 +108,7 @@ async def test_clients_show_their_certificates() -> None:
                 await RemoteSource(channel).head()
 
 
-async def test_credentials_of_the_channel_go_with_every_call(pages: bool) -> None:
+async def test_credentials_of_the_channel_are_sent_with_every_call(pages: bool) -> None:
     authority, door = trustme.CA(), Door("Bearer open-sesame")
     credentials = grpc.composite_channel_credentials(
         trusting(authority), grpc.access_token_call_credentials("open-sesame")
@@ -121,7 +121,7 @@ async def test_credentials_of_the_channel_go_with_every_call(pages: bool) -> Non
         assert ids(await take(stream, 3)) == [1, 2, 3]
 
 
-async def test_metadata_go_with_every_call(pages: bool) -> None:
+async def test_metadata_are_sent_with_every_call(pages: bool) -> None:
     authority, door = trustme.CA(), Door("open-sesame")
     async with (
         secure_server(authority, door) as target,
@@ -134,7 +134,7 @@ async def test_metadata_go_with_every_call(pages: bool) -> None:
     assert set(door.heard) == {"open-sesame"}
 
 
-async def test_metadata_that_expire_are_made_for_each_call(pages: bool) -> None:
+async def test_a_metadata_function_is_called_for_each_call(pages: bool) -> None:
     authority, door, numbers = trustme.CA(), Door("word 1"), count(1)
 
     async def metadata() -> list[tuple[str, str]]:
@@ -153,7 +153,7 @@ async def test_metadata_that_expire_are_made_for_each_call(pages: bool) -> None:
     assert door.heard == ["word 1", "word 2"]
 
 
-async def test_who_is_not_let_in_learns_why(pages: bool) -> None:
+async def test_an_unauthenticated_client_receives_the_reason(pages: bool) -> None:
     authority, door = trustme.CA(), Door("open-sesame")
     async with (
         secure_server(authority, door) as target,
@@ -168,7 +168,7 @@ async def test_who_is_not_let_in_learns_why(pages: bool) -> None:
             await source.head()
 
 
-async def test_a_failure_to_make_metadata_is_the_callers(pages: bool) -> None:
+async def test_an_error_of_the_metadata_function_is_raised_to_the_caller(pages: bool) -> None:
     async def metadata() -> list[tuple[str, str]]:
         raise LookupError("no token")
 

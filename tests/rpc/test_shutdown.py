@@ -1,4 +1,4 @@
-"""A server that stops lets its clients know, and holds nothing of them."""
+"""A server that stops ends its streams with the right status, and closes them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -71,7 +71,7 @@ async def test_stop_may_be_called_again_and_at_once() -> None:
             await anext(stream)
 
 
-async def test_a_stream_that_can_not_be_closed_is_logged_and_holds_up_no_other(
+async def test_a_stream_that_cannot_be_closed_is_logged_and_delays_no_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     watched = Watched(await some_events(1))
@@ -112,7 +112,7 @@ async def test_events_on_their_way_arrive_before_the_stop() -> None:
     assert ids(received) == list(range(1, len(received) + 1))
 
 
-async def test_a_client_that_takes_nothing_does_not_hold_up_the_stop() -> None:
+async def test_a_client_that_does_not_read_does_not_delay_the_stop() -> None:
     events = MemoryEvents()
     for _ in range(100):
         await events.insert(1, 1, metadata=bytes(1 << 20))
@@ -155,7 +155,7 @@ async def test_the_head_of_a_stream_survives_a_restart_before_its_first_event(pa
 
 
 async def first_of(stream: EventStream) -> Event | None:
-    """Return the next event, or ``None`` if the server isn't there."""
+    """Return the next event, or ``None`` if the server is unreachable."""
     try:
         return await anext(stream)
     except ConnectionLost:
@@ -191,12 +191,12 @@ async def test_a_consumer_survives_a_restart_of_the_server() -> None:
     assert ids(consumed) == list(range(1, 21))
 
 
-async def test_health_says_not_serving_before_streams_end() -> None:
+async def test_health_reports_not_serving_before_streams_end() -> None:
     watched = Watched(await some_events(1))
     streams = StreamServer(watched)
     async with serving(streams, health=True) as channel, RemoteSource(channel).stream() as stream:
         await take(stream, 1)
-        # What protoc generates has no types.
+        # Generated code has no types.
         health: Any = health_pb2_grpc.HealthStub(channel)
 
         async def status(service: str) -> int:
@@ -215,7 +215,7 @@ async def test_health_says_not_serving_before_streams_end() -> None:
 
 
 def on_close(watched: Watched, then: Callable[[], Awaitable[int]]) -> "asyncio.Future[int]":
-    """Return what ``then`` returns in the moment in which a stream of ``watched`` is closed."""
+    """Return the result of ``then``, called while a stream of ``watched`` is closed."""
     seen: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     async def closing() -> None:

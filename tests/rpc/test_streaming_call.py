@@ -1,4 +1,4 @@
-"""What was sent arrives before the end of the call, however soon that comes."""
+"""Sent messages arrive before the end of the call, however early that is."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.asyncio
 
 
 class Hasty:
-    """A source whose stream ends, or fails, without a pause after its last event."""
+    """A source whose stream ends or fails immediately after its last event."""
 
     def __init__(self, failure: Exception | None = None) -> None:
         self.pages = [[Event(str(i), 1, "1", i)] for i in range(1, 6)]
