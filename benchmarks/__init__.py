@@ -1,4 +1,4 @@
-"""Measurements: what streaming, inserting and waking cost, each as a ratio to the raw driver in the same run."""
+"""Benchmarks: the cost of streams, inserts and wake-ups, each as a ratio to the raw driver in the same run."""
 
 import os
 

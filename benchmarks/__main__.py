@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measure, print a table, and write it as JSON and SVG under benchmarks/results."""
+"""The command ``python -m benchmarks``: runs benchmarks, prints a table, and writes JSON and SVG files."""
 
 import argparse
 import asyncio
@@ -32,7 +32,7 @@ async def _stream(server: EmbeddedPostgres, given: argparse.Namespace) -> Measur
 
 
 async def _insert(server: EmbeddedPostgres, given: argparse.Namespace) -> Measurements:
-    # Short measurements, and so more of them: the noise here is what neighbours do to the disk.
+    # More and shorter measurements: most of the noise is from other users of the disk.
     return await bench_insert(server.dsn, transactions=64 if given.quick else 400, repeat=_more(given)), []
 
 
@@ -73,7 +73,7 @@ async def _peers(server: EmbeddedPostgres, given: argparse.Namespace) -> Measure
 
 
 async def _mysql(server: EmbeddedPostgres, given: argparse.Namespace) -> Measurements:
-    # On a server of another kind, while the other one rests.
+    # On a MariaDB server, while the PostgreSQL server is idle.
     results = await bench_mysql(
         rows=given.rows,
         transactions=50 if given.quick else 400,
@@ -109,27 +109,29 @@ def arguments() -> argparse.Namespace:
         epilog="Exit status: 0 if every goal was met, 1 if one was missed, 2 if a server could not be started.",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="few rows, one repetition: shows that all of it runs"
+        "--quick", action="store_true", help="few rows and one repetition: checks that everything runs"
     )
-    parser.add_argument("--only", choices=sorted(BENCHES), action="append", help="measure these alone")
+    parser.add_argument(
+        "--only", choices=sorted(BENCHES), action="append", help="run only these; may be repeated"
+    )
     parser.add_argument(
         "--rows",
         type=int,
         default=1_000_000,
-        help="events to stream; growth goes to ten times as many (%(default)s)",
+        help="events to stream; growth measures up to ten times as many (%(default)s)",
     )
-    parser.add_argument("--repeat", type=int, default=5, help="pairs to measure (%(default)s)")
+    parser.add_argument("--repeat", type=int, default=5, help="pairs of measurements (%(default)s)")
     parser.add_argument(
         "--events-in-memory",
         type=int,
         default=100_000,
-        help="events that pass by a thousand streams while their memory is measured (%(default)s)",
+        help="events read by a thousand streams while memory is measured (%(default)s)",
     )
-    parser.add_argument("--uvloop", action="store_true", help="on uvloop, which has to be installed")
+    parser.add_argument("--uvloop", action="store_true", help="run on uvloop, which must be installed")
     parser.add_argument(
         "--output",
         type=Path,
-        help="where to write the JSON, and beside it the SVG (benchmarks/results/latest.json)",
+        help="the JSON file, with the SVG file beside it (benchmarks/results/latest.json)",
     )
     given = parser.parse_args()
     for option, value, least in (
@@ -141,7 +143,7 @@ def arguments() -> argparse.Namespace:
             parser.error(f"{option} is at least {least}, not {value}")
     if given.quick:
         given.rows, given.repeat, given.events_in_memory = 10_000, 1, 1000
-    # The figures of a quick or partial run must not take the place of those of a whole one.
+    # The results of a quick or partial run must not replace those of a full run.
     whole = not (given.quick or given.only or given.uvloop)
     given.output = given.output or RESULTS / ("latest.json" if whole else "other.json")
     return given
@@ -150,7 +152,7 @@ def arguments() -> argparse.Namespace:
 async def main(given: argparse.Namespace) -> int:
     results: list[Result] = []
     series: list[Series] = []
-    # Commits are flushed to disk, as where it matters; checkpoints would only add noise.
+    # Commits are flushed to disk, as in production. Checkpoints are rare, as they would only add noise.
     settings: dict[str, str | int | bool] = {
         "shared_buffers": "512MB",
         "max_wal_size": "4GB",
@@ -167,7 +169,7 @@ async def main(given: argparse.Namespace) -> int:
     options = ("rows", "repeat", "events_in_memory", "quick", "uvloop")
     write_json(results, series, given.output, {option: getattr(given, option) for option in options})
     write_svg(results, series, given.output.with_suffix(".svg"))
-    print(f"\nwritten to {given.output}, and beside it as SVG")
+    print(f"\nwritten to {given.output} and {given.output.with_suffix('.svg').name}")
     return 0 if given.quick or all(result.met for result in results) else 1
 
 

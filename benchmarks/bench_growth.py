@@ -1,4 +1,4 @@
-"""Growth: what an event costs as tables, gaps, streams and writers become more."""
+"""Growth: the cost of an event by the number of rows, gaps, streams and writers."""
 
 import asyncio
 import statistics
@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncpg
 
-from benchmarks.measure import Baseline, Measured, Result, Series, compare, say
+from benchmarks.measure import Baseline, Measured, Result, Series, compare, show_progress
 from reflex_aio.ext.embedded import EmbeddedPostgres
 from reflex_aio.sql import EventsTable
 
@@ -18,11 +18,11 @@ __all__ = ["bench_growth"]
 EVENTS = EventsTable("bench_growth")
 HEAD_PAGES = 200
 GAPS = EVENTS.replace(name="bench_gaps")
-# Rollbacks a second, beside which events are delivered.
+# Rollbacks per second during which events are delivered.
 ROLLBACKS = 1000
-# Between two events that are timed, in seconds.
+# The pause between two measured events, in seconds.
 PAUSE = 0.02
-# Seconds after which events count as lost.
+# The time in seconds after which events count as lost.
 LONGEST = 120.0
 
 
@@ -35,7 +35,7 @@ async def bench_growth(
     events: int,
     repeat: int,
 ) -> tuple[list[Result], list[Series]]:
-    """Measure at each of these sizes; the first is what the others are compared with."""
+    """Measure at each of these sizes. The first one is the baseline."""
     database = "bench_growth"
     connection = await asyncpg.connect(server.dsn)
     await connection.execute(f"CREATE DATABASE {database}")
@@ -52,7 +52,7 @@ async def bench_growth(
 async def _head_pages(pool: Any, sizes: Sequence[int], repeat: int) -> tuple[Result, Series]:
     tables = []
     for size in sizes:
-        say(f"growth: a table of {size:,} events")
+        show_progress(f"growth: a table of {size:,} events")
         table = EVENTS.replace(name=f"bench_growth_{size}")
         async with pool.acquire() as connection:
             await table.create(connection)
@@ -78,7 +78,7 @@ async def _head_pages(pool: Any, sizes: Sequence[int], repeat: int) -> tuple[Res
 
 
 def _head(pool: Any, table: EventsTable) -> Measured:
-    """The median time of opening a stream near the head, reading what there is, and closing it."""
+    """Measure the median time to open a stream near the head, read its events, and close it."""
 
     async def measure() -> float:
         after = str(int(await table.source(pool).head()) - 10)
@@ -97,7 +97,7 @@ def _head(pool: Any, table: EventsTable) -> Measured:
 
 @asynccontextmanager
 async def _kept_open(pool: Any, table: EventsTable) -> AsyncIterator[None]:
-    """Keep what the streams of a table share, as where there is always one."""
+    """Keep one stream open, so that the state shared by the streams of a table exists."""
     async with table.stream(pool, from_head=True) as stream:
         waiting = asyncio.create_task(_discard(stream))
         try:
@@ -127,7 +127,7 @@ async def _gaps(pool: Any, events: int, repeat: int) -> Result:
 
 
 def _latency(pool: Any, table: EventsTable, events: int, *, rollbacks: int = 0, streams: int = 1) -> Measured:
-    """The median time from the return of COMMIT until the last stream of this process has the event."""
+    """Measure the median time from the return of COMMIT to the delivery by the last stream of this process."""
 
     async def measure() -> float:
         ready = asyncio.Barrier(streams + 1)
@@ -153,7 +153,7 @@ def _latency(pool: Any, table: EventsTable, events: int, *, rollbacks: int = 0, 
                         event_id = await table.insert(connection, i, 1)
                     sent[event_id] = time.perf_counter()
             await asyncio.wait(readers)
-            # Not cancelled: a transaction would be left open.
+            # Not cancelled: that would leave a transaction open.
             enough.set()
         return statistics.median(max(0.0, received[event_id] - at) for event_id, at in sent.items())
 
@@ -161,7 +161,7 @@ def _latency(pool: Any, table: EventsTable, events: int, *, rollbacks: int = 0, 
 
 
 async def _roll_back(pool: Any, table: EventsTable, per_second: int, enough: asyncio.Event) -> None:
-    """Roll back so many inserts a second, as evenly as sleeping allows, until it is enough."""
+    """Roll back this many inserts per second, evenly, until ``enough`` is set."""
     silent = table.replace(wakeups=None)
     clock = time.perf_counter
     began, done = clock(), 0
@@ -181,7 +181,7 @@ async def _streams(pool: Any, counts: Sequence[int], events: int) -> Series:
     async with pool.acquire() as connection:
         await EVENTS.create(connection)
     for count in counts:
-        say(f"growth: {count:,} streams")
+        show_progress(f"growth: {count:,} streams")
         measure = _latency(pool, EVENTS, max(events // 2, 5), streams=count)
         await measure()
         points.append((float(count), await measure() / count))
@@ -191,7 +191,7 @@ async def _streams(pool: Any, counts: Sequence[int], events: int) -> Series:
 async def _writers(pool: Any, counts: Sequence[int], events: int) -> Series:
     points = []
     for count in counts:
-        say(f"growth: {count:,} writers")
+        show_progress(f"growth: {count:,} writers")
         measure = _writing(pool, count, events * 20)
         await measure()
         points.append((float(count), statistics.median([await measure() for _ in range(3)])))

@@ -1,4 +1,4 @@
-"""Inserting: an update and an event in one transaction, against the same with a plain INSERT."""
+"""Inserts: an update and an event in one transaction, compared with a plain INSERT instead."""
 
 import asyncio
 import time
@@ -16,12 +16,12 @@ EVENTS = EventsTable("bench_inserts")
 SILENT = EVENTS.replace(wakeups=None)
 LOUD = EVENTS.replace(wakeups="transaction")
 WRITERS = 64
-# A disk that takes so long to flush: PostgreSQL itself waits before each flush of the log, which is one for all commits
-# that wait together.
+# Simulates a slow disk: PostgreSQL itself waits before each flush of the log. Commits that wait at the same time share
+# one flush.
 COMMIT_MS = 2
 SLOW_COMMIT = {"commit_delay": str(COMMIT_MS * 1000), "commit_siblings": "0"}
 SHORTER = 5
-# Transactions before the first that counts: what writers cost all day is measured, not how they begin.
+# Transactions before the first measured one: the steady state is measured, not the start.
 WARM_UP = 64
 MANY = 1000
 BATCHES = 2
@@ -44,12 +44,12 @@ async def bench_insert(dsn: str, *, transactions: int, repeat: int) -> list[Resu
                 name, what=what, ours=measured, against=against, unit="transactions/s", repeat=times, **more
             )
 
-        # A single writer waits for the disk most of the time, and what neighbours do to that changes within a second:
-        # so as many transactions, in more and shorter pairs.
+        # A single writer waits for the disk most of the time, and the load by other users of the disk changes within a
+        # second. So the same number of transactions is measured in more and shorter pairs.
         few = {"transactions": transactions // SHORTER, "repeat": repeat * SHORTER}
         plain = Baseline("plain INSERT", _transacting(pool, _plain, transactions // SHORTER, 1))
         silent = Baseline("wake-ups off", _transacting(pool, _insert(SILENT), transactions, 8))
-        # Each writer has as many to write as eight writers have.
+        # Each writer has as many transactions as with eight writers.
         many = transactions * WRITERS // 8
         within = Baseline("NOTIFY within", _transacting(slow_pool, _insert(LOUD), transactions, WRITERS))
         copy = Baseline("COPY", _copying(pool))
@@ -78,7 +78,7 @@ async def bench_insert(dsn: str, *, transactions: int, repeat: int) -> list[Resu
                 goal=10,
                 repeat=max(1, repeat // 3),
             ),
-            # What could be reached at most.
+            # The best possible result.
             await compare(
                 "insert_64_slow_commit_plain",
                 what="the same, plain INSERT",

@@ -1,4 +1,4 @@
-"""Waking: from a COMMIT to the handler in another process, against a bare NOTIFY between the two."""
+"""Latency: from COMMIT to the handler in another process, compared with a bare NOTIFY."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ import asyncpg
 
 from benchmarks.measure import Baseline, Measured, Result, compare
 from benchmarks.processes import Child, child, standard_input
-from benchmarks.tables import settled_in
+from benchmarks.tables import fill_and_analyze
 from reflex_aio import EventStream
 from reflex_aio.sql import EventsTable
 
@@ -19,11 +19,11 @@ __all__ = ["bench_latency", "write"]
 
 EVENTS = EventsTable("bench_latency")
 CHANNEL = "bench_latency_raw"
-# Between two events, in seconds: longer than wake-ups are coalesced, as one event's latency is what is asked for.
+# The pause between two events, in seconds: longer than wake-ups are coalesced, to measure the latency of one event.
 PAUSE = 0.02
-# The tail of latencies takes more events, and so fewer repetitions.
+# The tail of latencies requires more events, and so fewer repetitions.
 MORE = 3
-# Of the two times that the writer tells for each event: before its COMMIT was sent, and when that had returned.
+# Indexes of the two times that the writer reports for each event: before COMMIT was sent, and after it returned.
 BEGUN, DONE = 0, 1
 
 
@@ -32,7 +32,7 @@ async def bench_latency(dsn: str, *, events: int, repeat: int) -> list[Result]:
     async with asyncpg.create_pool(dsn, min_size=2, max_size=8) as pool:
         async with pool.acquire() as connection:
             await EVENTS.create(connection)
-            await settled_in(connection, EVENTS)
+            await fill_and_analyze(connection, EVENTS)
         async with child("benchmarks.bench_latency:write", dsn) as writer:
             bare = Baseline("bare NOTIFY", _notified(dsn, writer, events))
             return [
@@ -149,7 +149,7 @@ def _alone(pool: Any, events: int) -> Measured:
 
 
 async def _read(stream: EventStream) -> float:
-    """Return when the next event was handed out."""
+    """Return the time at which the next event is delivered."""
     await anext(stream)
     return time.monotonic()
 
@@ -178,7 +178,7 @@ def _notified(dsn: str, writer: Child, events: int) -> Measured:
 
 
 async def write(dsn: str) -> None:
-    """Write as told by lines on the standard input, and print when each commit began and was done."""
+    """Write on commands from standard input, and print the times at which each commit started and returned."""
     pool = await asyncpg.create_pool(dsn, min_size=1, max_size=2)
     reader = await standard_input()
     while line := (await reader.readline()).decode().split():

@@ -1,4 +1,4 @@
-"""Memory: a thousand streams of one table, of which one stalls, while events go by."""
+"""Memory: a thousand streams of one table, one of which is stalled, while events are inserted."""
 
 import asyncio
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import asyncpg
 import psutil
 
-from benchmarks.measure import Baseline, Result, Series, compare, say
+from benchmarks.measure import Baseline, Result, Series, compare, show_progress
 from benchmarks.processes import child, standard_input
 from reflex_aio.sql import EventsTable
 
@@ -19,7 +19,7 @@ MEGABYTE = 1 << 20
 
 
 async def bench_memory(dsn: str, *, events: int, streams: int) -> tuple[list[Result], list[Series]]:
-    """Measure the resident memory of a process whose ``streams`` streams read ``events`` events, but for one."""
+    """Measure the resident memory of a process in which all but one of ``streams`` streams read ``events`` events."""
     connection = await asyncpg.connect(dsn)
     try:
         await EVENTS.create(connection)
@@ -27,7 +27,7 @@ async def bench_memory(dsn: str, *, events: int, streams: int) -> tuple[list[Res
             samples = await _sampled(connection, reader, events)
     finally:
         await connection.close()
-    # What a first tenth of the events has made of it is what streams and full buffers need.
+    # The memory after the first tenth of the events is the need of streams and full buffers.
     early, late = samples[len(samples) // 10][1], samples[-1][1]
     result = await compare(
         "memory",
@@ -50,12 +50,12 @@ async def _sampled(connection: Any, reader: Any, events: int) -> list[tuple[floa
         await reader.write(str(done))
         await reader.read()
         await EVENTS.insert_many(connection, [(i, 1) for i in range(batch)])
-        # Not faster than they read, or the slowest would page for themselves: that is another measurement.
+        # Not faster than the streams read: the slowest would load pages of their own, which is not measured here.
         memory = int(await reader.read())
         if done * SAMPLES // events > len(samples):
-            say(f"memory: {done:,} of {events:,} events")
+            show_progress(f"memory: {done:,} of {events:,} events")
             samples.append((float(done), memory / MEGABYTE))
-    say("")
+    show_progress("")
     return samples
 
 
@@ -67,10 +67,10 @@ def _constantly(value: float) -> Any:
 
 
 async def read(dsn: str, streams: str) -> None:
-    """Read with so many streams, one of them after its first event no more; tell the memory when asked."""
+    """Read with many streams, one of which stalls after its first event. Print the memory on each command."""
     process = psutil.Process()
     stalled = asyncio.Event()
-    # At how many events a stream says that it has them: told before they are inserted.
+    # The number of events at which a stream reports that it has read them; set before they are inserted.
     wanted, arrived = [0], asyncio.Semaphore(0)
 
     async def consume(index: int, ready: asyncio.Barrier) -> None:

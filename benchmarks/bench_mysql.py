@@ -1,4 +1,4 @@
-"""MariaDB: streams, inserts and queries, through asyncmy and aiomysql, against the same library without ours."""
+"""MariaDB: streams, inserts and queries over asyncmy and aiomysql, compared with the plain library."""
 
 import asyncio
 import time
@@ -18,25 +18,25 @@ QUERY = """
 SELECT id, type, foreign_id, timestamp, metadata, trace FROM bench_events WHERE id > %s ORDER BY id LIMIT %s
 """
 PLAIN = "INSERT INTO bench_inserts (foreign_id, type) VALUES (%s, %s)"
-# The goals of streams: asyncmy decodes rows in C, aiomysql in Python.
+# The goals for streams: asyncmy decodes rows in C, aiomysql in Python.
 LIBRARIES = {"asyncmy": 0.8, "aiomysql": 1.0}
 MANY = 1000
 BATCHES = 10
 STREAMS = 100
-# Between two inserts, in seconds: longer than a page takes, so that no two are read by one query.
+# The pause between two inserts, in seconds: longer than a page takes, so that each is read by its own query.
 PAUSE = 0.005
-# Seconds after which events count as lost.
+# The time in seconds after which events count as lost.
 LONGEST = 120.0
 
 Insert = Callable[[Any, int], Awaitable[None]]
 
 
 async def bench_mysql(*, rows: int, transactions: int, inserts: int, repeat: int, more: int) -> list[Result]:
-    """Measure on a MariaDB of our own, which flushes each commit to disk.
+    """Measure on a private MariaDB, which flushes each commit to disk.
 
-    :param rows: how many events to stream
-    :param transactions: how many to commit, of each kind
-    :param inserts: how many events 100 streams at the head are to read, one by one
+    :param rows: the number of events to stream
+    :param transactions: the number of transactions of each kind
+    :param inserts: the number of events that 100 streams at the head read one by one
     :param repeat: how many pairs to measure of streams, ``more`` of what takes less time
     """
     settings: dict[str, str | int | bool] = {
@@ -75,7 +75,7 @@ async def _fill(pool: Any, rows: int) -> None:
         "INSERT INTO bench_events (foreign_id, type, metadata, trace)"
         f" SELECT seq, seq % 5 + 1, 'some metadata', 'a trace of the span' FROM seq_1_to_{rows}",
     )
-    # aiomysql makes a Python warning of IF NOT EXISTS.
+    # aiomysql raises a Python warning for IF NOT EXISTS.
     await _execute(pool, "CREATE OR REPLACE TABLE bench_users (id bigint PRIMARY KEY, name text NOT NULL)")
     await _execute(pool, "INSERT INTO bench_users VALUES (1, 'nobody')")
 
@@ -231,7 +231,7 @@ def _plain_many(pool: Any) -> Measured:
 
 
 async def _sharing(pool: Any, *, inserts: int) -> Result:
-    """Count the SELECTs that the server runs while 100 streams of this process read what it inserts."""
+    """Count the SELECTs of the server while 100 streams of this process read inserted events."""
 
     async def selects() -> int:
         rows = await _execute(pool, "SHOW GLOBAL STATUS LIKE 'Com_select'")

@@ -1,4 +1,4 @@
-"""Beside libraries for the same job: the same small messages through each, on the same server."""
+"""Comparison with other libraries: the same small messages through each, on the same server."""
 
 import asyncio
 import statistics
@@ -17,21 +17,21 @@ from reflex_aio.ext.embedded import EmbeddedPostgres
 
 __all__ = ["bench_peers"]
 
-# Each with ours that gives as much: procrastinate commits that each job is done, pgqueuer that a batch of them is, the
-# subscription commits nothing.
+# Each with our variant of the same guarantee: procrastinate commits each finished job, pgqueuer a batch of them, and
+# the subscription of eventsourcing commits nothing.
 PAIRS: list[tuple[type[Peer], type[Peer]]] = [
     (ReflexWrittenBehind, Pgqueuer),
     (Reflex, Procrastinate),
     (ReflexWrittenBehind, Eventsourcing),
 ]
-# Between two messages whose latency is measured, in seconds.
+# The pause between two messages whose latency is measured, in seconds.
 PAUSE = 0.02
-# Seconds after which a message counts as lost.
+# The time in seconds after which a message counts as lost.
 LONGEST = 120.0
 
 
 async def bench_peers(server: EmbeddedPostgres, *, messages: int, repeat: int) -> list[Result]:
-    """Measure publishing and consuming ``messages`` messages, and how long one takes to come."""
+    """Measure the rates of publishing and consuming ``messages`` messages, and the latency of one."""
     results: list[Result] = []
     for ours_type, peer_type in PAIRS:
         ours = await _installed(server, ours_type)
@@ -71,7 +71,7 @@ async def bench_peers(server: EmbeddedPostgres, *, messages: int, repeat: int) -
 
 
 async def _installed(server: EmbeddedPostgres, kind: type[Peer]) -> Peer:
-    """Make a database for a library, so that no table or trigger of another is in its way."""
+    """Create a database for a library, without the tables and triggers of the others."""
     database = f"peer_{kind.__name__.lower()}"
     connection = await asyncpg.connect(server.dsn)
     try:
@@ -108,7 +108,7 @@ def _consuming(peer: Peer, messages: int) -> Measured:
 
 
 async def _consumed(peer: Peer, messages: int) -> float:
-    """Consume what was published, and return how long it took, in seconds, from the start of the consumer."""
+    """Consume the published messages, and return the time since the start of the consumer, in seconds."""
     handled, everything = _counter(messages)
     began = time.perf_counter()
     async with peer.consumer(handled), asyncio.timeout(LONGEST):
@@ -128,7 +128,7 @@ def _waking(peer: Peer, messages: int) -> Measured:
 
         latencies: list[float] = []
         async with peer.publisher() as publish, peer.consumer(handle), asyncio.timeout(LONGEST):
-            # The first one tells when the consumer is there.
+            # The first message shows that the consumer is running.
             for row in range(messages + 1):
                 await asyncio.sleep(PAUSE)
                 arrived.clear()

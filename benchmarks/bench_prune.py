@@ -1,4 +1,4 @@
-"""Pruning: what writers notice of it that another process deletes a backlog of old events meanwhile."""
+"""Pruning: the latency of writers while another process deletes a backlog of old events."""
 
 import asyncio
 import itertools
@@ -18,7 +18,7 @@ __all__ = ["bench_prune", "write"]
 
 EVENTS = EventsTable("bench_prune")
 WRITERS = 8
-# Between two transactions of a writer, in seconds: a service that is busy, and not at its limit.
+# The pause between two transactions of a writer, in seconds: a busy service below its limit.
 PAUSE = 0.005
 
 FILL = f"""
@@ -28,9 +28,9 @@ SELECT n::text, 1, now() FROM generate_series(1, $1) AS n
 
 
 async def bench_prune(dsn: str, *, transactions: int, rows: int, repeat: int) -> list[Result]:
-    """Measure what one in a hundred of ``transactions`` transactions exceeds.
+    """Measure the 99th percentile of the duration of ``transactions`` transactions.
 
-    :param rows: how many old events there are to prune at least
+    :param rows: the minimum number of old events to prune
     """
     async with asyncpg.create_pool(dsn, min_size=2, max_size=4) as pool:
         async with pool.acquire() as connection:
@@ -89,7 +89,7 @@ def _pruning(pool: Any, writer: Child, transactions: int, rows: int) -> Measured
 
 
 async def write(dsn: str) -> None:
-    """Write so many transactions when told to, and print how long each took, in seconds."""
+    """Run transactions on commands from standard input, and print their durations in seconds."""
     lines = await standard_input()
     async with asyncpg.create_pool(dsn, min_size=WRITERS, max_size=WRITERS) as pool:
         while line := await lines.readline():

@@ -1,4 +1,4 @@
-"""Many streams at the head of one table in one process: what they ask of the server, and what that costs."""
+"""Many streams at the head of one table in one process: their queries, and the load on the server."""
 
 import asyncio
 import re
@@ -12,7 +12,7 @@ import asyncpg
 
 from benchmarks.measure import Baseline, Measured, Result, compare
 from benchmarks.processes import child, standard_input
-from benchmarks.tables import settled_in
+from benchmarks.tables import fill_and_analyze
 from reflex_aio.ext.embedded import EmbeddedPostgres
 from reflex_aio.sql import EventsTable
 
@@ -20,26 +20,26 @@ __all__ = ["bench_sharing", "write"]
 
 EVENTS = EventsTable("bench_sharing")
 PAGE = f"SELECT id, type, foreign_id, timestamp FROM {EVENTS.name} WHERE id > $1 ORDER BY id LIMIT 1000"
-# Between two inserts, in seconds: longer than a page takes, so that no two are read by one query.
+# The pause between two inserts, in seconds: longer than a page takes, so that each is read by its own query.
 PAUSE = 0.005
 STREAMS = 100
-# What the connections of the process that reads are called, the notifier's too.
+# The application name of all connections of the reading process, that of the notifier included.
 READERS = "bench_readers"
-# Seconds after which events count as lost.
+# The time in seconds after which events count as lost.
 LONGEST = 120.0
 
 
 async def bench_sharing(
     server: EmbeddedPostgres, *, inserts: int, repeat: int, many: int = 1000
 ) -> list[Result]:
-    """Measure 100, and ``many``, streams that read ``inserts`` events one by one."""
+    """Measure 100 and ``many`` streams that read ``inserts`` events one by one."""
     database = "bench_sharing"
     async with _connected(server.dsn) as connection:
         await connection.execute(f"CREATE DATABASE {database}")
     dsn = server.dsn_for(database)
     async with _connected(dsn) as connection:
         await EVENTS.create(connection)
-        await settled_in(connection, EVENTS)
+        await fill_and_analyze(connection, EVENTS)
     settings = {"application_name": READERS}
     async with (
         asyncpg.create_pool(dsn, min_size=12, max_size=12, server_settings=settings) as pool,
@@ -96,8 +96,8 @@ async def _connected(dsn: str, application: str = "") -> AsyncIterator[Any]:
 
 
 Reading = Callable[[Callable[[], Awaitable[None]], Callable[[], Awaitable[float]]], Awaitable[float]]
-"""Reads all the inserts. Calls back once every stream is at the head, just before the first of them, and once more when
-all are read, with everything still connected; returns what that returns."""
+"""Reads all inserted events. Calls its first argument when every stream is at the head, before the first insert, and its
+second one when all events have been read, while everything is still connected. Returns the result of the second."""
 
 
 def _sharing(pool: Any, dsn: str, inserts: int, streams: int) -> Reading:
@@ -126,7 +126,7 @@ def _sharing(pool: Any, dsn: str, inserts: int, streams: int) -> Reading:
 
 
 def _alone(pool: Any, dsn: str, inserts: int, streams: int) -> Reading:
-    """One notification wakes them all, and each looks for itself after its own last event."""
+    """Read without sharing: one notification wakes all readers, and each queries after its own last event."""
 
     async def read(begin: Callable[[], Awaitable[None]], end: Callable[[], Awaitable[float]]) -> float:
         woken = [asyncio.Event() for _ in range(streams)]
@@ -179,7 +179,7 @@ def _cpu(clock: Callable[[], Awaitable[float]], read: Reading, inserts: int) -> 
 
 
 async def _readers_cpu(watcher: Any) -> float:
-    """Seconds that the server's processes have used that serve the readers; what the writer takes is not theirs."""
+    """Return the CPU time of the server processes that serve the readers, in seconds, without that of the writer."""
     pids = await watcher.fetch(
         "SELECT pid FROM pg_stat_activity WHERE starts_with(application_name, $1)", READERS
     )
@@ -187,7 +187,7 @@ async def _readers_cpu(watcher: Any) -> float:
 
 
 def _cpu_of(pid: int) -> float:
-    # In nanoseconds. psutil tells hundredths of a second: a backend that mostly sleeps may have used none.
+    # In nanoseconds. psutil has hundredths of a second only: a backend that mostly sleeps may have used none.
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
@@ -199,7 +199,7 @@ def _constantly(value: float) -> Measured:
 
 
 def _queries(server: EmbeddedPostgres, dsn: str, inserts: int, streams: int) -> Measured:
-    """Count the statements that read events or look for gaps, in the server's own log."""
+    """Count the statements that read events or scan for gaps, in the server's log."""
 
     async def measure() -> float:
         start = 0
@@ -211,7 +211,7 @@ def _queries(server: EmbeddedPostgres, dsn: str, inserts: int, streams: int) -> 
         async def end() -> float:
             return _reading_statements(server.log, start) / inserts
 
-        # On connections that log what they execute.
+        # On connections that log their statements.
         settings = {"log_statement": "all"}
         async with asyncpg.create_pool(dsn, min_size=4, max_size=12, server_settings=settings) as pool:
             return await _sharing(pool, dsn, inserts, streams)(begin, end)
@@ -228,7 +228,7 @@ def _reading_statements(log: Path, start: int) -> int:
 
 
 async def write(dsn: str, inserts: str) -> None:
-    """Insert so many events, one at a time, when told to by a line; print one when ready."""
+    """Insert events one at a time on commands from standard input. Print a line when ready."""
     lines = await standard_input()
     async with asyncpg.create_pool(dsn, min_size=1, max_size=1) as pool:
         print("ready", flush=True)

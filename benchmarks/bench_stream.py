@@ -1,4 +1,4 @@
-"""Streaming: async for over a table, run, and a remote stream, against paging by the driver."""
+"""Streams: async for over a table, run, and a remote stream, compared with pages read by the driver."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ from reflex_aio.sql import CursorsTable, EventsTable
 __all__ = ["bench_stream", "serve"]
 
 PAGE = 1000
-# One in so many events goes by a message of its own.
+# One in this many events is sent as a message of its own.
 SINGLE = 20
 READY = "/benchmarks.Ready/Stream"
 EVENTS = EventsTable("bench_events", metadata=True, trace=True, page_size=PAGE)
@@ -140,7 +140,7 @@ def _cpu(work: Measured, events: int) -> Measured:
 
 
 def _receiving(channel: grpc.aio.Channel, count: int) -> Measured:
-    """Receive bytes that were made before, and look at none of them: what grpc.aio itself takes for a message."""
+    """Receive prepared bytes without decoding them: the cost of a message in grpc.aio itself."""
     call: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(READY)
 
     async def measure() -> float:
@@ -179,7 +179,7 @@ async def _served(dsn: str) -> AsyncIterator[str]:
 
 
 async def serve(dsn: str) -> None:
-    """Serve the events over gRPC, in a process of its own, until interrupted; print the address."""
+    """Serve the events over gRPC, in a process of its own, until interrupted. Print the address."""
     async with asyncpg.create_pool(dsn, min_size=1, max_size=4) as pool:
         server = grpc.aio.server(options=server_options())
         streams = StreamServer(EVENTS.source(pool))

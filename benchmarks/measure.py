@@ -7,15 +7,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Baseline", "Measured", "Result", "Series", "compare", "say"]
+__all__ = ["Baseline", "Measured", "Result", "Series", "compare", "show_progress"]
 
 Measured = Callable[[], Awaitable[float]]
-"""Measures once, and returns how many a second, or how many seconds."""
+"""Measures once, and returns a number per second, or a number of seconds."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """What is measured against."""
+    """The measurement that ours is compared with."""
 
     name: str
     measure: Measured
@@ -23,7 +23,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Result:
-    """The median of ratios, each of two measurements made one right after the other."""
+    """The median of ratios, each of two measurements in direct succession."""
 
     name: str
     what: str
@@ -49,7 +49,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Series:
-    """What one thing costs at growing sizes."""
+    """The cost of one operation at growing sizes."""
 
     name: str
     what: str
@@ -69,28 +69,28 @@ async def compare(
     goal: float | None = None,
     repeat: int,
 ) -> Result:
-    """Measure ``ours`` and the baseline in turn, ``repeat`` times after a warm-up, and return ours by the baseline's.
+    """Measure ``ours`` and the baseline alternately, ``repeat`` times after a warm-up, and return their ratio.
 
-    The order changes from pair to pair, so that neither always comes after the other.
+    The order alternates, so that neither is always measured after the other.
 
-    :param goal: what the ratio should reach, or stay below where less is better
+    :param goal: the least ratio to reach, or the greatest where lower is better
     """
-    say(f"{name}: warming up")
+    show_progress(f"{name}: warming up")
     await against.measure()
     await ours()
     runs = []
     for i in range(repeat):
-        say(f"{name}: {i + 1} of {repeat}")
+        show_progress(f"{name}: {i + 1} of {repeat}")
         values = {}
         for side, measure in (("ours", ours), ("raw", against.measure))[:: 1 if i % 2 else -1]:
             gc.collect()
             values[side] = await measure()
         runs.append({**values, "ratio": values["ours"] / values["raw"]})
-    say("")
+    show_progress("")
     return Result(name, what, against.name, unit, better, goal, runs)
 
 
-def say(text: str) -> None:
-    """Show progress, where somebody looks on."""
+def show_progress(text: str) -> None:
+    """Show the progress on a terminal."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

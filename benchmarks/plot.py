@@ -1,4 +1,4 @@
-"""The results as one picture: ratios beside their goals, and what grows with size."""
+"""The results as an SVG file: ratios with their goals, and costs by size."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ ROW = 0.28
 
 def write_svg(results: Sequence[Result], series: Sequence[Series], path: Path) -> None:
     """Draw the results into an SVG file."""
-    # The same results give the same file.
+    # The same results produce the same file.
     mpl.rcParams["svg.hashsalt"] = "reflex_aio"
     rows = max(1, len(results)) * ROW + 1.0
     figure = Figure(figsize=(11, rows + (2.6 if series else 0)), layout="constrained")
@@ -49,7 +49,7 @@ def _draw_ratios(axes: Axes, results: Sequence[Result]) -> None:
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.tick_params(axis="x", labelsize=7.5)
-    axes.set_xlabel("ratio; ↑ more is better, ↓ less is; the thick mark is the goal", fontsize=8)
+    axes.set_xlabel("ratio; ↑ higher is better, ↓ lower is better; the thick mark is the goal", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
 
 

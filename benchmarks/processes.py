@@ -12,7 +12,7 @@ __all__ = ["Child", "child", "standard_input"]
 
 
 class Child:
-    """A child process that is spoken to by lines."""
+    """A child process, with lines as messages in both directions."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -37,7 +37,7 @@ class Child:
 
 @asynccontextmanager
 async def child(function: str, *arguments: str) -> AsyncIterator[Child]:
-    """Run ``module:function`` in a process of its own, on a like event loop, and cancel it at the end."""
+    """Run ``module:function`` in a process of its own, on the same kind of event loop, and cancel it on exit."""
     # asyncio or uvloop.
     loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
     process = await asyncio.create_subprocess_exec(
@@ -56,7 +56,7 @@ async def child(function: str, *arguments: str) -> AsyncIterator[Child]:
 
 
 async def standard_input() -> asyncio.StreamReader:
-    """Return the lines that a child is sent."""
+    """Return a reader of the lines that are sent to the child."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
@@ -65,11 +65,11 @@ async def standard_input() -> asyncio.StreamReader:
 
 
 async def main(function: str, *arguments: str) -> None:
-    """Run the function until it returns, or this process is told to end."""
+    """Run the function until it returns, or this process receives SIGTERM."""
     module, _, name = function.partition(":")
     work = asyncio.ensure_future(getattr(import_module(module), name)(*arguments))
     loop = asyncio.get_running_loop()
-    # Not SIGINT, which is ignored in the children of a shell's background job.
+    # Not SIGINT: children of a background job of a shell ignore it.
     loop.add_signal_handler(signal.SIGTERM, work.cancel)
     try:
         with contextlib.suppress(asyncio.CancelledError):

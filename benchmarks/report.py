@@ -1,4 +1,4 @@
-"""What is said about measurements: a table, and JSON."""
+"""The results as a table and as JSON."""
 
 import json
 import os
@@ -16,7 +16,7 @@ LIBRARIES = ("asyncpg", "aiomysql", "asyncmy", "grpcio", "protobuf", "msgspec")
 
 
 def print_table(results: Sequence[Result]) -> None:
-    """Print the results for people."""
+    """Print the results as a table."""
     rows = [("", "against", "ours", "raw", "unit", "ratio", "min-max", "goal", "")]
     for result in results:
         ratios = [run["ratio"] for run in result.runs]
@@ -38,7 +38,7 @@ def print_table(results: Sequence[Result]) -> None:
 
 
 def print_series(series: Sequence[Series]) -> None:
-    """Print what things cost at growing sizes."""
+    """Print the costs at growing sizes."""
     for one in series:
         print()
         _print_columns(
@@ -58,7 +58,7 @@ def _print_columns(rows: Sequence[tuple[str, ...]]) -> None:
 def write_json(
     results: Sequence[Result], series: Sequence[Series], path: Path, arguments: dict[str, Any]
 ) -> None:
-    """Write the results, with what they were measured on."""
+    """Write the results, with a description of the machine."""
     machine = {
         "python": platform.python_version(),
         "cpus": os.cpu_count(),

@@ -1,18 +1,18 @@
-"""Tables as they are after a while."""
+"""Preparation of tables for measurements."""
 
 from typing import Any
 
 from reflex_aio.sql import EventsTable
 
-__all__ = ["settled_in"]
+__all__ = ["fill_and_analyze"]
 
 ROWS = 10_000
 
 
-async def settled_in(connection: Any, events: EventsTable) -> None:
-    """Fill a new table of events, and leave it as autovacuum would, which is off while something is measured.
+async def fill_and_analyze(connection: Any, events: EventsTable) -> None:
+    """Fill a new events table, and vacuum and analyze it, as autovacuum is off during measurements.
 
-    Before, PostgreSQL knows nothing of the table, and reads all of it for each page.
+    Without statistics, PostgreSQL reads the whole table for each page.
     """
     await events.insert_many(connection, [(i, 1) for i in range(ROWS)])
     await connection.execute(f"VACUUM ANALYZE {events.name}")

@@ -1,1 +1,1 @@
-"""Libraries that people choose between, each publishing and consuming by its public API, as its documentation shows."""
+"""Libraries for the same purpose, each used through its public API as its documentation shows."""

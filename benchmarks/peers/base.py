@@ -1,4 +1,4 @@
-"""What is asked of each library: publish small messages on a PostgreSQL, and hand them to one consumer."""
+"""The interface to each library: publish small messages in PostgreSQL, and deliver them to one consumer."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
@@ -11,13 +11,13 @@ Publish = Callable[[int], Awaitable[None]]
 """Publishes a message about the row of this id, in a transaction of its own."""
 
 Handle = Callable[[], None]
-"""Is called for each message that has come; from any thread."""
+"""Called for each delivered message, from any thread."""
 
 
 class Peer(ABC):
-    """One library, in one way to use it.
+    """One way to use a library.
 
-    :param dsn: the server, and a database that is the library's own
+    :param dsn: the DSN of a database that only this library uses
     """
 
     name: ClassVar[str]
@@ -27,12 +27,12 @@ class Peer(ABC):
 
     @abstractmethod
     async def install(self) -> None:
-        """Make the library's tables."""
+        """Create the tables of the library."""
 
     @abstractmethod
     def publisher(self) -> AbstractAsyncContextManager[Publish]:
-        """Return what publishes over one connection."""
+        """Return a function that publishes over one connection."""
 
     @abstractmethod
     def consumer(self, handle: Handle) -> AbstractAsyncContextManager[None]:
-        """Consume, while this is entered, what was published and not yet consumed, and what is published meanwhile."""
+        """Return a context in which published messages are consumed, those published before included."""

@@ -16,7 +16,7 @@ __all__ = ["Eventsourcing"]
 
 
 class Eventsourcing(Peer):
-    """Events of aggregates. The subscription stores no position, so it is compared with cursors written behind."""
+    """Events of aggregates. The subscription stores no position, so it is compared with write-behind cursors."""
 
     name = "eventsourcing"
 

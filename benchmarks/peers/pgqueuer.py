@@ -18,7 +18,7 @@ BATCH = 100
 
 
 class Pgqueuer(Peer):
-    """Jobs, fetched in batches of 100 rather than the default 10, and run side by side."""
+    """Jobs, fetched in batches of 100 instead of the default 10, and run concurrently."""
 
     name = "pgqueuer"
 

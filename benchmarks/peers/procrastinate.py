@@ -14,7 +14,7 @@ CONCURRENCY = 10
 
 
 class Procrastinate(Peer):
-    """Jobs, ten at a time rather than the default one, woken by LISTEN."""
+    """Jobs, ten at a time instead of the default one, woken by LISTEN."""
 
     name = "procrastinate"
 

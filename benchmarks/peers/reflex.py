@@ -1,4 +1,4 @@
-"""reflex_aio."""
+"""reflex_aio: events, over asyncpg."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,7 +18,7 @@ CURSORS = CursorsTable("peer_cursors")
 
 
 class Reflex(Peer):
-    """Events; the cursor is committed after each one, as a job queue commits that a job is done."""
+    """Events, with the cursor committed after each one, as a job queue commits each finished job."""
 
     name = "reflex_aio"
     flush_every: ClassVar[float | None] = None
@@ -60,7 +60,7 @@ class Reflex(Peer):
 
 
 class ReflexWrittenBehind(Reflex):
-    """The same with cursors written behind: a crash repeats up to a second's events."""
+    """Events with write-behind cursors: after a crash, the events of up to a second are repeated."""
 
     name = "reflex_aio, cursors written behind"
     flush_every = 1.0

@@ -1,1 +1,1 @@
-"""The demonstration: both services at work, one of them killed midway, and a summary that is worked out, not told."""
+"""The demonstration: both services run, one of them is killed midway, and the deliveries are verified."""

@@ -36,9 +36,9 @@ class Verdict:
     foreign: int
     """The number of delivered events that were not committed, or not with these values."""
     in_order: bool
-    """Whether each process received events in the order of their ids, and no restart skipped one."""
+    """True if each process received events in the order of their ids, and no restart skipped one."""
     at_head: bool
-    """Whether the stored cursor is the id of the last committed event."""
+    """True if the stored cursor is the id of the last committed event."""
 
     @property
     def repeated(self) -> int:

@@ -54,7 +54,7 @@ class ConsumerPosition:
     the oldest event: deleted, or never committed), or ``unknown`` (the cursor is not an event id)."""
     events_behind: int | None
     events_behind_at_least: bool
-    """Whether ``events_behind`` is a lower bound, where counting has stopped."""
+    """True if ``events_behind`` is a lower bound, at which counting stopped."""
     seconds_behind: float | None
     """The age of the first event after the cursor, in seconds."""
     updated_at: datetime | None

@@ -49,7 +49,7 @@ class RemoteService:
 
     @property
     def has_pages(self) -> bool:
-        """Whether to request pages: the service may have them, and has not refused them before."""
+        """True if pages should be requested: the service may have them, and has not refused them before."""
         return self.stream_pages is not None and self.channel not in _channels_without_pages
 
     def remember_pages(self, available: bool) -> None:

@@ -13,8 +13,8 @@ GOALS = {"stream_local": 1.5, "insert": 0.95, "latency_p50": 2.2, "mysql_stream_
 
 
 @pytest.mark.timeout(240)
-async def test_every_benchmark_runs_and_says_what_it_measured(tmp_path: Path) -> None:
-    # Not started: where there is no MariaDB, that is said as by other tests.
+async def test_every_benchmark_runs_and_prints_its_results(tmp_path: Path) -> None:
+    # Not started: skips the test where MariaDB is not installed, as other tests do.
     make_mariadb()
     output = tmp_path / "quick.json"
     bench = await create_subprocess_exec(

@@ -130,7 +130,7 @@ class EmbeddedServer(ABC):
 
     @property
     def running(self) -> bool:
-        """Whether the server has been started and has not ended since."""
+        """True if the server has been started and has not ended since."""
         return self._server is not None and self._server.returncode is None
 
     def dsn_for(self, database: str, *, tcp: bool = False) -> str:
