@@ -96,30 +96,30 @@ async def _connected(dsn: str, application: str = "") -> AsyncIterator[Any]:
 
 
 Reading = Callable[[Callable[[], Awaitable[None]], Callable[[], Awaitable[float]]], Awaitable[float]]
-"""Reads all inserted events. Calls its first argument when every stream is at the head, before the first insert, and its
-second one when all events have been read, while everything is still connected. Returns the result of the second."""
+"""Reads all inserted events. Calls its first argument when every stream is at the head, before the first insert, and
+its second one when all events have been read, while everything is still connected. Returns the result of the second."""
 
 
 def _sharing(pool: Any, dsn: str, inserts: int, streams: int) -> Reading:
     async def read(begin: Callable[[], Awaitable[None]], end: Callable[[], Awaitable[float]]) -> float:
-        everybody = asyncio.Barrier(streams + 1)
+        barrier = asyncio.Barrier(streams + 1)
 
         async def consume() -> None:
             async with EVENTS.stream(pool, from_head=True) as stream:
-                await everybody.wait()
+                await barrier.wait()
                 for _ in range(inserts):
                     await anext(stream)
-                await everybody.wait()
+                await barrier.wait()
 
         async with child("benchmarks.bench_sharing:write", dsn, str(inserts)) as writer:
             await writer.read()
             async with asyncio.timeout(LONGEST), asyncio.TaskGroup() as group:
                 for _ in range(streams):
                     group.create_task(consume())
-                await everybody.wait()
+                await barrier.wait()
                 await begin()
                 await writer.write("go")
-                await everybody.wait()
+                await barrier.wait()
                 return await end()
 
     return read
