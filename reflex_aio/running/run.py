@@ -19,7 +19,7 @@ from reflex_aio.spec import Spec
 from reflex_aio.stream import BEGINNING, EventStream
 from reflex_aio.tasks import Group, shielded
 
-__all__ = ["Run", "run"]
+__all__ = ["Run", "run", "start_cursor"]
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class Run:
                 self._store,
                 self._flushing(),
                 _entered(consumer),
-                self._source_stream(await self._start_cursor()) as stream,
+                self._source_stream(await start_cursor(self._spec)) as stream,
             ):
                 self._stream = stream
                 if self._retry_state is not None:
@@ -132,37 +132,6 @@ class Run:
             raise
         finally:
             hooks.consumer_stopped(consumer.name, error)
-
-    async def _start_cursor(self) -> str:
-        """Return the stored cursor. If there is none, store the cursor of the spec's ``start``, and return that."""
-        store, name = self._store, self._consumer.name
-        cursor = await store.get(name)
-        if cursor:
-            return cursor
-        start = await self._resolve_start()
-        if not start:
-            return ""
-        try:
-            await store.set(name, start, expected="", fence=self._spec.fence)
-        except CursorConflict:
-            # Another run of the consumer was first.
-            if cursor := await store.get(name):
-                return cursor
-            raise
-        # Before the first event: a crash after it must not let the next run start at a later head.
-        await store.flush()
-        return start
-
-    async def _resolve_start(self) -> str:
-        """Return the cursor of the spec's ``start``, or ``""`` for the beginning."""
-        start = self._spec.start
-        if isinstance(start, CursorStore):
-            return await start.get(self._consumer.name)
-        if start == "beginning":
-            return ""
-        if start == "head":
-            return await self._spec.source.head() or BEGINNING
-        return start
 
     def _source_stream(self, after: str) -> EventStream:
         self._start, options = after, self._spec.options
@@ -322,6 +291,38 @@ class Run:
     def _log_failure(self, error: Exception, failure: str) -> None:
         name = self._consumer.name
         logger.error("consumer %s: %s", name, failure, exc_info=error, extra={"consumer": name})
+
+
+async def start_cursor(spec: Spec) -> str:
+    """Return the consumer's stored cursor. Without one, store the cursor of the spec's ``start``, and return that."""
+    store, name = spec.store, spec.consumer.name
+    cursor = await store.get(name)
+    if cursor:
+        return cursor
+    start = await _resolve_start(spec)
+    if not start:
+        return ""
+    try:
+        await store.set(name, start, expected="", fence=spec.fence)
+    except CursorConflict:
+        # Another run of the consumer was first.
+        if cursor := await store.get(name):
+            return cursor
+        raise
+    # Before the first event: a crash after it must not let the next run start at a later head.
+    await store.flush()
+    return start
+
+
+async def _resolve_start(spec: Spec) -> str:
+    """Return the cursor of the spec's ``start``, or ``""`` for the beginning."""
+    if isinstance(spec.start, CursorStore):
+        return await spec.start.get(spec.consumer.name)
+    if spec.start == "beginning":
+        return ""
+    if spec.start == "head":
+        return await spec.source.head() or BEGINNING
+    return spec.start
 
 
 async def _within_limit(work: Awaitable[None], failure: str) -> None:

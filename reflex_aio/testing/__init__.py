@@ -1,38 +1,28 @@
-"""For tests: of consumers and services, and of sources, cursor stores and lease stores of your own.
+"""For tests of services and consumers, and of sources and stores that users implement.
 
 Works with any test runner, on asyncio and trio. Fixtures for pytest are in :mod:`reflex_aio.pytest_plugin`.
 """
 
-from reflex_aio.testing.attempt_stores import MakeAttemptStore, attempt_store_rules, check_attempt_store
-from reflex_aio.testing.consumers import await_consumer, await_cursor
-from reflex_aio.testing.contract import ContractBroken
-from reflex_aio.testing.cursor_stores import (
-    CursorStoreFeature,
-    MakeCursorStore,
-    check_cursor_store,
-    cursor_store_rules,
+from reflex_aio.testing.attempt_stores import check_attempt_store
+from reflex_aio.testing.contract import ContractBroken, rules_of
+from reflex_aio.testing.cursor_stores import check_cursor_store
+from reflex_aio.testing.lease_stores import check_fenced_store, check_lease_store
+from reflex_aio.testing.services import (
+    ScriptedCursorStore,
+    ScriptedSource,
+    assert_events,
+    await_consumer,
+    await_cursor,
+    inserted_events,
+    read_events,
 )
-from reflex_aio.testing.events import assert_events, inserted_events, read_events
-from reflex_aio.testing.fenced_stores import MakeFencedStore, check_fenced_store, fenced_store_rules
-from reflex_aio.testing.lease_stores import MakeLeaseStore, check_lease_store, lease_store_rules
-from reflex_aio.testing.scripted import CursorStoreCall, ScriptedCursorStore, ScriptedSource
-from reflex_aio.testing.sources import Insert, MakeSource, SourceFeature, check_source, source_rules
+from reflex_aio.testing.sources import check_source
 
 __all__ = [
     "ContractBroken",
-    "CursorStoreCall",
-    "CursorStoreFeature",
-    "Insert",
-    "MakeAttemptStore",
-    "MakeCursorStore",
-    "MakeFencedStore",
-    "MakeLeaseStore",
-    "MakeSource",
     "ScriptedCursorStore",
     "ScriptedSource",
-    "SourceFeature",
     "assert_events",
-    "attempt_store_rules",
     "await_consumer",
     "await_cursor",
     "check_attempt_store",
@@ -40,10 +30,7 @@ __all__ = [
     "check_fenced_store",
     "check_lease_store",
     "check_source",
-    "cursor_store_rules",
-    "fenced_store_rules",
     "inserted_events",
-    "lease_store_rules",
     "read_events",
-    "source_rules",
+    "rules_of",
 ]

@@ -1,31 +1,27 @@
-"""The rules that every store of failed attempts keeps."""
+"""The rules for attempt stores."""
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import TypeAlias, cast
+from typing import cast
 
 import anyio
 
 from reflex_aio.attempts import Attempts, AttemptStore
-from reflex_aio.testing.cancelling import cancelled_at
-from reflex_aio.testing.contract import Contract, expect
+from reflex_aio.testing.contract import Contract, cancelled_at, expect
 
-__all__ = ["MakeAttemptStore", "attempt_store_rules", "check_attempt_store"]
+__all__ = ["check_attempt_store"]
 
-MakeAttemptStore: TypeAlias = Callable[[], AbstractAsyncContextManager[AttemptStore]]
+_WAITS = 60
 
-_AWAITS = 60
-
-_attempts: Contract[AttemptStore] = Contract("the attempt store", ())
+_contract: Contract[AttemptStore] = Contract("the attempt store", ())
 
 
-def attempt_store_rules() -> dict[str, str]:
-    """Return what each rule for attempt stores promises, by the rule's name."""
-    return _attempts.promises(())
-
-
+@_contract.checked_by
 async def check_attempt_store(
-    make_store: MakeAttemptStore, *, rules: Iterable[str] | None = None, within: float = 60.0
+    make_store: Callable[[], AbstractAsyncContextManager[AttemptStore]],
+    *,
+    rules: Iterable[str] | None = None,
+    within: float = 60.0,
 ) -> None:
     """Check that a store keeps the rules of :class:`~reflex_aio.attempts.AttemptStore`.
 
@@ -33,53 +29,53 @@ async def check_attempt_store(
 
     :param make_store: returns an async context manager that makes a store without attempts
     :param rules: the names of the rules to check; by default all
-    :param within: how long a rule may take, in seconds
-    :raises ContractBroken: if any rule is broken: with each, what was expected, and what came
+    :param within: time limit for a rule, in seconds
+    :raises ContractBroken: if any rule is broken; the message has the expected and the actual result of each
     :raises ValueError: if there is no such rule
     """
-    await _attempts.check(make_store, lacks=(), rules=rules, within=within)
+    await _contract.check(make_store, rules=rules, within=within)
 
 
-@_attempts.rule()
+@_contract.rule()
 async def store_is_an_attempt_store(store: AttemptStore) -> None:
-    """A store has the methods of the protocol AttemptStore."""
+    """A store is a subclass of AttemptStore."""
     if not isinstance(store, AttemptStore):
-        raise AssertionError(f"{store!r} lacks one of get, record and clear")
+        raise AssertionError(f"{store!r} is not an AttemptStore")
 
 
-@_attempts.rule()
-async def attempts_count_on(store: AttemptStore) -> None:
-    """A consumer without attempts has none; each that is recorded counts one more."""
+@_contract.rule()
+async def attempts_are_counted(store: AttemptStore) -> None:
+    """A consumer has no attempts at first; each recorded attempt counts."""
     expect("attempts before", dict(await store.get("a")), {})
     for count in (1, 2, 3):
         await store.record("a", "7", delay=1.0)
         expect("count", (await _one(store)).count, count)
 
 
-@_attempts.rule()
+@_contract.rule()
 async def next_attempt_is_due_after_the_last_delay(store: AttemptStore) -> None:
-    """The next attempt is due as long after the last one as it was said then, however short."""
+    """The next attempt is due after the delay of the last one, whatever the delays before."""
     for delay in (1000.0, 3000.0, 2000.5, 0.0):
         await store.record("a", "7", delay=delay)
         left = (await _one(store)).seconds_left
-        # A microsecond more is rounding, as of a clock that has seconds as a float.
+        # A microsecond more is rounding, for example of a clock with seconds as a float.
         about_all = delay - 60 <= left <= delay + 0.000_001
-        expect(f"that of {delay} s about all are left, which are {left}", about_all, True)
+        expect(f"whether {left} s of {delay} s are about all", about_all, True)
 
 
-@_attempts.rule()
-async def time_goes_on(store: AttemptStore) -> None:
-    """What is left until the next attempt gets less, and negative when it is overdue."""
+@_contract.rule()
+async def time_left_decreases(store: AttemptStore) -> None:
+    """The time until the next attempt decreases, and is negative when the attempt is overdue."""
     await store.record("a", "7", delay=0.05)
     before = (await _one(store)).seconds_left
     await anyio.sleep(0.1)
     after = (await _one(store)).seconds_left
-    expect("that the time left is less, and negative", after < before and after < 0, True)
+    expect("whether the time left is less, and negative", after < before and after < 0, True)
 
 
-@_attempts.rule()
-async def what_is_cleared_begins_anew(store: AttemptStore) -> None:
-    """clear() forgets the attempts at one event alone; what isn't there is cleared in silence."""
+@_contract.rule()
+async def cleared_attempts_are_gone(store: AttemptStore) -> None:
+    """clear() deletes the attempts at one event only, and is no error without attempts."""
     for event_id in ("7", "7", "8"):
         await store.record("a", event_id, delay=1.0)
     for _ in range(2):
@@ -89,7 +85,7 @@ async def what_is_cleared_begins_anew(store: AttemptStore) -> None:
     expect("count", (await store.get("a"))["7"].count, 1)
 
 
-@_attempts.rule()
+@_contract.rule()
 async def consumers_and_events_are_apart(store: AttemptStore) -> None:
     """Each consumer has attempts of its own at each event, whatever their names."""
     names = ("a", "A", "b 1", "\u00e9\u2028", "'; --", "%s", "a_1_of_2", "x" * 200)
@@ -104,8 +100,8 @@ async def consumers_and_events_are_apart(store: AttemptStore) -> None:
     expect("events of another consumer", set(await store.get("A")), {"A", "7"})
 
 
-@_attempts.rule()
-async def attempts_at_once_all_count(store: AttemptStore) -> None:
+@_contract.rule()
+async def concurrent_attempts_are_all_counted(store: AttemptStore) -> None:
     """Attempts that are recorded at the same time all count."""
     async with anyio.create_task_group() as group:
         for _ in range(10):
@@ -113,43 +109,37 @@ async def attempts_at_once_all_count(store: AttemptStore) -> None:
     expect("count", (await _one(store)).count, 10)
 
 
-@_attempts.rule()
+@_contract.rule()
 async def cancelled_record_is_done_or_not(store: AttemptStore) -> None:
-    """A record that is cancelled, wherever it waits, counts once or not at all, and hinders nobody."""
-    for step in range(1, _AWAITS):
+    """A record that is cancelled, at any wait, counts once or not at all, and does not affect later calls."""
+    for step in range(1, _WAITS):
         event_id = str(step)
         cancelled = await cancelled_at(step, store.record("a", event_id, delay=1.0))
         attempts = (await store.get("a")).get(event_id)
-        expect("that it counts once at most", attempts is None or attempts.count == 1, True)
+        expect("whether it counts at most once", attempts is None or attempts.count == 1, True)
         await store.clear("a", event_id)
         if not cancelled:
             return
 
 
-@_attempts.rule()
-async def what_is_no_attempt_is_refused(store: AttemptStore) -> None:
-    """Names, ids and delays that can't be meant raise TypeError or ValueError, and count for nothing."""
-    wrong = (
+@_contract.rule()
+async def invalid_attempt_is_refused(store: AttemptStore) -> None:
+    """Invalid names, ids and delays raise TypeError or ValueError, and are not counted."""
+    out_of_range = (
         ("", "7", 1.0),
         ("a", "", 1.0),
         ("a", "7", -1.0),
         ("a", "7", float("nan")),
         ("a", "7", float("inf")),
     )
-    for consumer, event_id, delay in (
-        *wrong,
-        (1, "7", 1.0),
-        ("a", 7, 1.0),
-        ("a", "7", "1"),
-        ("a", "7", None),
-    ):
+    wrong_types = ((1, "7", 1.0), ("a", 7, 1.0), ("a", "7", "1"), ("a", "7", None))
+    for consumer, event_id, delay in (*out_of_range, *wrong_types):
         try:
             await store.record(cast("str", consumer), cast("str", event_id), delay=cast("float", delay))
         except (TypeError, ValueError):
             continue
-        raise AssertionError(
-            f"expected TypeError or ValueError for record({consumer!r}, {event_id!r}, delay={delay!r})"
-        )
+        call = f"record({consumer!r}, {event_id!r}, delay={delay!r})"
+        raise AssertionError(f"{call}: expected TypeError or ValueError, got none")
     expect("attempts", dict(await store.get("a")), {})
 
 

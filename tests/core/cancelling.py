@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from reflex_aio.testing.cancelling import Stepped, cancelled_at
+from reflex_aio.testing.contract import Stepped, cancelled_at
 
 __all__ = ["CancelledAt", "each_cancellation", "on_trio"]
 

@@ -8,7 +8,7 @@ import pytest
 
 from reflex_aio import Event, MemoryEvents
 from reflex_aio.patterns import PollSource
-from reflex_aio.testing import check_source, source_rules
+from reflex_aio.testing import check_source, rules_of
 
 pytestmark = pytest.mark.anyio
 
@@ -24,6 +24,6 @@ async def polling(**options: Any) -> AsyncIterator[tuple[PollSource, Any]]:
     yield PollSource(page, every=0.01, **options), events.insert
 
 
-@pytest.mark.parametrize("rule", source_rules())
+@pytest.mark.parametrize("rule", rules_of(check_source))
 async def test_poll_source_is_a_source(rule: str) -> None:
     await check_source(polling, rules=[rule])

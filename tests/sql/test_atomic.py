@@ -29,7 +29,7 @@ from reflex_aio.sql import (
     EventsTable,
     LeasesTable,
 )
-from reflex_aio.testing.cancelling import cancelled_at
+from reflex_aio.testing.contract import cancelled_at
 from tests.fix_databases import Database
 from tests.waiting import eventually
 

@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from reflex_aio import AttemptStore, Event, MemoryEvents, SchemaError, Spec, TableNotFound, run
 from reflex_aio.sql import AtomicConsumer, AttemptsTable
-from reflex_aio.testing import attempt_store_rules, check_attempt_store
+from reflex_aio.testing import check_attempt_store, rules_of
 from tests.fix_backends import Backend
 from tests.fix_processes import Spawn
 from tests.sql.failing_process import NAME, RETRIES, attempts, cursors, errors, failing
@@ -38,7 +38,7 @@ async def test_attempts_keep_the_rules(backend_pool: Any) -> None:
         yield table.store(backend_pool)
 
     async with asyncio.TaskGroup() as group:
-        for rule in attempt_store_rules():
+        for rule in rules_of(check_attempt_store):
             group.create_task(check_attempt_store(make, rules=[rule]))
 
 

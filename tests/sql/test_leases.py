@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from reflex_aio import CursorStore, Lease, LeaseLost, LeaseStore, MemoryLeaseStore, SchemaError, TableNotFound
 from reflex_aio.sql import CursorsTable, LeasesTable
-from reflex_aio.testing import check_fenced_store, check_lease_store, fenced_store_rules, lease_store_rules
+from reflex_aio.testing import check_fenced_store, check_lease_store, rules_of
 from tests.fix_backends import Backend
 
 pytestmark = pytest.mark.asyncio
@@ -65,14 +65,14 @@ async def test_leases_keep_the_rules(backend: Backend, backend_pool: Any) -> Non
             yield leases
 
     async with asyncio.TaskGroup() as group:
-        for rule in lease_store_rules():
+        for rule in rules_of(check_lease_store):
             group.create_task(check_lease_store(make, rules=[rule]))
 
 
 @pytest.mark.parametrize("make", [at_once, written_behind])
 async def test_fenced_cursors_keep_the_rules(backend: Backend, backend_pool: Any, make: Any) -> None:
     async with asyncio.TaskGroup() as group:
-        for rule in fenced_store_rules():
+        for rule in rules_of(check_fenced_store):
             group.create_task(check_fenced_store(making(backend_pool, make), rules=[rule]))
 
 

@@ -35,7 +35,7 @@ class HasNoClear:
         self.get, self.record = store.get, store.record
 
 
-@caught_by("attempts_count_on")
+@caught_by("attempts_are_counted")
 class CountsToOne(MemoryAttemptStore):
     async def record(self, consumer: str, event_id: str, *, delay: float) -> None:
         await self.clear(consumer, event_id)
@@ -50,26 +50,26 @@ class KeepsTheLongestDelay(MemoryAttemptStore):
         await super().record(consumer, event_id, delay=longest)
 
 
-@caught_by("time_goes_on")
+@caught_by("time_left_decreases")
 class ClockStandsStill(MemoryAttemptStore):
     def __init__(self) -> None:
         super().__init__(clock=lambda: 0.0)
 
 
-@caught_by("what_is_cleared_begins_anew")
+@caught_by("cleared_attempts_are_gone")
 class ClearsTheConsumer(MemoryAttemptStore):
     async def clear(self, consumer: str, event_id: str) -> None:
         for each in await self.get(consumer):
             await super().clear(consumer, each)
 
 
-@caught_by("what_is_cleared_begins_anew")
+@caught_by("cleared_attempts_are_gone")
 class ClearsNothing(MemoryAttemptStore):
     async def clear(self, consumer: str, event_id: str) -> None:
         """Forgotten."""
 
 
-@caught_by("what_is_cleared_begins_anew")
+@caught_by("cleared_attempts_are_gone")
 class ComplainsAboutClearing(MemoryAttemptStore):
     async def clear(self, consumer: str, event_id: str) -> None:
         if event_id not in await self.get(consumer):
@@ -86,7 +86,7 @@ class NamesWithoutCase(MemoryAttemptStore):
         await super().record(consumer.lower(), event_id, delay=delay)
 
 
-@caught_by("attempts_at_once_all_count")
+@caught_by("concurrent_attempts_are_all_counted")
 class LooksAndThenCounts(MemoryAttemptStore):
     async def record(self, consumer: str, event_id: str, *, delay: float) -> None:
         before = (await self.get(consumer)).get(event_id)
@@ -106,7 +106,7 @@ class CountsTwice(MemoryAttemptStore):
         self._attempts[consumer, event_id] = 1, self._attempts[consumer, event_id][1]
 
 
-@caught_by("what_is_no_attempt_is_refused")
+@caught_by("invalid_attempt_is_refused")
 class ChecksNothing(MemoryAttemptStore):
     async def record(self, consumer: str, event_id: str, *, delay: float) -> None:
         await super().record(str(consumer) or "a", str(event_id) or "7", delay=1.0)

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from anyio.lowlevel import checkpoint
 
@@ -49,6 +49,11 @@ def caught_by(rule: str) -> Callable[[Any], Any]:
 
 
 @caught_by("store_is_a_lease_store")
+class DeclaresAnotherLeaseType(MemoryLeaseStore):
+    lease_type: type[Lease] = type("AnotherLease", (Lease,), {})
+
+
+@caught_by("store_is_a_lease_store")
 class HasNoRelease:
     def __init__(self) -> None:
         store = MemoryLeaseStore()
@@ -62,14 +67,14 @@ class Careless(MemoryLeaseStore):
         self._lent.pop(name, None)
 
 
-@caught_by("lease_tells_what_was_acquired")
+@caught_by("lease_has_its_name_and_owner")
 class CountsFromZero(MemoryLeaseStore):
     async def acquire(self, name: str, owner: str, *, ttl: float) -> Lease | None:
         lease = await super().acquire(name, owner, ttl=ttl)
         return lease and Lease(lease.name, lease.owner, lease.epoch - 1)
 
 
-@caught_by("held_lease_is_acquired_by_nobody_else")
+@caught_by("held_lease_is_not_acquired_by_others")
 class LendsToEverybody(Careless):
     async def acquire(self, name: str, owner: str, *, ttl: float) -> Lease | None:
         self.forget(name)
@@ -95,10 +100,10 @@ class CountsEachAcquiring(MemoryLeaseStore):
         return _MemoryLease(name, owner, epoch, self)
 
 
-caught_by("own_lease_is_acquired_again_as_it_is")(CountsEachAcquiring)
+caught_by("own_lease_keeps_its_epoch")(CountsEachAcquiring)
 
 
-@caught_by("acquiring_again_is_renewing")
+@caught_by("acquiring_again_renews")
 class KeepsTheFirstTime(MemoryLeaseStore):
     async def acquire(self, name: str, owner: str, *, ttl: float) -> Lease | None:
         state = (await self.all()).get(name)
@@ -106,7 +111,7 @@ class KeepsTheFirstTime(MemoryLeaseStore):
         return await super().acquire(name, owner, ttl=state.seconds_left if state and own else ttl)
 
 
-@caught_by("expired_lease_goes_to_who_comes_first")
+@caught_by("expired_lease_can_be_acquired")
 class ForgetsEpochs(Careless):
     async def acquire(self, name: str, owner: str, *, ttl: float) -> Lease | None:
         state = (await self.all()).get(name)
@@ -115,7 +120,7 @@ class ForgetsEpochs(Careless):
         return await super().acquire(name, owner, ttl=ttl)
 
 
-@caught_by("expired_lease_goes_to_who_comes_first")
+@caught_by("expired_lease_can_be_acquired")
 class RenewsWhatIsLost(MemoryLeaseStore):
     async def renew(self, lease: Lease, *, ttl: float) -> None:
         try:
@@ -139,7 +144,7 @@ class RenewsNothing(MemoryLeaseStore):
         """Forgotten."""
 
 
-@caught_by("expired_lease_can_be_renewed_until_it_is_taken")
+@caught_by("expired_lease_can_be_renewed")
 class LosesWhatExpires(MemoryLeaseStore):
     async def renew(self, lease: Lease, *, ttl: float) -> None:
         if not (await self.all())[lease.name].is_held:
@@ -147,38 +152,38 @@ class LosesWhatExpires(MemoryLeaseStore):
         await super().renew(lease, ttl=ttl)
 
 
-@caught_by("released_lease_is_free_at_once")
+@caught_by("released_lease_can_be_acquired_at_once")
 class ReleasesNothing(MemoryLeaseStore):
     async def release(self, lease: Lease) -> None:
         """Forgotten."""
 
 
-@caught_by("released_lease_is_free_at_once")
+@caught_by("released_lease_can_be_acquired_at_once")
 class ForgetsWhatIsReleased(Careless):
     async def release(self, lease: Lease) -> None:
         self.forget(lease.name)
 
 
-@caught_by("lost_lease_is_released_in_silence")
+@caught_by("release_of_a_lost_lease_does_nothing")
 class ReleasesWhatOthersHold(Careless):
     async def release(self, lease: Lease) -> None:
         self.forget(lease.name)
 
 
-@caught_by("lost_lease_is_released_in_silence")
+@caught_by("release_of_a_lost_lease_does_nothing")
 class ComplainsAboutReleases(MemoryLeaseStore):
     async def release(self, lease: Lease) -> None:
         await super().renew(lease, ttl=1.0)
         await super().release(lease)
 
 
-@caught_by("all_tells_what_is_held_and_what_was")
+@caught_by("all_returns_every_state")
 class TellsWhatIsHeldAlone(MemoryLeaseStore):
     async def all(self) -> Mapping[str, LeaseState]:
         return {name: state for name, state in (await super().all()).items() if state.is_held}
 
 
-@caught_by("of_many_at_once_one_acquires")
+@caught_by("one_of_concurrent_owners_acquires")
 class LooksAndThenLends(Careless):
     async def acquire(self, name: str, owner: str, *, ttl: float) -> Lease | None:
         state = (await self.all()).get(name)
@@ -204,7 +209,7 @@ class LendsNothingWhenCancelled(MemoryLeaseStore):
         return await super().acquire(name, owner, ttl=ttl)
 
 
-@caught_by("what_is_no_lease_is_refused")
+@caught_by("invalid_lease_is_refused")
 class ChecksNothing(MemoryLeaseStore):
     async def acquire(self, name: str, owner: str, *, ttl: float) -> Lease | None:
         return await super().acquire(str(name) or "a", str(owner) or "me", ttl=1.0)
@@ -213,7 +218,17 @@ class ChecksNothing(MemoryLeaseStore):
 # Cursor stores.
 
 
-@caught_by("holder_moves_the_cursor")
+@caught_by("fence_type_is_the_type_of_the_leases")
+class DeclaresNoFenceType(MemoryCursorStore):
+    fence_type: ClassVar[type[Lease] | None] = None
+
+
+@caught_by("fence_type_is_the_type_of_the_leases")
+class DeclaresAnotherFenceType(MemoryCursorStore):
+    fence_type: ClassVar[type[Lease] | None] = type("AnotherLease", (Lease,), {})
+
+
+@caught_by("owner_moves_the_cursor")
 class WantsTheLeaseOfTheConsumer(MemoryCursorStore):
     async def set(
         self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
@@ -240,11 +255,11 @@ class LooksAtEpochs(MemoryCursorStore):
         await super().set(name, cursor, expected=expected)
 
 
-caught_by("lease_that_is_lost_moves_nothing")(LooksAtEpochs)
-caught_by("lease_that_is_released_moves_nothing")(LooksAtEpochs)
+caught_by("lost_lease_moves_nothing")(LooksAtEpochs)
+caught_by("released_lease_moves_nothing")(LooksAtEpochs)
 
 
-@caught_by("lease_that_is_lost_moves_nothing")
+@caught_by("lost_lease_moves_nothing")
 class FencesNoExpected(MemoryCursorStore):
     async def set(
         self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
@@ -252,7 +267,7 @@ class FencesNoExpected(MemoryCursorStore):
         await super().set(name, cursor, expected=expected, fence=fence if expected is None else None)
 
 
-@caught_by("consumer_without_a_cursor_is_fenced_too")
+@caught_by("first_cursor_is_fenced_too")
 class FencesNoFirstCursor(MemoryCursorStore):
     async def set(
         self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
@@ -260,7 +275,7 @@ class FencesNoFirstCursor(MemoryCursorStore):
         await super().set(name, cursor, expected=expected, fence=fence if await self.get(name) else None)
 
 
-@caught_by("expired_lease_that_nobody_took_still_moves_the_cursor")
+@caught_by("expired_lease_still_moves_the_cursor")
 class LosesWhatIsOld(MemoryCursorStore):
     async def set(
         self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
@@ -280,7 +295,7 @@ class LetsHoldersMoveAnywhere(MemoryCursorStore):
         await super().set(name, cursor, fence=fence)
 
 
-@caught_by("lost_lease_holds_back_no_other")
+@caught_by("lost_lease_does_not_affect_other_cursors")
 class KeepsTheLastFence(MemoryCursorStore):
     fence: Lease | None = None
 

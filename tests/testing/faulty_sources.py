@@ -9,8 +9,8 @@ import anyio
 import msgspec
 from anyio.lowlevel import checkpoint
 
-from reflex_aio import CursorAhead, Event, EventStream, MemoryEvents, Source, StreamOptions
-from reflex_aio.testing import Insert
+from reflex_aio import CursorAhead, Event, EventStream, InvalidCursor, MemoryEvents, Source, StreamOptions
+from reflex_aio.testing.sources import Insert
 
 Faulty = Callable[[], AbstractAsyncContextManager[tuple[Source, Insert]]]
 
@@ -144,13 +144,13 @@ class ForgetsTypes(FaultlessStream):
         return [msgspec.structs.replace(event, type=1) for event in await super()._read()]
 
 
-@caught_by("metadata_comes_along")
+@caught_by("events_have_their_metadata")
 class DropsMetadata(Faultless):
     async def insert(self, foreign_id: str, type: int, /, *, metadata: bytes | None = None) -> str:
         return await self.events.insert(foreign_id, type)
 
 
-@caught_by("metadata_comes_along")
+@caught_by("events_have_their_metadata")
 class EmptyMetadataForNone(Faultless):
     async def insert(self, foreign_id: str, type: int, /, *, metadata: bytes | None = None) -> str:
         return await self.events.insert(foreign_id, type, metadata=metadata or b"")
@@ -162,14 +162,14 @@ class StartsAtItsCursor(FaultlessStream):
         super().__init__(events, str(int(after) - 1) if after not in {"", "0"} else after, options)
 
 
-@caught_by("cursor_stands_after_the_last_event")
+@caught_by("cursor_is_that_of_the_last_event")
 class DoesNotTellWhereItStarts(FaultlessStream):
     async def _open(self) -> str:
         await super()._open()
         return ""
 
 
-@caught_by("pages_are_what_is_ready")
+@caught_by("pages_are_not_empty")
 class EndsOnceOnly(FaultlessStream):
     ended = False
 
@@ -194,11 +194,11 @@ class ResolvesTheHeadAtTheFirstRead(FaultlessStream):
         return await super()._read()
 
 
-caught_by("to_head_ends_at_the_head_of_when_it_was_opened")(ResolvesTheHeadAtTheFirstRead)
+caught_by("to_head_is_resolved_when_opened")(ResolvesTheHeadAtTheFirstRead)
 caught_by("from_head_is_resolved_when_opened")(ResolvesTheHeadAtTheFirstRead)
 
 
-@caught_by("to_head_ends_at_the_head_of_when_it_was_opened")
+@caught_by("to_head_is_resolved_when_opened")
 class NeverEnds(FaultlessStream):
     def __init__(self, events: MemoryEvents, after: str, options: StreamOptions) -> None:
         super().__init__(events, after, replace(options, to_head=False))
@@ -273,7 +273,7 @@ class IsNeverWoken(FaultlessStream):
         return await super()._read()
 
 
-@caught_by("concurrent_inserts_all_come")
+@caught_by("concurrent_inserts_are_all_delivered")
 class IdsAreSeenOutOfOrder(Faultless):
     """An insert takes its time, and others overtake it."""
 
@@ -357,7 +357,7 @@ class _InAPlace(FaultlessStream):
             self.places.release()
 
 
-@caught_by("streams_are_apart")
+@caught_by("streams_are_independent")
 class OneStreamForAll(Faultless):
     shared: EventStream | None = None
 
@@ -386,7 +386,7 @@ class _EndsWhenClosed(FaultlessStream):
             raise StopAsyncIteration from None
 
 
-@caught_by("closing_twice_is_fine")
+@caught_by("closing_twice_is_no_error")
 class ClosesWhatWasNeverOpened(FaultlessStream):
     opened = False
 
@@ -400,10 +400,24 @@ class ClosesWhatWasNeverOpened(FaultlessStream):
             raise RuntimeError("never opened")
 
 
-@caught_by("head_is_the_newest_event")
+@caught_by("head_of_an_empty_source_is_empty")
 class HeadOfNothingIsZero(Faultless):
     async def head(self) -> str:
         return await super().head() or "0"
+
+
+@caught_by("head_of_an_empty_source_precedes_all_events")
+class HeadOfNothingIsOne(Faultless):
+    async def head(self) -> str:
+        return await super().head() or "1"
+
+
+@caught_by("head_of_an_empty_source_precedes_all_events")
+class ZeroIsNoCursor(Faultless):
+    def make_stream(self, after: str, options: StreamOptions) -> EventStream:
+        if after == "0":
+            raise InvalidCursor(after, "an id from 1")
+        return super().make_stream(after, options)
 
 
 @caught_by("head_is_the_newest_event")
@@ -415,7 +429,7 @@ class HeadIsCached(Faultless):
         return self.cached
 
 
-@caught_by("what_is_no_cursor_is_refused")
+@caught_by("invalid_cursor_is_refused")
 class TakesWhatPythonReadsAsAnInteger(Faultless):
     def make_stream(self, after: str, options: StreamOptions) -> EventStream:
         try:
@@ -424,7 +438,7 @@ class TakesWhatPythonReadsAsAnInteger(Faultless):
             return super().make_stream(after, options)
 
 
-@caught_by("what_is_no_cursor_is_refused")
+@caught_by("invalid_cursor_is_refused")
 class TakesAnyCursor(Faultless):
     def make_stream(self, after: str, options: StreamOptions) -> EventStream:
         return super().make_stream(after if after.isdecimal() else "", options)
@@ -449,11 +463,11 @@ class IgnoresLag(Faultless):
         return super().make_stream(after, replace(options, lag=None))
 
 
-caught_by("lag_keeps_young_events_back")(IgnoresLag)
-caught_by("head_is_an_event_as_old_as_the_lag")(IgnoresLag)
+caught_by("lag_delays_young_events")(IgnoresLag)
+caught_by("head_has_the_age_of_the_lag")(IgnoresLag)
 
 
-@caught_by("wrong_options_are_refused")
+@caught_by("invalid_options_are_refused")
 class TakesAnyOption(Faultless):
     def stream(
         self, after: str = "", *, from_head: bool = False, to_head: bool = False, lag: float | None = None

@@ -122,13 +122,13 @@ class IsClosedByTheFirstToLeave(WritesBehind):
         await super().set(name, cursor, expected=expected, fence=fence)
 
 
-@caught_by("what_all_returns_stays_as_it_was")
+@caught_by("result_of_all_does_not_change")
 class HandsOutItsDictionary(MemoryCursorStore):
     async def all(self) -> Mapping[str, str]:
         return self._cursors
 
 
-@caught_by("setting_it_where_it_is_is_no_error")
+@caught_by("setting_the_same_cursor_is_no_error")
 class RefusesToStay(MemoryCursorStore):
     async def set(
         self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
@@ -185,7 +185,7 @@ class ComparesText(MemoryCursorStore):
         await super().set(name, cursor, expected=expected, fence=fence)
 
 
-@caught_by("cursor_that_is_not_where_it_is_expected_stays")
+@caught_by("unexpected_cursor_does_not_move")
 class IgnoresExpected(MemoryCursorStore):
     async def set(
         self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
@@ -193,7 +193,7 @@ class IgnoresExpected(MemoryCursorStore):
         await super().set(name, cursor, fence=fence)
 
 
-@caught_by("cursor_that_is_not_where_it_is_expected_stays")
+@caught_by("unexpected_cursor_does_not_move")
 class TakesNowhereForAnywhere(MemoryCursorStore):
     async def set(
         self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
@@ -201,7 +201,7 @@ class TakesNowhereForAnywhere(MemoryCursorStore):
         await super().set(name, cursor, expected=expected or None, fence=fence)
 
 
-@caught_by("cursor_that_is_where_it_is_expected_moves")
+@caught_by("expected_cursor_moves")
 class TakesNowhereForZero(MemoryCursorStore):
     async def set(
         self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
@@ -209,7 +209,7 @@ class TakesNowhereForZero(MemoryCursorStore):
         await super().set(name, cursor, expected="0" if expected == "" else expected, fence=fence)
 
 
-@caught_by("expected_is_no_way_backwards")
+@caught_by("expected_cursor_does_not_move_backwards")
 class GoesBackIfExpected(MemoryCursorStore):
     async def set(
         self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None
@@ -231,8 +231,8 @@ class ReadsAndThenWrites(MemoryCursorStore):
         await self.rewind(name, cursor)
 
 
-caught_by("of_many_at_once_the_greatest_stays")(ReadsAndThenWrites)
-caught_by("of_many_that_expect_the_same_one_wins")(ReadsAndThenWrites)
+caught_by("greatest_of_concurrent_cursors_is_stored")(ReadsAndThenWrites)
+caught_by("one_of_concurrent_sets_with_the_same_expectation_succeeds")(ReadsAndThenWrites)
 
 
 @caught_by("cancelled_set_is_done_or_not")
@@ -262,7 +262,7 @@ class StaysLockedWhenCancelled(MemoryCursorStore):
         await super().set(name, cursor, expected=expected, fence=fence)
 
 
-@caught_by("what_is_no_cursor_is_refused")
+@caught_by("invalid_cursor_is_refused")
 class TakesIntegers(MemoryCursorStore):
     async def set(
         self, name: str, cursor: str, *, expected: str | None = None, fence: Lease | None = None

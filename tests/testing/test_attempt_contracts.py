@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from reflex_aio import AttemptStore, MemoryAttemptStore
-from reflex_aio.testing import ContractBroken, attempt_store_rules, check_attempt_store
+from reflex_aio.testing import ContractBroken, check_attempt_store, rules_of
 from tests.testing.faulty_attempts import ATTEMPT_FAULTS, FaultyAttempts
 
 pytestmark = pytest.mark.anyio
@@ -17,7 +17,7 @@ async def memory_attempts() -> AsyncIterator[AttemptStore]:
     yield MemoryAttemptStore()
 
 
-@pytest.mark.parametrize("rule", attempt_store_rules())
+@pytest.mark.parametrize("rule", rules_of(check_attempt_store))
 async def test_attempts_in_memory_keep_the_rule(rule: str) -> None:
     await check_attempt_store(memory_attempts, rules=[rule])
 
@@ -32,6 +32,6 @@ async def test_a_faulty_attempt_store_breaks_the_rule_named_for_it(rule: str, ma
 
 
 async def test_there_is_a_fault_for_each_rule_and_each_promises_something() -> None:
-    assert {rule for rule, _ in ATTEMPT_FAULTS} == set(attempt_store_rules())
-    for promise in attempt_store_rules().values():
+    assert {rule for rule, _ in ATTEMPT_FAULTS} == set(rules_of(check_attempt_store))
+    for promise in rules_of(check_attempt_store).values():
         assert promise.endswith("."), promise

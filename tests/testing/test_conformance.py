@@ -14,15 +14,14 @@ from reflex_aio.patterns import PollSource
 from reflex_aio.rpc import RemoteSource, StreamServer
 from reflex_aio.sql import CursorsTable, EventsTable
 from reflex_aio.testing import (
-    Insert,
     ScriptedCursorStore,
     ScriptedSource,
     check_cursor_store,
     check_source,
-    cursor_store_rules,
     read_events,
-    source_rules,
+    rules_of,
 )
+from reflex_aio.testing.sources import Insert
 from tests.rpc.serving import serving
 from tests.rpc.test_own_service import Users, serving_users, source_of
 
@@ -69,7 +68,7 @@ async def over_grpc(made: Made, **options: Any) -> AsyncIterator[tuple[Source, I
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("rule", source_rules())
+@pytest.mark.parametrize("rule", rules_of(check_source))
 async def test_events_in_memory(rule: str) -> None:
     await check_source(memory_events, rules=[rule])
 
@@ -92,7 +91,7 @@ async def test_a_polled_source(told: bool) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("rule", source_rules())
+@pytest.mark.parametrize("rule", rules_of(check_source))
 async def test_a_scripted_source_without_a_script(rule: str) -> None:
     await check_source(scripted_source, rules=[rule])
 
@@ -152,7 +151,7 @@ async def scripted_cursors() -> AsyncIterator[CursorStore]:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("make", [memory_cursors, scripted_cursors])
-@pytest.mark.parametrize("rule", cursor_store_rules())
+@pytest.mark.parametrize("rule", rules_of(check_cursor_store))
 async def test_cursors_in_memory(
     rule: str, make: Callable[[], AbstractAsyncContextManager[CursorStore]]
 ) -> None:

@@ -129,9 +129,9 @@ async def test_an_event_that_never_comes_is_an_error() -> None:
 @pytest.mark.anyio
 async def test_either_an_event_or_a_count_is_waited_for() -> None:
     spec = Spec(MemoryEvents(), MemoryCursorStore(), Consumer("c", Seen()))
-    with pytest.raises(TypeError, match="give either event_id or count"):
+    with pytest.raises(TypeError, match="accepted is either event_id or count"):
         await await_consumer(spec)
-    with pytest.raises(TypeError, match="give either event_id or count"):
+    with pytest.raises(TypeError, match="accepted is either event_id or count"):
         await await_consumer(spec, 1, count=1)
     with pytest.raises(ValueError, match="count 0 is out of range"):
         await await_consumer(spec, count=0)

@@ -8,14 +8,8 @@ import anyio
 import pytest
 
 from reflex_aio import CursorStore, MemoryCursorStore, MemoryEvents, Source
-from reflex_aio.testing import (
-    ContractBroken,
-    Insert,
-    check_cursor_store,
-    check_source,
-    cursor_store_rules,
-    source_rules,
-)
+from reflex_aio.testing import ContractBroken, check_cursor_store, check_source, rules_of
+from reflex_aio.testing.sources import Insert
 from tests.testing import faulty_sources, faulty_stores
 from tests.testing.faulty_sources import FAULTS as SOURCE_FAULTS
 from tests.testing.faulty_stores import FAULTS as STORE_FAULTS
@@ -60,8 +54,8 @@ async def test_a_faulty_store_breaks_the_rule_named_for_it(rule: str, make: faul
 
 
 async def test_there_is_a_fault_for_each_rule() -> None:
-    assert {rule for rule, _ in SOURCE_FAULTS} == set(source_rules())
-    assert {rule for rule, _ in STORE_FAULTS} == set(cursor_store_rules())
+    assert {rule for rule, _ in SOURCE_FAULTS} == set(rules_of(check_source))
+    assert {rule for rule, _ in STORE_FAULTS} == set(rules_of(check_cursor_store))
 
 
 async def test_a_broken_rule_is_told_with_what_was_expected_and_what_came() -> None:
@@ -78,22 +72,24 @@ async def test_a_broken_rule_is_told_with_what_was_expected_and_what_came() -> N
 
 async def test_all_broken_rules_are_told_at_once() -> None:
     make = _faulty(SOURCE_FAULTS, "IgnoresLag")
-    with pytest.raises(ContractBroken, match=f"breaks 2 of {len(source_rules())} rules") as caught:
+    with pytest.raises(ContractBroken, match=f"breaks 2 of {len(rules_of(check_source))} rules") as caught:
         await check_source(make)
-    assert list(caught.value.broken) == ["lag_keeps_young_events_back", "head_is_an_event_as_old_as_the_lag"]
-    assert "ids to the head, with a lag of 3600 s: expected [], came ['1', '2']" in str(caught.value)
+    assert list(caught.value.broken) == ["lag_delays_young_events", "head_has_the_age_of_the_lag"]
+    assert "ids to the head, with a lag of 3600 s: expected [], got ['1', '2']" in str(caught.value)
     assert isinstance(caught.value.__cause__, ExceptionGroup)
 
 
 async def test_rules_are_left_out_whose_features_are_lacking() -> None:
     make = _faulty(SOURCE_FAULTS, "IgnoresLag")
     await check_source(make, lacks=["lag"])
-    assert source_rules().keys() - source_rules(lacks=["lag", "head"]).keys() == {
-        "lag_keeps_young_events_back",
-        "head_is_an_event_as_old_as_the_lag",
+    assert rules_of(check_source).keys() - rules_of(check_source, lacks=["lag", "head"]).keys() == {
+        "lag_delays_young_events",
+        "head_has_the_age_of_the_lag",
         "head_is_the_newest_event",
+        "head_of_an_empty_source_is_empty",
+        "head_of_an_empty_source_precedes_all_events",
     }
-    assert "rewind_moves_it_anywhere" not in cursor_store_rules(lacks=["rewind"])
+    assert "rewind_moves_it_anywhere" not in rules_of(check_cursor_store, lacks=["rewind"])
 
 
 async def test_rules_and_features_that_there_are_none_of_are_refused() -> None:
@@ -132,7 +128,7 @@ async def test_a_rule_is_given_up_that_takes_too_long() -> None:
 
 
 async def test_every_rule_promises_something() -> None:
-    for promise in (*source_rules().values(), *cursor_store_rules().values()):
+    for promise in (*rules_of(check_source).values(), *rules_of(check_cursor_store).values()):
         assert promise.endswith("."), promise
 
 

@@ -52,9 +52,9 @@ async def test_events_of_a_table_that_were_rolled_back_are_not_among_them(pool: 
 @pytest.mark.parametrize(
     ("expected", "told"),
     [
-        ([(1, 1), (2, 2)], r"event 2 .*: expected \('2', 2\), came \('2', 1\)"),
-        ([(1, 1)], r"event 2 .*: expected None, came \('2', 1\)"),
-        ([(1, 1), (2, 1), (3, 1)], r"event 3 .*: expected \('3', 1\), came None"),
+        ([(1, 1), (2, 2)], r"event 2 .*: expected \('2', 2\), got \('2', 1\)"),
+        ([(1, 1)], r"event 2 .*: expected None, got \('2', 1\)"),
+        ([(1, 1), (2, 1), (3, 1)], r"event 3 .*: expected \('3', 1\), got None"),
     ],
 )
 async def test_events_that_differ_are_told(expected: list[tuple[int, int]], told: str) -> None:

@@ -6,13 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from reflex_aio import CursorStore, LeaseStore, MemoryCursorStore, MemoryLeaseStore
-from reflex_aio.testing import (
-    ContractBroken,
-    check_fenced_store,
-    check_lease_store,
-    fenced_store_rules,
-    lease_store_rules,
-)
+from reflex_aio.testing import ContractBroken, check_fenced_store, check_lease_store, rules_of
 from tests.testing.faulty_leases import FENCE_FAULTS, LEASE_FAULTS, FaultyFence, FaultyLeases
 
 pytestmark = pytest.mark.anyio
@@ -28,12 +22,12 @@ async def memory_stores() -> AsyncIterator[tuple[CursorStore, LeaseStore]]:
     yield MemoryCursorStore(), MemoryLeaseStore()
 
 
-@pytest.mark.parametrize("rule", lease_store_rules())
+@pytest.mark.parametrize("rule", rules_of(check_lease_store))
 async def test_leases_in_memory_keep_the_rule(rule: str) -> None:
     await check_lease_store(memory_leases, rules=[rule])
 
 
-@pytest.mark.parametrize("rule", fenced_store_rules())
+@pytest.mark.parametrize("rule", rules_of(check_fenced_store))
 async def test_cursors_in_memory_keep_the_rule(rule: str) -> None:
     await check_fenced_store(memory_stores, rules=[rule])
 
@@ -57,7 +51,7 @@ async def test_a_faulty_fence_breaks_the_rule_named_for_it(rule: str, make: Faul
 
 
 async def test_there_is_a_fault_for_each_rule_and_each_promises_something() -> None:
-    assert {rule for rule, _ in LEASE_FAULTS} == set(lease_store_rules())
-    assert {rule for rule, _ in FENCE_FAULTS} == set(fenced_store_rules())
-    for promise in (*lease_store_rules().values(), *fenced_store_rules().values()):
+    assert {rule for rule, _ in LEASE_FAULTS} == set(rules_of(check_lease_store))
+    assert {rule for rule, _ in FENCE_FAULTS} == set(rules_of(check_fenced_store))
+    for promise in (*rules_of(check_lease_store).values(), *rules_of(check_fenced_store).values()):
         assert promise.endswith("."), promise

@@ -11,7 +11,7 @@ import pytest
 from reflex_aio import CursorConflict, CursorStore, DatabaseError
 from reflex_aio.sql import CursorColumns, CursorsTable
 from reflex_aio.sql.schema.names import CursorType
-from reflex_aio.testing import check_cursor_store, cursor_store_rules
+from reflex_aio.testing import check_cursor_store, rules_of
 from tests.fix_backends import MysqlBackend
 
 pytestmark = pytest.mark.asyncio
@@ -39,7 +39,7 @@ async def test_cursors_keep_the_rules(
         yield table.store(backend_pool, flush_every=flush_every)
 
     async with asyncio.TaskGroup() as group:
-        for rule in cursor_store_rules():
+        for rule in rules_of(check_cursor_store):
             group.create_task(check_cursor_store(make, rules=[rule]))
 
 

@@ -7,7 +7,7 @@ import pytest
 from reflex_aio import ConnectionLost, DatabaseError
 from reflex_aio.errors import SchemaError, TableNotFound
 from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
-from reflex_aio.testing.cancelling import cancelled_at
+from reflex_aio.testing.contract import cancelled_at
 from tests.fix_backends import MysqlBackend
 
 pytestmark = pytest.mark.asyncio

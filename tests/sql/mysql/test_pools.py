@@ -8,7 +8,7 @@ import pytest
 
 from reflex_aio import ConnectionLost, DatabaseError
 from reflex_aio.sql import open_pool
-from reflex_aio.testing.cancelling import cancelled_at
+from reflex_aio.testing.contract import cancelled_at
 from tests.fix_backends import MysqlBackend
 from tests.waiting import eventually
 

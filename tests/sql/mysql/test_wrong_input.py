@@ -7,7 +7,7 @@ import pytest
 
 from reflex_aio import ConnectionLost, DatabaseError
 from reflex_aio.sql import EventsTable, open_pool
-from reflex_aio.testing.cancelling import cancelled_at
+from reflex_aio.testing.contract import cancelled_at
 from tests.fix_backends import MYSQL, MysqlBackend
 from tests.fix_mariadb import MysqlDatabase, make_mariadb
 
