@@ -22,7 +22,7 @@ import pytest_asyncio
 
 from reflex_aio.ext.embedded import EmbeddedMariaDB, EmbeddedServerError
 from reflex_aio.ext.embedded.server import Setting
-from reflex_aio.sql.drivers.dsn import arguments_of
+from reflex_aio.sql.drivers.dsn import mysql_arguments
 from reflex_aio.sql.wakeups.postgres_notifier import close_notifiers
 from tests.fix_servers import CI, Servers, memory
 from tests.waiting import eventually
@@ -84,7 +84,7 @@ class MysqlDatabase:
     @property
     def arguments(self) -> dict[str, Any]:
         """How to connect, as arguments of ``aiomysql.connect`` and ``asyncmy.connect``."""
-        return arguments_of(self.dsn)
+        return mysql_arguments(self.dsn)
 
 
 @pytest.fixture(scope="session")
@@ -118,7 +118,7 @@ async def mysql_database(
 
 
 async def _run_as_admin(server: MysqlServer, statement: str) -> list[tuple[Any, ...]]:
-    async with asyncmy.connect(**arguments_of(server.dsn)) as admin, admin.cursor() as cursor:
+    async with asyncmy.connect(**mysql_arguments(server.dsn)) as admin, admin.cursor() as cursor:
         await cursor.execute(statement)
         return list(await cursor.fetchall())
 

@@ -13,7 +13,7 @@ import asyncmy
 import pytest
 
 from reflex_aio.ext.embedded import EmbeddedMariaDB, EmbeddedServerError
-from reflex_aio.sql.drivers.dsn import arguments_of
+from reflex_aio.sql.drivers.dsn import mysql_arguments
 from tests.ext.servers import children, ended, started_since
 from tests.fix_mariadb import SETTINGS, make_mariadb
 from tests.fix_processes import Spawn
@@ -38,7 +38,7 @@ def reachable_path() -> Iterator[Path]:
 
 
 async def answer(dsn: str, *statements: str) -> object:
-    async with asyncmy.connect(**arguments_of(dsn)) as connection, connection.cursor() as cursor:
+    async with asyncmy.connect(**mysql_arguments(dsn)) as connection, connection.cursor() as cursor:
         for statement in statements or ("SELECT 1",):
             await cursor.execute(statement)
         row = await cursor.fetchone()

@@ -52,7 +52,7 @@ async def resting(notifier: PostgresNotifier, seconds: float) -> None:
     """Wait until a rest is to go on for so long; while something is sent, it isn't known for how long."""
     now = asyncio.get_running_loop().time
     await eventually(
-        lambda: now() + seconds < notifier._traffic.rests_until < math.inf, f"it rests for {seconds} s"
+        lambda: now() + seconds < notifier._state.paused_until < math.inf, f"it rests for {seconds} s"
     )
 
 
@@ -105,10 +105,10 @@ async def test_a_transaction_that_lasts_is_watched_and_told_of_at_its_end(
     ):
         events = await table(connection, notifier)
         # Otherwise the transaction would be watched for that insert, before the one that is meant.
-        await eventually(lambda: not notifier._traffic.unwatched, "that insert is told")
+        await eventually(lambda: not notifier._state.deferred, "that insert is told")
         async with connection.transaction():
             await resting(notifier, 0.2)
-            assert not notifier._traffic.unwatched
+            assert not notifier._state.deferred
             watched.clear()
             await events.insert(connection, "1", 1)
             assert not watched
@@ -130,7 +130,7 @@ async def test_what_is_committed_beside_a_notification_is_not_watched_and_told_b
         events = await table(connection, notifier)
         await woken.more_than(0)
         proxy.stall()
-        await eventually(lambda: notifier._traffic.rests_until == math.inf, "a notification is under way")
+        await eventually(lambda: notifier._state.paused_until == math.inf, "a notification is under way")
         watched.clear()
         before = woken.count
         async with connection.transaction():

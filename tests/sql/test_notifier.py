@@ -22,7 +22,7 @@ def test_an_ended_subscription_is_not_woken_and_may_be_ended_again() -> None:
     notifier, woken = LocalNotifier(), []
     unsubscribe = notifier.subscribe("public.a", lambda: woken.append("first"))
     unsubscribe()
-    assert not notifier.subscribed
+    assert not notifier.subscribers
     notifier.subscribe("public.a", lambda: woken.append("second"))
     unsubscribe()
     notifier.notify("public.a")

@@ -128,7 +128,7 @@ async def test_a_connection_that_was_ended_is_a_lost_connection_and_the_next_sta
 async def test_a_statement_without_an_answer_is_a_lost_connection_in_time(two: asyncpg.Pool) -> None:
     async with borrowed(two, timeout=0.2) as statements:
         pid = (await statements.fetch(PID))[0][0]
-        with pytest.raises(ConnectionLost, match=r"events: the database has not answered within 0\.2 s"):
+        with pytest.raises(ConnectionLost, match=r"events: the database did not answer within 0\.2 s"):
             await statements.fetch("SELECT pg_sleep(1)")
         assert (await statements.fetch(PID))[0][0] != pid
     await all_idle(two)
@@ -140,7 +140,7 @@ async def test_a_pool_without_a_connection_to_lend_is_told_from_a_database_witho
     async with borrowed(two, timeout=0.2) as statements:
         async with two.acquire(), two.acquire():
             with pytest.raises(
-                ConnectionLost, match=r"events: no connection of the pool was to be had within 0\.2 s"
+                ConnectionLost, match=r"events: the pool had no connection available within 0\.2 s"
             ):
                 await statements.fetch(PID)
         await statements.fetch(PID)

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from reflex_aio.sql import EventsTable, transaction
-from reflex_aio.sql.wakeups.after_commit import call_after_ours
+from reflex_aio.sql.wakeups.after_commit import call_after_commit
 from tests.fix_backends import Backend, MysqlBackend
 from tests.fix_databases import Connect
 from tests.reading import reading
@@ -152,7 +152,9 @@ async def test_a_transaction_that_was_begun_otherwise_is_refused_and_goes_on(
 ) -> None:
     await backend.fetch(connection, "BEGIN")
     await table.insert(connection, 1, 1)
-    with pytest.raises(ValueError, match="is in a transaction that is not ours: commit it, or roll it back"):
+    with pytest.raises(
+        ValueError, match="is in a transaction that was begun elsewhere: commit it or roll it back"
+    ):
         async with transaction(connection):
             raise AssertionError
     await table.insert(connection, 2, 1)
@@ -210,9 +212,9 @@ async def test_calls_are_made_after_the_commit_once_for_each_key(connection: Any
     called: list[str] = []
     async with transaction(connection):
         for _ in range(2):
-            assert call_after_ours(connection, "a", lambda: called.append("a"))
+            assert call_after_commit(connection, "a", lambda: called.append("a"))
         async with transaction(connection):
-            assert call_after_ours(connection, "b", lambda: called.append("b"))
+            assert call_after_commit(connection, "b", lambda: called.append("b"))
         assert called == []
     assert called == ["a", "b"]
 
@@ -220,11 +222,11 @@ async def test_calls_are_made_after_the_commit_once_for_each_key(connection: Any
 async def test_nothing_is_called_after_a_rollback(connection: Any) -> None:
     called: list[str] = []
     async with undone(connection):
-        assert call_after_ours(connection, "a", lambda: called.append("a"))
+        assert call_after_commit(connection, "a", lambda: called.append("a"))
     async with transaction(connection):
         async with undone(connection):
-            assert call_after_ours(connection, "b", lambda: called.append("b"))
-        assert call_after_ours(connection, "c", lambda: called.append("c"))
+            assert call_after_commit(connection, "b", lambda: called.append("b"))
+        assert call_after_commit(connection, "c", lambda: called.append("c"))
     assert called == ["c"]
 
 
@@ -235,7 +237,7 @@ async def test_nothing_is_called_after_a_commit_that_fails(connect: Connect) -> 
     async def fail() -> None:
         async with transaction(connection):
             await connection.execute("INSERT INTO t VALUES (1), (1)")
-            assert call_after_ours(connection, "a", lambda: called.append("a"))
+            assert call_after_commit(connection, "a", lambda: called.append("a"))
 
     with pytest.raises(asyncpg.UniqueViolationError):
         await fail()
@@ -245,9 +247,9 @@ async def test_nothing_is_called_after_a_commit_that_fails(connect: Connect) -> 
 async def test_there_is_nothing_to_wait_for_outside_of_it(connection: Any, backend: Backend) -> None:
     async with transaction(connection):
         pass
-    assert not call_after_ours(connection, "a", lambda: None)
+    assert not call_after_commit(connection, "a", lambda: None)
     await backend.fetch(connection, "BEGIN")
-    assert not call_after_ours(connection, "a", lambda: None)
+    assert not call_after_commit(connection, "a", lambda: None)
 
 
 # Waking by hand.

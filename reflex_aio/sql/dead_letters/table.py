@@ -18,7 +18,7 @@ from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.events.table import EventsTable
 from reflex_aio.sql.schema.names import ErrorColumns, ErrorsSchema, Name
 from reflex_aio.sql.schema.table import Table, TableStore
-from reflex_aio.sql.wakeups.after_commit import within
+from reflex_aio.sql.wakeups.after_commit import nested_transaction
 from reflex_aio.stream import Source
 
 __all__ = ["ErrorsTable", "TableErrorRecorder"]
@@ -131,7 +131,7 @@ class ErrorsTable(Table[ErrorsSchema]):
         driver, dialect = self._parts(connection)
         values = consumer, event.id, _message(error)
         with driver.errors(self.name, schema_only=True):
-            async with within(connection):
+            async with nested_transaction(connection):
                 error_id = await dialect.insert(driver, connection, *values, ErrorStatus.RECORDED)
                 if error_id is not None:
                     await self._insert_event(connection, error_id, ErrorStatus.RECORDED, consumer)
@@ -247,7 +247,7 @@ class ErrorsTable(Table[ErrorsSchema]):
         driver, dialect = self._parts(connection)
         error_id = _check_id(error_id)
         with driver.errors(self.name, schema_only=True):
-            async with within(connection):
+            async with nested_transaction(connection):
                 consumer = await dialect.set_status(driver, connection, error_id, status, unchanged_since)
                 if consumer is not None:
                     await self._insert_event(connection, error_id, status, consumer)

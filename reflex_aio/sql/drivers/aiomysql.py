@@ -1,4 +1,4 @@
-"""aiomysql: its connections and its pools."""
+"""aiomysql: its connections and pools."""
 
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, ClassVar
@@ -10,13 +10,13 @@ except ModuleNotFoundError as exc:
         "this driver needs aiomysql: pip install 'reflex-aio[mysql]'", name=exc.name
     ) from exc
 
-from reflex_aio.sql.drivers.mysql import Library, MysqlDriver
+from reflex_aio.sql.drivers.mysql import MysqlDriver
 
 __all__ = ["AiomysqlDriver"]
 
 
 class _Cursor(aiomysql.Cursor):  # type: ignore[misc]
-    """A cursor that asks for no warnings, which aiomysql would make Python's of."""
+    """A cursor that does not fetch warnings. aiomysql would issue them as Python warnings."""
 
     warned = False
 
@@ -28,7 +28,8 @@ class AiomysqlDriver(MysqlDriver):
     """Connections and pools of aiomysql."""
 
     name: ClassVar[str] = "aiomysql"
-    library: ClassVar[Library] = Library(aiomysql.MySQLError, aiomysql.InterfaceError)
+    error: ClassVar[type[Exception]] = aiomysql.MySQLError
+    interface_error: ClassVar[type[Exception]] = aiomysql.InterfaceError
     cursor: ClassVar[type[Any]] = _Cursor
     create_pool: ClassVar[Callable[..., Awaitable[Any]]] = staticmethod(aiomysql.create_pool)
 
@@ -39,8 +40,7 @@ class AiomysqlDriver(MysqlDriver):
         return isinstance(candidate, aiomysql.Pool)
 
     def address(self, connection: Any) -> tuple[Hashable, Hashable, str | None]:
-        where = connection.unix_socket or (connection.host, connection.port)
-        return where, connection.user, connection.db
+        return connection.unix_socket or (connection.host, connection.port), connection.user, connection.db
 
     def is_closed(self, connection: Any) -> bool:
         return bool(connection.closed)

@@ -1,4 +1,4 @@
-"""asyncmy: its connections and its pools."""
+"""asyncmy: its connections and pools."""
 
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, ClassVar
@@ -12,13 +12,13 @@ except ModuleNotFoundError as exc:
         "this driver needs asyncmy: pip install 'reflex-aio[asyncmy]'", name=exc.name
     ) from exc
 
-from reflex_aio.sql.drivers.mysql import Library, MysqlDriver
+from reflex_aio.sql.drivers.mysql import MysqlDriver
 
 __all__ = ["AsyncmyDriver"]
 
 
 class _Cursor(asyncmy.cursors.Cursor):
-    """A cursor that asks for no warnings, which asyncmy would log."""
+    """A cursor that does not fetch warnings. asyncmy would log them."""
 
     warned = False
 
@@ -30,7 +30,8 @@ class AsyncmyDriver(MysqlDriver):
     """Connections and pools of asyncmy."""
 
     name: ClassVar[str] = "asyncmy"
-    library: ClassVar[Library] = Library(asyncmy.errors.MySQLError, asyncmy.errors.InterfaceError)
+    error: ClassVar[type[Exception]] = asyncmy.errors.MySQLError
+    interface_error: ClassVar[type[Exception]] = asyncmy.errors.InterfaceError
     cursor: ClassVar[type[Any]] = _Cursor
     create_pool: ClassVar[Callable[..., Awaitable[Any]]] = staticmethod(asyncmy.create_pool)
 
@@ -41,14 +42,15 @@ class AsyncmyDriver(MysqlDriver):
         return isinstance(candidate, asyncmy.Pool)
 
     def address(self, connection: Any) -> tuple[Hashable, Hashable, str | None]:
-        # It has no public names for these, and encodes two of them when it connects.
-        where = connection._unix_socket or (connection._host, connection._port)
+        # asyncmy has no public names for these, and encodes the database's name when it connects.
+        address = connection._unix_socket or (connection._host, connection._port)
         database = connection._db
-        return where, connection._user, database.decode() if isinstance(database, bytes) else database
+        return address, connection._user, database.decode() if isinstance(database, bytes) else database
 
     def is_closed(self, connection: Any) -> bool:
         if not connection.connected:
             return True
-        # One that was reset is still called connected. Not every version of asyncmy has this name.
+        # A connection that was reset by the server still counts as connected. Not every version of asyncmy has this
+        # name.
         transport = getattr(connection, "_transport", None)
         return transport is not None and bool(transport.is_closing())

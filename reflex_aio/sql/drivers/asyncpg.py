@@ -1,9 +1,8 @@
-"""asyncpg: its connections, its pools and its errors."""
+"""asyncpg: its connections, pools, errors and transaction ends."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
-from functools import partial
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary, ref
 
@@ -12,73 +11,11 @@ from asyncpg.pool import PoolConnectionProxy
 
 from reflex_aio.errors import ConnectionLost, DatabaseError, ReflexError, SchemaError, TableNotFound
 from reflex_aio.sql.drivers.asyncpg_listen import AsyncpgListenConnection, address_of
-from reflex_aio.sql.drivers.base import Driver, ListenConnection, Row, Translation, already_in_transaction
-from reflex_aio.tasks import shielded
+from reflex_aio.sql.drivers.base import Driver, ListenConnection, Row, already_in_transaction
 
-__all__ = ["AsyncpgDriver", "after_transaction"]
+__all__ = ["AsyncpgDriver"]
 
-
-def after_transaction(connection: Any, key: Hashable, call: Callable[[], None]) -> None:
-    """Call ``call`` once ``connection``'s transaction has ended, or at once if there is none.
-
-    asyncpg has no hook for a commit. A query logger is called after each statement, and the connection knows
-    whether it is in a transaction, so neither the statement's text nor who sent it matters: COMMIT, END,
-    ``UPDATE ...; COMMIT``, the end of ``connection.transaction()``, the ROLLBACK of a pool on release.
-
-    A COMMIT that was prepared explicitly is not logged; then the next statement tells, in a pool its reset
-    query at the latest. Loggers run a little after their statement, and in uvloop possibly when the next
-    transaction has begun already: so the usual texts count as well, and the rest waits for the end of that one.
-
-    :param connection: an asyncpg connection, no proxy
-    """
-    if not connection.is_in_transaction():
-        call()
-        return
-    ends = _ends.get(connection)
-    if ends is None:
-        ends = _ends[connection] = _TransactionEnd(connection)
-    ends.add(connection, key, call)
-
-
-class _TransactionEnd:
-    """What to call at the end of one connection's transaction, which it must not keep alive."""
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = ref(connection)
-        self._calls: dict[Hashable, Callable[[], None]] = {}
-
-    def add(self, connection: Any, key: Hashable, call: Callable[[], None]) -> None:
-        if not self._calls:
-            connection.add_query_logger(self._statement_ended)
-        self._calls[key] = call
-
-    def _statement_ended(self, statement: Any) -> None:
-        connection = self._connection()
-        if connection is None:
-            return
-        if not connection.is_closed() and connection.is_in_transaction() and not _is_end(statement):
-            return
-        calls, self._calls = self._calls, {}
-        # First of all, as streams wait for it.
-        for call in calls.values():
-            call()
-        if not self._calls:
-            connection.remove_query_logger(self._statement_ended)
-
-
-def _is_end(statement: Any) -> bool:
-    sql = statement.query
-    return (
-        statement.exception is None
-        and len(sql) < 20
-        and sql.strip("; \n").upper() in ("COMMIT", "END", "ROLLBACK")
-    )
-
-
-_ends: WeakKeyDictionary[Any, _TransactionEnd] = WeakKeyDictionary()
-
-
-# How long the clean-up of a connection may take before it is cut, in seconds.
+# The time limit for the reset of a connection, and for closing a pool, in seconds.
 _RELEASE_TIMEOUT = 1.0
 # Seconds.
 _CONNECT_TIMEOUT = 10.0
@@ -105,8 +42,10 @@ class AsyncpgDriver(Driver):
 
     name: ClassVar[str] = "asyncpg"
     dialect: ClassVar[str] = "postgres"
-    knows_transactions: ClassVar[bool] = True
+    tracks_transactions: ClassVar[bool] = True
     can_listen: ClassVar[bool] = True
+
+    # The objects of this driver.
 
     def is_connection(self, candidate: object) -> bool:
         return isinstance(candidate, (asyncpg.Connection, PoolConnectionProxy))
@@ -115,9 +54,18 @@ class AsyncpgDriver(Driver):
         return isinstance(candidate, asyncpg.Pool)
 
     def is_closed(self, connection: Any) -> bool:
-        # Of a connection that was lost the pool takes the proxy away.
-        connection = _underlying(connection)
+        # The pool detaches the proxy of a connection that was lost.
+        connection = self.underlying(connection)
         return connection is None or bool(connection.is_closed())
+
+    def underlying(self, connection: Any) -> Any:
+        # A proxy is a new object at each acquire, and is detached at release. asyncpg has no public name for the
+        # connection behind it: _con is the only private one that we use.
+        if isinstance(connection, PoolConnectionProxy):
+            return connection._con  # type: ignore[attr-defined]
+        return connection
+
+    # Statements.
 
     def fetch(self, connection: Any, sql: str, *args: Any) -> Awaitable[Sequence[Row]]:
         rows: Awaitable[Sequence[Row]] = connection.fetch(sql, *args)
@@ -132,8 +80,29 @@ class AsyncpgDriver(Driver):
             raise already_in_transaction(connection)
         return self.transaction(connection)
 
-    def errors(self, table: str, *, schema_only: bool = False) -> AbstractContextManager[None]:
-        return Translation(partial(_translated, table=table, schema_only=schema_only))
+    # Errors.
+
+    def translate(self, exc: Exception, table: str, *, schema_only: bool = False) -> ReflexError | None:
+        if isinstance(exc, (asyncpg.UndefinedColumnError, asyncpg.DatatypeMismatchError)):
+            return SchemaError(
+                table=table, differences=[f"{exc.args[0]} (validate() compares the whole table)"]
+            )
+        # The missing table may be another one, such as one that a trigger uses.
+        if isinstance(exc, asyncpg.UndefinedTableError) and table in str(exc):
+            return TableNotFound(table=table)
+        if schema_only:
+            return None
+        if isinstance(exc, _LOST) or _is_closed(exc):
+            return ConnectionLost(f"{table}: the database can't be reached: {str(exc) or type(exc).__name__}")
+        if isinstance(exc, (asyncpg.PostgresError, asyncpg.InterfaceError)):
+            return DatabaseError(
+                f"{table}: {exc}",
+                sqlstate=getattr(exc, "sqlstate", None),
+                lock_conflict=isinstance(exc, _LOCK_CONFLICTS),
+            )
+        return None
+
+    # Pools.
 
     async def open_pool(self, dsn: str, *, size: int) -> Any:
         try:
@@ -141,7 +110,7 @@ class AsyncpgDriver(Driver):
         except asyncpg.ClientConfigurationError as exc:
             raise ValueError(f"the DSN is not accepted: {exc}") from None
         except ValueError:
-            # Such as of a port that is no number. What it says may be a part of the password.
+            # For example a port that is not a number. asyncpg's message may contain a part of the password.
             raise ValueError("the DSN's port or one of its parameters can't be read") from None
 
     async def close_pool(self, pool: Any) -> None:
@@ -149,77 +118,107 @@ class AsyncpgDriver(Driver):
             async with asyncio.timeout(_RELEASE_TIMEOUT):
                 await pool.close()
         except TimeoutError:
-            # It is terminated then.
+            # When it is cancelled, Pool.close() terminates the pool.
             pass
 
-    def acquire(self, pool: Any) -> AbstractAsyncContextManager[Any]:
-        return _acquire(pool)
+    def checkout(self, pool: Any) -> Awaitable[Any]:
+        connection: Awaitable[Any] = pool.acquire()
+        return connection
 
-    def can_spare(self, pool: Any) -> bool:
+    async def release(self, pool: Any, connection: Any, *, broken: bool) -> None:
+        # A statement may still be running: waiting until the server has cancelled it would occupy the slot. The pool
+        # has already detached the proxy of a connection that was lost.
+        if broken and self.underlying(connection) is not None:
+            connection.terminate()
+        try:
+            await pool.release(connection, timeout=_RELEASE_TIMEOUT)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+            # asyncpg has closed the connection, and the pool will open a new one.
+            pass
+
+    def has_spare(self, pool: Any) -> bool:
         if pool.is_closing():
             return False
         return bool(pool.get_idle_size() > 0 or pool.get_size() < pool.get_max_size())
 
+    # Wake-ups.
+
     def after_transaction(self, connection: Any, key: Hashable, call: Callable[[], None]) -> bool:
-        after_transaction(_underlying(connection), key, call)
+        if isinstance(connection, PoolConnectionProxy):
+            connection = connection._con  # type: ignore[attr-defined]
+        if not connection.is_in_transaction():
+            call()
+            return True
+        end = _transaction_ends.get(connection)
+        if end is None:
+            end = _transaction_ends[connection] = _TransactionEnd(connection)
+        if not end.calls:
+            connection.add_query_logger(end.statement_ended)
+        end.calls[key] = call
         return True
 
     def in_transaction(self, connection: Any) -> bool:
         return not connection.is_closed() and bool(connection.is_in_transaction())
 
-    def fixed(self, connection: Any) -> Any:
-        return _underlying(connection)
-
     async def server(self, connection: Any) -> Hashable:
-        return (await address_of(_underlying(connection))).server
+        return (await address_of(self.underlying(connection))).server
 
     async def connector(self, connection: Any) -> Callable[[], Awaitable[Any]]:
-        return (await address_of(_underlying(connection))).connect
+        return (await address_of(self.underlying(connection))).connect
 
     async def listen_connection(self, connection: Any) -> ListenConnection:
-        return await AsyncpgListenConnection.take(connection)
+        return await AsyncpgListenConnection.wrap(connection)
 
 
-def _underlying(connection: Any) -> Any:
-    """Return the connection that a pool's proxy stands for, or the connection itself.
+class _TransactionEnd:
+    """The functions to call at the end of one connection's transaction. It must not keep the connection alive.
 
-    A proxy is a new object at each acquire and is cut off at release; what is known of a connection has to
-    outlive it. asyncpg has no public name for this: ``_con`` is the only private one that we use.
+    asyncpg has no hook for a commit. But a query logger is called after each statement, and the connection knows
+    whether it is in a transaction. So neither the text nor the sender of the last statement matters: COMMIT, END,
+    ``UPDATE ...; COMMIT``, the end of ``connection.transaction()``, the ROLLBACK of a pool on release.
+
+    A COMMIT that was prepared explicitly is not logged. The next statement ends the wait then, in a pool its reset
+    query at the latest. Loggers run a little after their statement, on uvloop possibly when the next transaction has
+    already begun. So the usual texts count as well; otherwise the calls wait for the end of that transaction.
+
+    :param connection: an asyncpg connection, not a proxy
     """
-    if isinstance(connection, PoolConnectionProxy):
-        return connection._con  # type: ignore[attr-defined]
-    return connection
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = ref(connection)
+        self.calls: dict[Hashable, Callable[[], None]] = {}
+
+    def statement_ended(self, statement: Any) -> None:
+        connection = self._connection()
+        if connection is None:
+            return
+        if not connection.is_closed() and connection.is_in_transaction() and not _ends_transaction(statement):
+            return
+        calls, self.calls = self.calls, {}
+        # Before the logger is removed, as streams wait for these calls.
+        for call in calls.values():
+            call()
+        if not self.calls:
+            connection.remove_query_logger(self.statement_ended)
 
 
-def _translated(exc: Exception, *, table: str, schema_only: bool) -> ReflexError | None:
-    """Return the error of ours to raise instead of ``exc``, if there is one."""
-    if isinstance(exc, (asyncpg.UndefinedColumnError, asyncpg.DatatypeMismatchError)):
-        return SchemaError(table=table, differences=[f"{exc.args[0]} (validate() compares the whole table)"])
-    # Not of a table that a trigger is after, say.
-    if isinstance(exc, asyncpg.UndefinedTableError) and table in str(exc):
-        return TableNotFound(table=table)
-    if schema_only:
-        return None
-    if isinstance(exc, _LOST) or _is_closed(exc):
-        reason = str(exc) or type(exc).__name__
-        return ConnectionLost(f"{table}: the database can't be reached: {reason}")
-    if isinstance(exc, (asyncpg.PostgresError, asyncpg.InterfaceError)):
-        return DatabaseError(
-            f"{table}: {exc}",
-            sqlstate=getattr(exc, "sqlstate", None),
-            lock_conflict=isinstance(exc, _LOCK_CONFLICTS),
-        )
-    return None
+def _ends_transaction(statement: Any) -> bool:
+    sql = statement.query
+    return (
+        statement.exception is None
+        and len(sql) < 20
+        and sql.strip("; \n").upper() in ("COMMIT", "END", "ROLLBACK")
+    )
 
 
 def _is_closed(exc: Exception) -> bool:
-    # asyncpg has no class of its own for a connection that was lost before or under a statement.
+    # asyncpg has no class of its own for a connection that was lost before or during a statement.
     if isinstance(exc, asyncpg.InternalClientError):
-        # Its own complaint that the server spoke out of turn, as a backend does that is being ended. No two statements
-        # are ever sent at once from here, so it can't be about that.
+        # Raised for an unexpected message of the server, such as a backend sends while it is terminated. It cannot be
+        # about two statements at once, as this package never sends two.
         return True
     text = str(exc)
-    # The last is what the pool makes of a connection that was lost while it was lent and idle.
+    # The last is the pool's error for a connection that was lost while it was acquired and idle.
     return isinstance(exc, asyncpg.InterfaceError) and (
         "connection is closed" in text
         or "connection was closed" in text
@@ -227,24 +226,4 @@ def _is_closed(exc: Exception) -> bool:
     )
 
 
-@asynccontextmanager
-async def _acquire(pool: Any) -> AsyncIterator[Any]:
-    connection = await pool.acquire()
-    try:
-        yield connection
-    except BaseException:
-        # A statement may be under way still: to wait until the server has cancelled it would hold the slot.
-        # Of a connection that was lost the pool has taken the proxy away already.
-        if _underlying(connection) is not None:
-            connection.terminate()
-        await shielded(_release(pool, connection))
-        raise
-    await shielded(_release(pool, connection))
-
-
-async def _release(pool: Any, connection: Any) -> None:
-    try:
-        await pool.release(connection, timeout=_RELEASE_TIMEOUT)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
-        # asyncpg has closed the connection, and the pool makes a new one.
-        pass
+_transaction_ends: WeakKeyDictionary[Any, _TransactionEnd] = WeakKeyDictionary()

@@ -1,222 +1,241 @@
-"""What a driver has to do: run statements, lend connections, and tell when a transaction has ended.
+"""The interface of a driver: statements, connections, transactions and notifications of one client library.
 
-A driver never holds SQL of its own for events or cursors: that is the dialect's.
+A driver contains no SQL for events, cursors or other tables. That is in the dialect.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Hashable, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any, ClassVar
 
 from reflex_aio.errors import ReflexError
+from reflex_aio.tasks import shielded
 
-__all__ = ["CannotNotify", "Driver", "ListenConnection", "Row", "Translation", "already_in_transaction"]
+__all__ = ["CannotNotify", "Driver", "ListenConnection", "Row", "already_in_transaction"]
 
 Row = Sequence[Any]
 
 
 class CannotNotify(Exception):
-    """Raised by a :class:`ListenConnection` to a server that has no notifications, such as a standby."""
+    """Raised by a :class:`ListenConnection` to a server without notifications, such as a standby."""
 
 
 class ListenConnection(ABC):
-    """A connection of the library's own, over which processes wake each other.
+    """A connection of its own, outside any pool, over which processes notify each other.
 
-    What the client library raises passes through as it is, but for :class:`CannotNotify`. One call at a time.
+    Except for :class:`CannotNotify`, exceptions of the client library are raised unchanged. One call runs at a time.
     """
 
     connection: Any
-    """The connection that was taken over."""
+    """The client library's connection, which this object owns."""
 
     direct: bool
-    """Whether it ends in the server itself. Through a pooler, LISTEN may succeed and nothing be heard."""
+    """Whether it ends in the server itself. Through a pooler, LISTEN may succeed without any notification arriving."""
 
     @abstractmethod
-    async def listen(self, channel: str, heard: Callable[[str, bool], None]) -> None:
-        """Call ``heard`` with each notification on ``channel`` from now on, until the link is closed.
+    async def listen(self, channel: str, received: Callable[[str, bool], None]) -> None:
+        """Call ``received`` with each notification on ``channel``, until the connection is closed.
 
-        It is given the payload, and whether this link sent it.
+        Its arguments are the payload, and whether this connection has sent it.
         """
 
     @abstractmethod
     async def notify(self, channel: str, payloads: Sequence[str], *, timeout: float) -> None:
-        """Send the payloads, in one statement, to everyone who listens on ``channel``, this link included.
+        """Send the payloads, in one statement, to every listener on ``channel``, including this connection.
 
-        :raises TimeoutError: if the server doesn't answer within ``timeout`` seconds. The link is to be closed then.
+        :param timeout: in seconds
+        :raises TimeoutError: if the server does not answer in time; the connection must then be closed
         """
 
     @abstractmethod
     def on_lost(self, lost: Callable[[], None]) -> None:
-        """Call ``lost`` once, from the event loop, when the link has ended and wasn't closed."""
+        """Call ``lost`` once, in the event loop, when the connection ends without having been closed."""
 
     @abstractmethod
     async def close(self) -> None:
-        """End the link, lost already or not, within about a second. Raises nothing but cancellation."""
+        """Close the connection, lost or not, within about a second. Raises nothing but cancellation."""
 
 
 class Driver(ABC):
-    """How statements are executed on the connections and pools of one client library. Has no state."""
+    """The operations on the connections and pools of one client library. It has no state."""
 
     name: ClassVar[str]
-    """The client library, as people call it."""
+    """The name of the client library."""
 
     dialect: ClassVar[str]
     """The database's dialect: ``"postgres"`` or ``"mysql"``."""
 
-    knows_transactions: ClassVar[bool]
+    tracks_transactions: ClassVar[bool]
     """Whether the client library knows if a transaction is open: see :meth:`in_transaction`."""
 
     can_listen: ClassVar[bool]
-    """Whether the database carries notifications between processes. If not, there are no links, and no connector."""
+    """Whether the database has notifications between processes. If not, :meth:`connector` and
+    :meth:`listen_connection` raise TypeError."""
 
-    # What this driver's objects are.
+    # The objects of this driver.
 
     @abstractmethod
     def is_connection(self, candidate: object) -> bool:
-        """Tell whether ``candidate`` is a connection of this driver, or stands for one."""
+        """Return whether ``candidate`` is a connection of this driver, or a pool's proxy for one."""
 
     @abstractmethod
     def is_pool(self, candidate: object) -> bool:
-        """Tell whether ``candidate`` is a pool of this driver."""
+        """Return whether ``candidate`` is a pool of this driver."""
 
     @abstractmethod
     def is_closed(self, connection: Any) -> bool:
-        """Tell whether ``connection`` can't be used any more: it was closed, or a statement has found it lost."""
+        """Return whether ``connection`` is unusable: it was closed, or a statement found that it is lost."""
+
+    @abstractmethod
+    def underlying(self, connection: Any) -> Any:
+        """Return the underlying connection, unwrapping a pool's proxy.
+
+        It stays the same object, with the same server and user, for as long as it is connected, and can be referenced
+        weakly.
+        """
 
     # Statements.
 
     @abstractmethod
     def fetch(self, connection: Any, sql: str, *args: Any) -> Awaitable[Sequence[Row]]:
-        """Run one statement on the caller's connection, in its transaction if it has one; return its rows.
+        """Run one statement on ``connection``, in its transaction if one is open, and return the rows.
 
-        How arguments are written is the dialect's affair, and what is returned for a statement that has no rows.
+        The dialect determines the placeholders of arguments, and the result of a statement without rows.
 
-        What the client library raises passes through as it is: the caller's code for serialization failures,
-        deadlocks and constraints looks for it.
+        Exceptions of the client library are raised unchanged, as callers handle serialization failures, deadlocks and
+        constraint violations by their class.
         """
 
     @abstractmethod
     def transaction(self, connection: Any) -> AbstractAsyncContextManager[None]:
-        """Return a context that is a transaction on ``connection``, or a savepoint in the one that is open on it."""
+        """Return a context that is a transaction on ``connection``, or a savepoint if one is open."""
 
     @abstractmethod
     def begin(self, connection: Any) -> AbstractAsyncContextManager[None]:
-        """Return a context that is a transaction of its own on ``connection``.
+        """Return a context that is a transaction on ``connection``, on which none is open.
 
-        :raises ValueError: at once or on entry, if a transaction is open on it, as far as the client library can tell
+        :raises ValueError: immediately or on entry, if one is open, as far as the client library can detect it
         """
+
+    # Errors.
 
     @abstractmethod
-    def errors(self, table: str, *, schema_only: bool = False) -> AbstractContextManager[None]:
-        """Return a context that turns the client library's exceptions into ours, for statements on ``table``.
+    def translate(self, exc: Exception, table: str, *, schema_only: bool = False) -> ReflexError | None:
+        """Return the error to raise instead of the client library's exception ``exc``; ``None`` to raise ``exc``.
 
-        It may be entered again and again, by several tasks at a time.
+        - :class:`~reflex_aio.errors.TableNotFound` for a table that does not exist
+        - :class:`~reflex_aio.errors.SchemaError` for a column that does not exist, or has another type
+        - :class:`~reflex_aio.errors.ConnectionLost` if the server cannot be reached or closed the connection
+        - :class:`~reflex_aio.errors.DatabaseError` for every other error of the database
 
-        :param schema_only: leave all but the first two as they are, for statements on a caller's connection
-        :raises TableNotFound: for a table that doesn't exist
-        :raises SchemaError: for a column that doesn't exist, or is of another type
-        :raises ConnectionLost: if the server can't be reached or ended the connection
-        :raises DatabaseError: for every other failure that the database reports
+        :param table: the table's name, for messages
+        :param schema_only: translate to the first two only, for statements on a caller's connection
         """
+
+    def errors(self, table: str, *, schema_only: bool = False) -> AbstractContextManager[None]:
+        """Return a context that applies :meth:`translate` to the exceptions within it.
+
+        It can be entered many times, also by several tasks at the same time.
+        """
+        return _ErrorTranslation(self, table, schema_only)
 
     # Pools.
 
     @abstractmethod
     async def open_pool(self, dsn: str, *, size: int) -> Any:
-        """Return a new pool of up to ``size`` connections, one of which it has made already.
+        """Return a new pool of at most ``size`` connections, one of which is connected already.
 
-        What the client library raises passes through, but for what it says of the DSN.
+        Exceptions of the client library are raised unchanged, except for those about the DSN.
 
-        :param dsn: a URL, whose scheme is that of the database alone
-        :raises ValueError: if it can't be read; without the password
+        :param dsn: a URL whose scheme is the plain name of the database
+        :raises ValueError: if the DSN cannot be read; the message does not contain the password
         """
 
     @abstractmethod
     async def close_pool(self, pool: Any) -> None:
-        """Close a pool, within about a second, with the connections that are lent still."""
+        """Close a pool within about a second, including the connections that are in use."""
 
     @abstractmethod
-    def acquire(self, pool: Any) -> AbstractAsyncContextManager[Any]:
-        """Lend a connection of ``pool``, with no transaction open.
+    def checkout(self, pool: Any) -> Awaitable[Any]:
+        """Acquire a connection of ``pool``, with no transaction open. The caller must :meth:`release` it."""
 
-        It is given back in every case, shielded from cancellation; after an error or a cancellation it is
-        closed rather than given back, unless it is certain that no statement is under way on it.
+    @abstractmethod
+    async def release(self, pool: Any, connection: Any, *, broken: bool) -> None:
+        """Return a connection to its pool, within about a second. The call must be shielded from cancellation.
+
+        :param broken: close the connection, as a statement may still be running on it
         """
 
+    @asynccontextmanager
+    async def acquire(self, pool: Any) -> AsyncIterator[Any]:
+        """Acquire a connection of ``pool``, with no transaction open, for the duration of the context.
+
+        The release is shielded from cancellation. After an error or a cancellation the connection is closed.
+        """
+        connection = await self.checkout(pool)
+        try:
+            yield connection
+        except BaseException:
+            await shielded(self.release(pool, connection, broken=True))
+            raise
+        await shielded(self.release(pool, connection, broken=False))
+
     @abstractmethod
-    def can_spare(self, pool: Any) -> bool:
-        """Tell whether a connection of ``pool`` may be kept a little longer, as nobody waits for one."""
+    def has_spare(self, pool: Any) -> bool:
+        """Return whether a connection of ``pool`` may be kept a little longer, as no caller waits for one."""
 
     # Wake-ups.
 
     @abstractmethod
     def after_transaction(self, connection: Any, key: Hashable, call: Callable[[], None]) -> bool:
-        """Call ``call`` once, soon after the transaction that ``connection`` is in has ended.
+        """Call ``call`` once, soon after the current transaction of ``connection`` has ended.
 
-        If it is in none, ``call`` is called at once. Several calls under the same ``key`` in one transaction
-        count as one. After a rollback too, where the client library can't tell; the connection may
-        by then be back in its pool.
+        Without an open transaction, ``call`` is called immediately. Several calls with the same ``key`` in one
+        transaction count as one. ``call`` is called after a rollback too if the client library cannot detect one. The
+        connection may by then be back in its pool.
 
-        :return: whether the client library can tell at all; if not, nothing will be called
+        :return: whether the client library can detect the end of a transaction; if not, nothing is called
         """
 
     def in_transaction(self, connection: Any) -> bool:
-        """Tell whether ``connection``, one that :meth:`fixed` has returned, is in a transaction.
+        """Return whether a transaction is open on ``connection``, a result of :meth:`underlying`.
 
-        :raises NotImplementedError: if the client library doesn't know it
+        :raises NotImplementedError: unless :attr:`tracks_transactions`
         """
         raise NotImplementedError
 
     @abstractmethod
-    def fixed(self, connection: Any) -> Any:
-        """Return what stays the same for as long as ``connection``, or what it stands for, is connected.
-
-        Its server and user stay the same meanwhile. May be referred to weakly.
-        """
-
-    @abstractmethod
     async def server(self, connection: Any) -> Hashable:
-        """Return what names the server, database and user that ``connection`` is connected to and as.
+        """Return a key of the server, database and user that ``connection`` is connected to and as.
 
-        May run an empty statement on it, once in the connection's life; in an aborted transaction too.
+        May run an empty statement on it, once in the connection's life, also in an aborted transaction.
         """
 
     @abstractmethod
     async def connector(self, connection: Any) -> Callable[[], Awaitable[Any]]:
-        """Return an async function that opens a new connection like ``connection``.
+        """Return an async function that opens a new connection to the same server and database, as the same user.
 
-        It goes to the same server and database, as the same user, and may be called after ``connection`` was
-        closed. May run an empty statement on it, as :meth:`server`.
+        It may be called after ``connection`` was closed. May run an empty statement, like :meth:`server`.
 
-        :raises TypeError: if the driver can't link
+        :raises TypeError: unless :attr:`can_listen`
         """
 
     @abstractmethod
     async def listen_connection(self, connection: Any) -> ListenConnection:
-        """Take over ``connection``, which must belong to no pool; it is closed in case of an error.
+        """Take ownership of ``connection``, which must not belong to a pool. It is closed if this raises.
 
-        :raises TypeError: if it isn't a connection of its own, or the driver can't link
+        :raises TypeError: if it belongs to a pool, or unless :attr:`can_listen`
         """
 
 
-def already_in_transaction(connection: Any) -> ValueError:
-    """Return what :meth:`Driver.begin` raises."""
-    return ValueError(
-        f"{connection!r} is in a transaction that is not ours: commit it, or roll it back, before"
-    )
+class _ErrorTranslation:
+    # A class, as a generator could be entered only once.
 
+    __slots__ = ("_driver", "_schema_only", "_table")
 
-class Translation:
-    """The context that :meth:`Driver.errors` returns. A class, as a generator can be entered only once.
-
-    :param translate: returns the error to raise in place of another, or ``None`` to let that pass
-    """
-
-    __slots__ = ("_translate",)
-
-    def __init__(self, translate: Callable[[Exception], ReflexError | None]) -> None:
-        self._translate = translate
+    def __init__(self, driver: Driver, table: str, schema_only: bool) -> None:
+        self._driver, self._table, self._schema_only = driver, table, schema_only
 
     def __enter__(self) -> None:
         pass
@@ -224,5 +243,14 @@ class Translation:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if isinstance(exc, Exception) and (ours := self._translate(exc)):
-            raise ours from exc
+        if isinstance(exc, Exception) and (
+            error := self._driver.translate(exc, self._table, schema_only=self._schema_only)
+        ):
+            raise error from exc
+
+
+def already_in_transaction(connection: Any) -> ValueError:
+    """Return the error that :meth:`Driver.begin` raises."""
+    return ValueError(
+        f"{connection!r} is in a transaction that was begun elsewhere: commit it or roll it back first"
+    )

@@ -1,11 +1,10 @@
-"""A connection of the user's pool, kept between statements for as long as nobody else needs it."""
+"""A connection of the user's pool that is kept between statements while the pool has others to spare."""
 
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, TypeVarTuple, Unpack
 
 from reflex_aio.errors import ConnectionLost
 from reflex_aio.sql.drivers.base import Driver, Row
@@ -14,22 +13,26 @@ from reflex_aio.tasks import Tasks, shielded
 __all__ = ["PinnedConnection"]
 
 T = TypeVar("T")
+Args = TypeVarTuple("Args")
 
-# How often it is looked whether somebody else needs the connection, while no statement is under way, in seconds.
-_LOOK = 0.05
-# How long the connection is kept without a statement, in seconds.
+# The interval of checks whether the pool needs the connection, while no statement is running, in seconds.
+_CHECK_INTERVAL = 0.05
+# The longest time that the connection is kept without a statement, in seconds.
 _KEEP = 5.0
 
 
 class PinnedConnection:
-    """Runs statements on a pool, one after the other, on a connection that it gives back when that is better.
+    """Runs statements on a pool, one after another, on a connection that it keeps while the pool can spare it.
 
-    Pools reset a connection that they get back, by a statement as costly as those that read events. So one is kept
-    from statement to statement, but only while the pool has others to give and isn't closing; a user's ``pool.close()``
-    waits for a few hundredths of a second at most.
+    Pools reset a connection on release, with a statement as costly as those that read events. So the connection is kept
+    from one statement to the next, but only while the pool has others to give and is not closing. A call of
+    ``pool.close()`` waits for it for a few hundredths of a second at most.
 
-    :param table: what messages call the table
-    :param timeout: how long one use of the connection may take before the server counts as lost, in seconds
+    A statement that fails or is cancelled has its connection closed, as the state of the session is unknown.
+
+    :param table: the table's name, for messages
+    :param timeout: the time limit of one use, acquiring the connection included, in seconds. This is the one place
+        where it is enforced for streams
     """
 
     def __init__(self, driver: Driver, pool: Any, *, table: str, timeout: float) -> None:
@@ -37,69 +40,68 @@ class PinnedConnection:
         self._pool = pool
         self._table = table
         self._timeout = timeout
-        self._lent: AbstractAsyncContextManager[Any] | None = None
         self._connection: Any = None
-        self._using = asyncio.Lock()
-        self._keeper = Tasks()
-        self._watching = False
-        self._spare = False
-        self._used = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = asyncio.Lock()
+        self._tasks = Tasks()
+        self._watched = False
+        self._has_spare = False
+        self._used_at = 0.0
 
     async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
-        """Run one statement in a transaction of its own and return its rows. See :meth:`use` for what is raised."""
+        """Run one statement in a transaction of its own and return the rows. Raises as :meth:`use` does."""
+        return await self.use(self._driver.fetch, sql, *args)
 
-        async def statement(connection: Any) -> Sequence[Row]:
-            return await self._driver.fetch(connection, sql, *args)
+    async def use(self, work: Callable[[Any, Unpack[Args]], Awaitable[T]], *args: *Args) -> T:
+        """Return the result of ``work(connection, *args)``. After an error or a cancellation the connection is closed.
 
-        return await self.use(statement)
-
-    async def use(self, work: Callable[[Any], Awaitable[T]]) -> T:
-        """Do ``work`` with the connection. If it raises or is cancelled, the connection is closed.
-
-        :raises ConnectionLost: if the server can't be reached, or not within the time limit
-        :raises ReflexError: for what else the database reports
+        :raises ConnectionLost: if the server cannot be reached, or ``work`` exceeds the time limit
+        :raises ReflexError: for the other errors of the database, see :meth:`Driver.translate`
         """
-        async with self._using:
+        async with self._lock:
+            limit = asyncio.timeout(self._timeout)
             try:
-                async with asyncio.timeout(self._timeout) as limit:
-                    with self._driver.errors(self._table):
-                        if self._lent is None:
-                            lending = self._driver.acquire(self._pool)
-                            self._connection = await lending.__aenter__()
-                            self._lent = lending
-                        # While the server is at work: who waits for the result doesn't wait for this too.
-                        asyncio.get_running_loop().call_soon(self._ask)
-                        result = await work(self._connection)
+                async with limit:
+                    loop = asyncio.get_running_loop()
+                    if self._connection is None:
+                        self._connection, self._loop = await self._driver.checkout(self._pool), loop
+                    # Run while the server works on the statement: it must not delay the result.
+                    loop.call_soon(self._check_spare)
+                    result = await work(self._connection, *args)
             except BaseException as exc:
-                lent = self._lent is not None
-                await self._give_back(exc)
+                acquired = self._connection is not None
+                if acquired:
+                    await self._release(broken=True)
                 if isinstance(exc, TimeoutError) and limit.expired():
-                    raise self._too_late(lent) from exc
+                    raise self._timed_out(acquired) from exc
+                # Translated here, once for all statements of streams.
+                if isinstance(exc, Exception) and (error := self._driver.translate(exc, self._table)):
+                    raise error from exc
                 raise
-            self._used = asyncio.get_running_loop().time()
-            if not self._spare:
-                await self._give_back()
-            elif not self._watching:
-                self._watching = True
-                self._keeper.start(self._watch(), name=f"reflex_aio: give back a connection ({self._table})")
+            self._used_at = loop.time()
+            if not self._has_spare:
+                await self._release()
+            elif not self._watched:
+                self._watched = True
+                self._tasks.start(self._watch(), name=f"reflex_aio: release of a connection ({self._table})")
             return result
 
-    def _ask(self) -> None:
-        self._spare = self._driver.can_spare(self._pool)
+    def _check_spare(self) -> None:
+        self._has_spare = self._driver.has_spare(self._pool)
 
     def release_soon(self) -> None:
-        """Don't keep the connection, if there is one: nothing is to be run for a while."""
-        self._used = -math.inf
+        """Have the connection released, if there is one: no statement will be run for a while."""
+        self._used_at = -math.inf
 
     async def aclose(self) -> None:
-        """Give back the connection, also when cancelled meanwhile. It may be borrowed again."""
+        """Release the connection, also if cancelled meanwhile. A later use acquires one again."""
         await shielded(self._close())
 
     async def _close(self) -> None:
-        await self._keeper.aclose()
-        self._watching = False
-        async with self._using:
-            await self._give_back()
+        await self._tasks.aclose()
+        self._watched = False
+        async with self._lock:
+            await self._release()
 
     async def __aenter__(self) -> Self:
         return self
@@ -112,28 +114,23 @@ class PinnedConnection:
     async def _watch(self) -> None:
         clock = asyncio.get_running_loop().time
         try:
-            while self._lent is not None:
-                await asyncio.sleep(_LOOK)
-                if self._using.locked():
+            while self._connection is not None:
+                await asyncio.sleep(_CHECK_INTERVAL)
+                if self._lock.locked():
                     continue
-                if clock() - self._used > _KEEP or not self._driver.can_spare(self._pool):
-                    async with self._using:
-                        await self._give_back()
+                if clock() - self._used_at > _KEEP or not self._driver.has_spare(self._pool):
+                    async with self._lock:
+                        await self._release()
         finally:
-            self._watching = False
+            self._watched = False
 
-    def _too_late(self, lent: bool) -> ConnectionLost:
-        # Of a pool it isn't known whether it waits for the server, or for somebody who uses its last connection.
-        what = "the database has not answered" if lent else "no connection of the pool was to be had"
-        return ConnectionLost(f"{self._table}: {what} within {self._timeout:g} s")
+    def _timed_out(self, acquired: bool) -> ConnectionLost:
+        # While a pool acquires, it is unknown whether it waits for the server or for a user of its last connection.
+        problem = "the database did not answer" if acquired else "the pool had no connection available"
+        return ConnectionLost(f"{self._table}: {problem} within {self._timeout:g} s")
 
-    async def _give_back(self, exc: BaseException | None = None) -> None:
-        lent, self._lent, self._connection = self._lent, None, None
-        if lent is None:
-            return
-        try:
-            await shielded(lent.__aexit__(None if exc is None else type(exc), exc, None))
-        except BaseException as again:
-            # The context raises what it was left with; so does the caller of this.
-            if again is not exc:
-                raise
+    async def _release(self, *, broken: bool = False) -> None:
+        connection, self._connection = self._connection, None
+        # A connection of an event loop that has ended cannot be released in another loop.
+        if connection is not None and self._loop is asyncio.get_running_loop():
+            await shielded(self._driver.release(self._pool, connection, broken=broken))

@@ -17,9 +17,10 @@ from reflex_aio.sql.events.dialect import (
     wakeable_dialect,
 )
 from reflex_aio.sql.events.values import NewEvent, Values, check_new_event, check_new_events
-from reflex_aio.sql.wakeups.after_commit import call_after_ours
+from reflex_aio.sql.wakeups import postgres_notifier
+from reflex_aio.sql.wakeups.after_commit import call_after_commit
 from reflex_aio.sql.wakeups.notifier import CHANNEL, Notifier, payload_of
-from reflex_aio.sql.wakeups.postgres_notifier import PostgresNotifier, generation, notifier_of
+from reflex_aio.sql.wakeups.postgres_notifier import PostgresNotifier, notifier_of
 
 __all__ = ["Announcer", "Inserts"]
 
@@ -37,9 +38,9 @@ class _Wake:
         self.key: Hashable = (id(notifier), topic)
         # Asked to tell of what is committed by then, which another client library wouldn't know.
         self.postgres_notifier = (
-            notifier if isinstance(notifier, PostgresNotifier) and driver.knows_transactions else None
+            notifier if isinstance(notifier, PostgresNotifier) and driver.tracks_transactions else None
         )
-        self.generation = generation()
+        self.generation = postgres_notifier.generation
 
     def __call__(self) -> None:
         self.notifier.notify(self.topic)
@@ -67,18 +68,18 @@ class Announcer:
             notify = dialect_part(EventsDialect, driver.dialect).notify()
             await driver.fetch(connection, notify, CHANNEL, payload_of(topic))
         elif settings.wakeups == "commit":
-            fixed = driver.fixed(connection)
+            fixed = driver.underlying(connection)
             wake = self._last.get(fixed)
-            if wake is None or wake.table != table or wake.generation != generation():
+            if wake is None or wake.table != table or wake.generation != postgres_notifier.generation:
                 topic = await self._topic(driver, connection, table)
                 wake = _Wake(driver, await self._notifier(driver, connection), topic, table)
                 if table is not None:
                     self._last[fixed] = wake
             notifier = wake.postgres_notifier
-            if notifier is not None and notifier.notify_if_committed(wake.topic, driver, fixed, wake):
+            if notifier is not None and notifier.defer(wake.topic, driver, fixed, wake):
                 return
             if not driver.after_transaction(connection, wake.key, wake):
-                call_after_ours(connection, wake.key, wake)
+                call_after_commit(connection, wake.key, wake)
 
     async def wake(self, driver: Driver, connection: Any) -> None:
         """Wake the streams now."""

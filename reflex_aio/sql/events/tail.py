@@ -266,9 +266,9 @@ class Tail:
 
     async def _advance(self) -> None:
         """Load what there is, then wait until there may be more."""
-        if self._woken.is_set():
+        if self._woken.is_set:
             # A page proves the head only against wake-ups from before its query was sent.
-            self._woken.clear()
+            self._woken.is_set = False
             self._look_again = _LOOK_AGAIN
             self._polling.happened(asyncio.get_running_loop().time())
         start = self.position
@@ -312,7 +312,7 @@ class Tail:
         if self._loader.lags and self._look_again < wait:
             wait, self._look_again = self._look_again, self._look_again * 2
         look_at = loop.time() + wait
-        while not self._woken.is_set():
+        while not self._woken.is_set:
             upkeep = self._loader.upkeep_due()
             left = look_at - loop.time()
             if left <= 0:

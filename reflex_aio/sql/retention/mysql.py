@@ -5,7 +5,7 @@ from typing import Any
 
 from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE
 from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.drivers.mysql import LOCK_CONFLICTS, limited_locks
+from reflex_aio.sql.drivers.mysql import LOCK_CONFLICTS, limited_lock_waits
 from reflex_aio.sql.retention.dialect import Batch, Batches, Found, RetentionDialect
 from reflex_aio.sql.schema.mysql import FoundEvents, microseconds_sql, now_sql, timestamp_type
 from reflex_aio.sql.schema.names import EventsSchema
@@ -84,7 +84,7 @@ class _Batches(Batches):
     async def delete(self, connection: Any, after: int, last: int) -> int | None:
         # The drivers lend connections at READ COMMITTED, where rows are locked and nothing between them: whoever comes
         # late with an id in between, or fills a gap, isn't held up.
-        async with limited_locks(self._driver, connection):
+        async with limited_lock_waits(self._driver, connection):
             try:
                 [done] = await self._driver.fetch(connection, self._delete, after, last)
             except Exception as exc:

@@ -1,1 +1,1 @@
-"""How streams hear of new events, in this process and others."""
+"""Wake-ups: notifying streams of new events, in this process and in others."""

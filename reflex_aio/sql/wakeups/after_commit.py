@@ -1,4 +1,4 @@
-"""Transactions after which streams are woken, on every client library."""
+"""Transactions that wake streams after their commit, with every client library."""
 
 from collections.abc import Callable, Hashable
 from contextlib import AbstractAsyncContextManager
@@ -7,46 +7,46 @@ from typing import Any
 
 from reflex_aio.sql.drivers import driver_of_connection
 
-__all__ = ["call_after_ours", "transaction", "within"]
+__all__ = ["call_after_commit", "nested_transaction", "transaction"]
 
 _Calls = dict[Hashable, Callable[[], None]]
 
-# What to call after the innermost transaction of ours on each connection, by the identity of the connection, which the
-# transaction holds.
+# The functions to call after the innermost of our transactions on each connection, by the identity of the connection,
+# which the transaction keeps alive.
 _open: dict[int, _Calls] = {}
 
 
 def transaction(connection: Any) -> AbstractAsyncContextManager[None]:
     """Begin a transaction on ``connection``; commit it at the end, or roll it back after an error or a cancellation.
 
-    After the commit, the streams of the tables that events were inserted into are woken. asyncpg's own
-    ``connection.transaction()`` does no less; aiomysql and asyncmy can't tell when a transaction has ended. Within
-    another ``transaction`` it is a savepoint, and they are woken after the outer one. On a connection without
-    autocommit, commit or roll back before what you have begun by reading.
+    After the commit, the streams of the tables that received events are woken. With asyncpg,
+    ``connection.transaction()`` does the same; aiomysql and asyncmy cannot detect the end of a transaction. Within
+    another ``transaction`` this is a savepoint, and streams are woken after the outer one. On a connection without
+    autocommit, first commit or roll back a transaction that a SELECT has begun.
 
     On entry:
 
-    :raises TypeError: if ``connection`` isn't one
-    :raises ValueError: if a transaction is open on it that was begun otherwise
+    :raises TypeError: if ``connection`` is not a connection
+    :raises ValueError: if a transaction is open on it that was begun elsewhere
     """
     return _Transaction(connection, begins=True)
 
 
-def within(connection: Any) -> AbstractAsyncContextManager[None]:
-    """Be in the caller's transaction, by a savepoint, or in one of our own if there is none.
+def nested_transaction(connection: Any) -> AbstractAsyncContextManager[None]:
+    """Begin a savepoint in the transaction that is open on ``connection``, or a transaction if none is open.
 
-    After one of our own, and after the caller's as far as anything can tell, streams are woken.
+    Streams are woken after a transaction, and after the end of the caller's, if it can be detected.
     """
     return _Transaction(connection, begins=False)
 
 
 class _Transaction(AbstractAsyncContextManager[None]):
-    """Collects what is to be called after a transaction. One of ours around it takes that over.
+    """A transaction, with the functions to call after its commit. One of ours around it takes these over.
 
-    A class, as it is around each insert on MySQL: by generators, one in another, its own part of a transaction would be
-    as many calls as all that asyncmy does for an INSERT.
+    It is a class, as it is around each insert on MySQL: nested generators would take as many calls as all that asyncmy
+    does for an INSERT.
 
-    :param begins: whether it must be a transaction of its own, unless one of ours is open
+    :param begins: whether it must be a transaction, not a savepoint, unless one of ours is open
     """
 
     __slots__ = ("_begins", "_calls", "_connection", "_context", "_driver", "_outer")
@@ -85,10 +85,10 @@ class _Transaction(AbstractAsyncContextManager[None]):
                 self._driver.after_transaction(connection, key, call)
 
 
-def call_after_ours(connection: Any, key: Hashable, call: Callable[[], None]) -> bool:
-    """Call ``call`` once the transaction of ours that is open on ``connection`` is committed; tell if there is one.
+def call_after_commit(connection: Any, key: Hashable, call: Callable[[], None]) -> bool:
+    """Call ``call`` once, after the commit of our transaction on ``connection``; return whether there is one.
 
-    Several calls under the same ``key`` count as one.
+    Several calls with the same ``key`` count as one.
     """
     calls = _open.get(id(connection))
     if calls is None:

@@ -1,101 +1,47 @@
-"""One link's life: it sends what is to be told, hears what others tell, and notices when nothing is heard."""
+"""One connection of a notifier: it sends notifications in batches, listens, and detects when nothing arrives."""
 
 import asyncio
 import logging
 import math
-import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from secrets import token_hex
 from typing import Any
 
+from reflex_aio.checks import check_seconds
 from reflex_aio.errors import ConnectionLost
 from reflex_aio.hooks import Hooks
 from reflex_aio.sql.drivers.base import Driver, ListenConnection
 from reflex_aio.sql.wakeups.notifier import CHANNEL, LocalNotifier, TimedEvent
 
-__all__ = ["DeferredInserts", "NotifierTimeouts", "NotifySession", "Traffic"]
-
-# A connection that has been in a transaction so many times in a row is watched: it may stay in it for long.
-_LOOKS = 5
-
-
-class _Insert:
-    __slots__ = ("call", "connection", "driver", "looks")
-
-    def __init__(self, driver: Driver, connection: Any, call: Callable[[], None]) -> None:
-        self.driver, self.connection, self.call = driver, connection, call
-        self.looks = 0
-
-
-class DeferredInserts:
-    """What was inserted on which connections, by the payload that tells of it."""
-
-    def __init__(self) -> None:
-        # The connections are held, so their identities are theirs alone.
-        self._inserts: dict[tuple[str, int], _Insert] = {}
-
-    def __len__(self) -> int:
-        return len(self._inserts)
-
-    def add(self, payload: str, driver: Driver, connection: Any, call: Callable[[], None]) -> bool:
-        """Remember an insert; tell if it is the only one.
-
-        :param connection: what ``driver.fixed`` returns
-        :param call: called after the transaction, should it last
-        """
-        key = payload, id(connection)
-        insert = self._inserts.get(key)
-        if insert is not None:
-            insert.looks = 0
-            return False
-        self._inserts[key] = _Insert(driver, connection, call)
-        return len(self._inserts) == 1
-
-    def take(self) -> set[str]:
-        """Return what may be told now; remember what may have to be told again."""
-        payloads = set()
-        for key, insert in tuple(self._inserts.items()):
-            payloads.add(key[0])
-            insert.looks += 1
-            if not insert.driver.in_transaction(insert.connection):
-                del self._inserts[key]
-            elif insert.looks == _LOOKS:
-                self._watch(key)
-        return payloads
-
-    def watch(self) -> None:
-        """Have all that is left watched, as nobody will look."""
-        for key in tuple(self._inserts):
-            self._watch(key)
-
-    def _watch(self, key: tuple[str, int]) -> None:
-        insert = self._inserts.pop(key)
-        if insert.driver.in_transaction(insert.connection):
-            insert.driver.after_transaction(insert.connection, key, insert.call)
-
+__all__ = ["NotifierState", "NotifierTimeouts", "NotifySession"]
 
 logger = logging.getLogger(__name__)
 
-# Turns of the event loop that streams of this process, woken by the same commit, are ahead of other processes: as many
-# as it takes to ask for a page and to handle the answer, if that is there at once. Where all share few cores, NOTIFY
-# would hold up that page by more than this holds up the NOTIFY.
-_TURNS = 6
-# There is much to tell when more commits than this fall within the time that notifications are coalesced in.
-_MANY = 2
+# Turns of the event loop by which the streams of this process precede a NOTIFY for the same commit. They suffice to
+# send the query for a page and to handle a result that arrives immediately. Where everything shares few cores, the
+# NOTIFY would delay that page by more than this delays the NOTIFY.
+_HEAD_START_TURNS = 6
+# A notifier is busy when more commits than this fall within the coalescing time.
+_BUSY_COMMITS = 2
+# An insert that was found in an open transaction this many times in a row is observed instead: the transaction may
+# last.
+_MOST_CHECKS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class NotifierTimeouts:
-    """How long a notifier waits for what, in seconds.
+    """The timeouts and intervals of a :class:`~reflex_aio.sql.PostgresNotifier`, in seconds.
 
-    :param idle: a link that nobody needs is kept for so long
-    :param ping: a link on which nothing is heard for so long is tested
-    :param answer: a statement, or a ping on its way back, may take so long
-    :param coalesce: notifications that follow within this time are sent together
-    :param coalesce_busy: the same while there are many, more than two within ``coalesce``: each one that is sent is
-        another commit for the server, and wakes every process that listens
-    :param silent: a link that hears nothing is tried anew after this time
-    :raises ValueError: if one isn't greater than 0
+    :param idle: how long an unused connection is kept
+    :param ping: how long nothing may arrive on the connection before it is tested
+    :param answer: the limit for a statement, and for the arrival of a ping
+    :param coalesce: notifications within this time are sent together
+    :param coalesce_busy: the same while there are many, more than two within ``coalesce``: each NOTIFY is another
+        commit for the server, and wakes every listening process
+    :param silent: the interval of new attempts if no notification arrives at all
+    :raises TypeError: if one is not a number
+    :raises ValueError: if one is not greater than 0
     """
 
     idle: float = 30.0
@@ -107,237 +53,266 @@ class NotifierTimeouts:
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} {getattr(self, name)} is not a number of seconds greater than 0")
+            check_seconds(name, getattr(self, name))
 
 
-@dataclass(slots=True)
-class Traffic:
-    """What a notifier has to tell, and who wants to hear; it outlives each link. Times are the event loop's."""
+class _DeferredInsert:
+    __slots__ = ("call", "checks", "connection", "driver")
 
-    local: LocalNotifier = field(default_factory=LocalNotifier)
-    unsent: set[str] = field(default_factory=set)
-    unwatched: DeferredInserts = field(default_factory=DeferredInserts)
-    rests_until: float = -math.inf
-    """While there is much to tell: what is inserted before then is told of later than then."""
-    told: int = 0
-    told_at: float = -math.inf
-    left_at: float = -math.inf
-    warned: bool = False
-    changed: TimedEvent = field(default_factory=TimedEvent)
+    def __init__(self, driver: Driver, connection: Any, call: Callable[[], None]) -> None:
+        self.driver, self.connection, self.call = driver, connection, call
+        self.checks = 0
 
-    @property
-    def pending(self) -> bool:
-        """Whether there is something to tell, or somebody who wants to hear."""
-        return self.has_unsent or self.local.subscribed
+    def is_open(self) -> bool:
+        """Return whether a transaction is open on the connection."""
+        return self.driver.in_transaction(self.connection)
 
-    @property
-    def has_unsent(self) -> bool:
-        """Whether there is something to tell, or may soon be."""
-        return bool(self.unsent or self.unwatched)
 
-    def is_told_later(self, now: float) -> bool:
-        """Tell whether what is inserted now is looked for soon, but not at once."""
-        # Where the rest is over and somebody waits to be looked at, the sender is about to begin.
-        return now < self.rests_until or (self.rests_until > -math.inf and bool(self.unwatched))
+class NotifierState:
+    """The unsent notifications and the subscribers of a notifier. It outlives each connection.
 
-    def tell(self, payload: str, now: float) -> None:
-        self.told_at = now
-        self.told += 1
+    The inserts of busy writers are *deferred*. To detect a commit, a client library has to report each statement, which
+    costs several percent of a small transaction. While notifications are sent at intervals anyway, it suffices to
+    check, when the next one is due, which connections are no longer in a transaction. A connection that is in one may
+    have committed another before it, so that insert is announced as well, possibly once too often.
+
+    Times are those of the event loop's clock.
+    """
+
+    def __init__(self) -> None:
+        self.local = LocalNotifier()
+        self.unsent: set[str] = set()
+        """The payloads that the next NOTIFY sends."""
+        self.deferred: dict[tuple[str, int], _DeferredInsert] = {}
+        """The deferred inserts, by payload and identity of the connection, which they keep alive."""
+        self.paused_until = -math.inf
+        """The end of a busy notifier's pause: the next scheduled NOTIFY announces all commits before this time."""
+        self.requests = 0
+        """The number of notifications that were requested since the last NOTIFY."""
+        self.requested_at = -math.inf
+        self.unsubscribed_at = -math.inf
+        self.warned_of_silence = False
+        self.changed = TimedEvent()
+
+    def request(self, payload: str, now: float) -> None:
+        """Have ``payload`` sent by the next NOTIFY."""
+        self.requested_at = now
+        self.requests += 1
         if payload not in self.unsent:
-            # Otherwise it is to be sent in a moment anyway: waking the sender would cost each commit of a busy writer.
+            # Otherwise it is sent in a moment anyway: waking the sender would cost each commit of a busy writer.
             self.unsent.add(payload)
             self.changed.set()
 
-    def tell_if_committed(
+    def defer(
         self, payload: str, driver: Driver, connection: Any, call: Callable[[], None], now: float
     ) -> None:
-        """Tell when the rest is over, and once more by ``call`` if the transaction of ``connection`` isn't."""
-        self.told_at = now
-        self.told += 1
-        if self.unwatched.add(payload, driver, connection, call):
+        """Have ``payload`` sent after the pause.
+
+        :param connection: the underlying connection
+        :param call: called after the transaction, if that outlasts the pause
+        """
+        self.requested_at = now
+        self.requests += 1
+        key = payload, id(connection)
+        insert = self.deferred.get(key)
+        if insert is not None:
+            insert.checks = 0
+            return
+        self.deferred[key] = _DeferredInsert(driver, connection, call)
+        if len(self.deferred) == 1:
             self.changed.set()
 
     def take(self) -> set[str]:
-        """Return what there is to tell now."""
-        late = self.unwatched.take()
-        for payload in late:
-            # Somebody in this process may have subscribed since.
-            self.local.notify(payload)
-        taken = self.unsent | late
-        self.unsent.clear()
-        self.told = 0
-        return taken
+        """Return the payloads to send now. Inserts whose transactions are still open remain deferred."""
+        payloads, self.unsent = self.unsent, set()
+        self.requests = 0
+        if self.deferred:
+            deferred = {payload for payload, _ in self.deferred}
+            for payload in deferred:
+                # A stream of this process may have subscribed since.
+                self.local.notify(payload)
+            payloads |= deferred
+            for key, insert in tuple(self.deferred.items()):
+                insert.checks += 1
+                if not insert.is_open():
+                    del self.deferred[key]
+                elif insert.checks == _MOST_CHECKS:
+                    self._observe(key)
+        return payloads
 
-    def end(self) -> None:
-        """Leave nothing to be told."""
+    def discard(self) -> None:
+        """Discard the unsent payloads, and have the deferred inserts observed, as no NOTIFY will follow."""
         self.unsent.clear()
-        self.unwatched.watch()
+        for key in tuple(self.deferred):
+            self._observe(key)
+
+    def _observe(self, key: tuple[str, int]) -> None:
+        insert = self.deferred.pop(key)
+        if insert.is_open():
+            insert.driver.after_transaction(insert.connection, key, insert.call)
 
     def needed_until(self, idle: float, *, listening: bool = False) -> float:
-        """Return when a link is of no more use. One that only listens is none to those who only tell."""
-        if self.local.subscribed:
+        """Return when a connection is no longer needed. Notifying does not prolong a connection that listens."""
+        if self.local.subscribers:
             return math.inf
-        return (self.left_at if listening else max(self.left_at, self.told_at)) + idle
+        used_at = self.unsubscribed_at if listening else max(self.unsubscribed_at, self.requested_at)
+        return used_at + idle
 
 
 class NotifySession:
-    """What is done over one link. All in one task: a link takes one statement at a time.
+    """Sends and receives the notifications of a notifier on one connection.
 
-    :param ask: sends a payload over another connection than ``link``
+    Everything runs in one task, as the connection runs one statement at a time.
+
+    :param notify_separately: sends a payload over another connection
     """
 
     def __init__(
         self,
-        link: ListenConnection,
-        traffic: Traffic,
+        connection: ListenConnection,
+        state: NotifierState,
         timeouts: NotifierTimeouts,
         *,
-        ask: Callable[[str], Awaitable[None]],
+        notify_separately: Callable[[str], Awaitable[None]],
         hooks: Hooks,
     ) -> None:
-        self._link, self._traffic, self._timeouts, self._hooks = link, traffic, timeouts, hooks
-        self._ask_elsewhere = ask
-        # A table's payload has a dot, or begins with "md5:": no table is called this.
-        self._ping = f"ping:{secrets.token_hex(8)}"
+        self._connection, self._state, self._timeouts, self._hooks = connection, state, timeouts, hooks
+        self._notify_separately = notify_separately
+        # The payload of a table has a dot, or begins with "md5:", so this is not a table's.
+        self._ping = f"ping:{token_hex(8)}"
         self._listening = False
-        self._heard_at = -math.inf
-        self._asked_at: float | None = None
+        self._received_at = -math.inf
+        self._pinged_at: float | None = None
         self._silent_since: float | None = None
         self._sent_at = -math.inf
-        self._rest = timeouts.coalesce
+        self._pause = timeouts.coalesce
         self._lost = False
         self.worked = False
-        """Whether the link has proved to be of use."""
+        """Whether a notification was sent or received."""
 
     async def run(self) -> None:
-        """Return when the link isn't needed any more, or another one is to be tried.
+        """Send and receive until the connection is no longer needed, or is to be replaced.
 
         :raises ConnectionLost: if it was lost
-        :raises CannotNotify: if the server doesn't send notifications
-        :raises TimeoutError: if a statement took too long
-        :raises Exception: what else the client library raises
+        :raises CannotNotify: if the server has no notifications
+        :raises TimeoutError: if a statement exceeded its limit
+        :raises Exception: other exceptions of the client library
         """
-        self._link.on_lost(self._on_lost)
+        self._connection.on_lost(self._on_lost)
         try:
-            await self._go_on()
+            await self._run()
         finally:
-            self._traffic.rests_until = -math.inf
+            self._state.paused_until = -math.inf
 
-    async def _go_on(self) -> None:
-        now = asyncio.get_running_loop().time
+    async def _run(self) -> None:
+        state, now = self._state, asyncio.get_running_loop().time
         while True:
-            self._traffic.changed.clear()
+            state.changed.is_set = False
             if self._lost:
-                raise ConnectionLost("the server ended the connection")
-            if self._traffic.local.subscribed and not self._listening:
+                raise ConnectionLost("the server closed the connection")
+            if state.local.subscribers and not self._listening:
                 await self._listen()
-            if self._traffic.has_unsent and now() >= self._sent_at + self._rest:
-                await self._let_streams_read()
-                self._rest = self._rest_after(now() - self._sent_at)
-                busy = self._rest > self._timeouts.coalesce
-                # What is inserted while this is sent is told of after the rest that follows.
-                self._traffic.rests_until = math.inf if busy else -math.inf
+            if (state.unsent or state.deferred) and now() >= self._sent_at + self._pause:
+                if not state.unsent.isdisjoint(state.local.subscribers):
+                    for _ in range(_HEAD_START_TURNS):
+                        await asyncio.sleep(0)
+                self._pause = self._next_pause(now() - self._sent_at)
+                busy = self._pause > self._timeouts.coalesce
+                # Commits while this NOTIFY is under way are announced after the pause that follows.
+                state.paused_until = math.inf if busy else -math.inf
                 await self._send()
                 self._sent_at = now()
                 if busy:
-                    self._traffic.rests_until = self._sent_at + self._rest
+                    state.paused_until = self._sent_at + self._pause
             if self._listening:
-                await self._test(now())
-            until = self._due()
-            if until is None:
+                await self._check_silence(now())
+            due_at = self._due_at()
+            if due_at is None:
                 return
-            await self._traffic.changed.wait(until)
+            await state.changed.wait(due_at)
 
-    def _due(self) -> float | None:
-        """Return when there is something to do next, as far as is known; None if the link is done with."""
-        times = []
-        if self._traffic.has_unsent:
-            times.append(self._sent_at + self._rest)
+    def _due_at(self) -> float | None:
+        """Return the time of the next thing to do, as far as it is known; ``None`` if the connection can be closed."""
+        state, timeouts = self._state, self._timeouts
+        if state.unsent or state.deferred:
+            due_at = self._sent_at + self._pause
         else:
-            done_at = self._traffic.needed_until(self._timeouts.idle, listening=self._listening)
+            due_at = state.needed_until(timeouts.idle, listening=self._listening)
             if self._silent_since is not None:
-                done_at = min(done_at, self._silent_since + self._timeouts.silent)
-            if done_at <= asyncio.get_running_loop().time():
+                due_at = min(due_at, self._silent_since + timeouts.silent)
+            if due_at <= asyncio.get_running_loop().time():
                 return None
-            times.append(done_at)
-        if self._asked_at is not None:
-            times.append(self._asked_at + self._timeouts.answer)
-        elif self._listening and self._silent_since is None:
-            times.append(self._heard_at + self._timeouts.ping)
-        return min(times)
+        if self._pinged_at is not None:
+            return min(due_at, self._pinged_at + timeouts.answer)
+        if self._listening and self._silent_since is None:
+            return min(due_at, self._received_at + timeouts.ping)
+        return due_at
 
-    def _rest_after(self, seconds: float) -> float:
-        """Return how long to rest after what is sent now, so many seconds after the last time."""
-        least = self._timeouts.coalesce
-        many = self._traffic.told * least > _MANY * seconds
-        return max(least, min(self._rest * 2, self._timeouts.coalesce_busy) if many else self._rest / 2)
-
-    async def _let_streams_read(self) -> None:
-        if any(map(self._traffic.local.wakes, self._traffic.unsent)):
-            for _ in range(_TURNS):
-                await asyncio.sleep(0)
+    def _next_pause(self, seconds: float) -> float:
+        """Return the pause after the NOTIFY that is sent now, ``seconds`` after the last one."""
+        least, most = self._timeouts.coalesce, self._timeouts.coalesce_busy
+        busy = self._state.requests * least > _BUSY_COMMITS * seconds
+        return max(least, min(self._pause * 2, most) if busy else self._pause / 2)
 
     async def _send(self) -> None:
-        sending = self._traffic.take()
+        payloads = self._state.take()
         try:
-            await self._link.notify(CHANNEL, sorted(sending), timeout=self._timeouts.answer)
+            await self._connection.notify(CHANNEL, sorted(payloads), timeout=self._timeouts.answer)
         except BaseException:
-            self._traffic.unsent |= sending
+            self._state.unsent |= payloads
             raise
         self.worked = True
 
     async def _listen(self) -> None:
         async with asyncio.timeout(self._timeouts.answer):
-            await self._link.listen(CHANNEL, self._heard)
+            await self._connection.listen(CHANNEL, self._received)
         self._listening = True
-        # What was told before this moment was told to nobody.
-        self._traffic.local.notify_all()
-        self._asked_at = asyncio.get_running_loop().time()
-        if self._link.direct:
-            await self._ask()
+        # Notifications before this moment did not arrive.
+        self._state.local.notify_all()
+        self._pinged_at = asyncio.get_running_loop().time()
+        if self._connection.direct:
+            await self._send_ping()
         else:
-            # A pooler may happen to run our ping on the one server connection that has our LISTEN still, and
-            # to hand on the answer: only what another connection says proves anything.
-            await self._ask_elsewhere(self._ping)
+            # A pooler may happen to run our ping on the one server connection that still has our LISTEN, and forward
+            # the notification. Only one that another connection has sent proves anything.
+            await self._notify_separately(self._ping)
 
-    async def _ask(self) -> None:
-        await self._link.notify(CHANNEL, [self._ping], timeout=self._timeouts.answer)
+    async def _send_ping(self) -> None:
+        await self._connection.notify(CHANNEL, [self._ping], timeout=self._timeouts.answer)
 
-    async def _test(self, now: float) -> None:
-        """Ping when it is time, and judge what comes back."""
-        if self._asked_at is None:
-            if self._silent_since is None and now >= self._heard_at + self._timeouts.ping:
-                self._asked_at = now
-                await self._ask()
-        elif now >= self._asked_at + self._timeouts.answer:
-            if self._heard_at > -math.inf:
-                raise ConnectionLost("the connection that listens has fallen silent")
-            self._asked_at, self._silent_since = None, now
+    async def _check_silence(self, now: float) -> None:
+        """Send a ping if it is due; act if the last one has not arrived in time."""
+        if self._pinged_at is None:
+            if self._silent_since is None and now >= self._received_at + self._timeouts.ping:
+                self._pinged_at = now
+                await self._send_ping()
+        elif now >= self._pinged_at + self._timeouts.answer:
+            if self._received_at > -math.inf:
+                raise ConnectionLost("no notification arrives any more on the connection that listens")
+            self._pinged_at, self._silent_since = None, now
             self._hooks.listener_silent()
-            if not self._traffic.warned:
-                self._traffic.warned = True
+            if not self._state.warned_of_silence:
+                self._state.warned_of_silence = True
                 logger.warning(
-                    "nothing is heard through LISTEN, as behind a pooler in transaction mode: streams find"
-                    " events of other processes by polling."
-                    " EventsTable(..., notifier=PostgresNotifier(connect=...)) wakes them at once, where connect goes"
-                    " to the server itself"
+                    "no notification arrives after LISTEN, as behind a pooler in transaction mode: streams poll for the"
+                    " events of other processes. EventsTable(..., notifier=PostgresNotifier(connect=...)) wakes them"
+                    " immediately, if connect connects to the server itself"
                 )
 
-    def _heard(self, payload: str, own: bool) -> None:
+    def _received(self, payload: str, own: bool) -> None:
         if payload == self._ping:
-            if self._heard_at == -math.inf:
+            if self._received_at == -math.inf:
                 self._hooks.listener_ready()
             self.worked = True
-            self._asked_at = self._silent_since = None
-            self._heard_at = asyncio.get_running_loop().time()
-            self._traffic.changed.set()
+            self._pinged_at = self._silent_since = None
+            self._received_at = asyncio.get_running_loop().time()
+            self._state.changed.set()
         elif not own:
-            # Our own were told in this process before they were sent.
-            if self._heard_at > -math.inf:
-                self._heard_at = asyncio.get_running_loop().time()
-            self._traffic.local.notify(payload)
+            # The subscribers of this process were notified before our own notifications were sent.
+            if self._received_at > -math.inf:
+                self._received_at = asyncio.get_running_loop().time()
+            self._state.local.notify(payload)
 
     def _on_lost(self) -> None:
         self._lost = True
-        self._traffic.changed.set()
+        self._state.changed.set()

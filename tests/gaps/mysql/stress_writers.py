@@ -13,7 +13,7 @@ from typing import Any
 import asyncmy
 
 from reflex_aio.sql import EventsTable
-from reflex_aio.sql.drivers.dsn import arguments_of
+from reflex_aio.sql.drivers.dsn import mysql_arguments
 
 events = EventsTable("events")
 
@@ -38,7 +38,7 @@ class Trouble:
     """Writes for a time, as several writers whose connections are killed now and then."""
 
     def __init__(self, dsn: str, seconds: float, seed: int) -> None:
-        self._arguments = {**arguments_of(dsn), "autocommit": True}
+        self._arguments = {**mysql_arguments(dsn), "autocommit": True}
         self._until = time.monotonic() + seconds
         self._chance = random.Random(seed)
         self._threads: dict[int, int] = {}

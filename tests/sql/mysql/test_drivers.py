@@ -254,7 +254,7 @@ async def test_a_server_that_is_not_there_is_lost(mysql: MysqlBackend) -> None:
 async def test_what_is_still_to_be_awaited_is_told(mysql: MysqlBackend) -> None:
     async with mysql.pool() as pool:
         acquiring = pool.acquire()
-        with pytest.raises(TypeError, match="is still to be awaited"):
+        with pytest.raises(TypeError, match="was not awaited"):
             driver_of_connection(acquiring)
         connection = await acquiring
         assert driver_of_connection(connection).name == mysql.library

@@ -183,12 +183,12 @@ async def test_a_loan_cancelled_while_it_waits_for_a_connection_leaves_the_pool_
 async def test_a_connection_may_be_kept_only_while_there_are_others(mysql: MysqlBackend) -> None:
     async with mysql.pool(2) as pool:
         async with mysql.driver.acquire(pool):
-            assert mysql.driver.can_spare(pool)
+            assert mysql.driver.has_spare(pool)
             async with mysql.driver.acquire(pool):
-                assert not mysql.driver.can_spare(pool)
-        assert mysql.driver.can_spare(pool)
+                assert not mysql.driver.has_spare(pool)
+        assert mysql.driver.has_spare(pool)
         pool.close()
-        assert not mysql.driver.can_spare(pool)
+        assert not mysql.driver.has_spare(pool)
 
 
 async def test_a_closed_pool_is_told(mysql: MysqlBackend) -> None:

@@ -39,7 +39,7 @@ async def test_a_pool_for_a_connection_and_the_reverse_say_how_to_get_the_other(
 async def test_an_acquire_that_was_not_awaited_is_told(mysql: MysqlBackend) -> None:
     async with mysql.pool() as pool:
         acquiring = pool.acquire()
-        with pytest.raises(TypeError, match="is still to be awaited: write await before it, or async with"):
+        with pytest.raises(TypeError, match="was not awaited: use await, or async with"):
             await users.insert(acquiring, 1, 1)
         pool.release(await acquiring)
 

@@ -69,14 +69,14 @@ async def test_the_error_for_any_other_object_names_accepted_ones_and_shows_no_p
     for call in calls:
         with pytest.raises(
             TypeError,
-            match="is no connection: accepted is an asyncpg, aiomysql or asyncmy connection, or one acquired",
+            match="is not a connection: accepted is an asyncpg, aiomysql or asyncmy connection, or one acquired",
         ) as raised:
             await call
         assert "hunter2" not in str(raised.value)
     for make in (table.stream, table.source, cursors.store):
         with pytest.raises(
             TypeError,
-            match=r"is no pool: accepted is an asyncpg, aiomysql or asyncmy pool, as of await asyncpg\.c",
+            match=r"is not a pool: accepted is an asyncpg, aiomysql or asyncmy pool, such as await asyncpg\.c",
         ) as raised:
             make(wrong)
         assert "hunter2" not in str(raised.value)

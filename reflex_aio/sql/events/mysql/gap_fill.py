@@ -8,7 +8,7 @@ from typing import Any
 from reflex_aio.errors import TableRefused
 from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE
 from reflex_aio.sql.drivers.base import Driver, Row
-from reflex_aio.sql.drivers.mysql import LOCK_CONFLICTS, limited_locks
+from reflex_aio.sql.drivers.mysql import LOCK_CONFLICTS, limited_lock_waits
 from reflex_aio.sql.events.dialect import EventsSettings
 from reflex_aio.sql.schema.mysql import FoundEvents
 
@@ -89,7 +89,7 @@ class GapFiller:
 
     async def may(self, connection: Any) -> bool:
         """Tell whether the user may insert noops, without inserting any."""
-        async with limited_locks(self._driver, connection):
+        async with limited_lock_waits(self._driver, connection):
             try:
                 await self._driver.fetch(connection, f"EXPLAIN {self._insert}{self._row}", 1)
             except Exception as exc:
@@ -106,7 +106,7 @@ class GapFiller:
 
         :raises TableRefused: if the table doesn't take them
         """
-        async with limited_locks(self._driver, connection):
+        async with limited_lock_waits(self._driver, connection):
             taking = await self._take(connection, ids)
         if taking is FillOutcome.FILLED:
             self.batch = min(self.batch * _MORE, self._most)

@@ -23,7 +23,7 @@ from reflex_aio.sql.events.mysql.catalog import is_fit, next_id, replicates_from
 from reflex_aio.sql.events.mysql.gap_fill import FillOutcome, GapFiller, peek
 from reflex_aio.sql.events.mysql.queries import GapQueries
 from reflex_aio.sql.schema.mysql import FoundEvents
-from reflex_aio.sql.wakeups.notifier import TimedEvent, wakes_within
+from reflex_aio.sql.wakeups.notifier import TimedEvent, wait_for_wakeup
 
 __all__ = ["AgedHead", "Gaps", "Missing", "missing_ids"]
 
@@ -261,7 +261,7 @@ class Gaps:
                 await self._tell(position, now - began)
             if outcome is _Outcome.WAIT:
                 due = self._heads.due(position, now) or wait
-                await wakes_within(min(wait, due), woken)
+                await wait_for_wakeup(min(wait, due), woken)
                 wait = min(wait * 1.5, _LOOK_AFTER_AT_MOST)
 
     async def _try(self, connection: Any, position: int) -> _Outcome:

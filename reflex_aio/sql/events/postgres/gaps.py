@@ -9,7 +9,7 @@ from reflex_aio.errors import ConnectionLost, DatabaseError, TableRefused, Table
 from reflex_aio.sql.drivers.pinned_connection import PinnedConnection
 from reflex_aio.sql.events.postgres.catalog import Scan, describe_sql, scan_sql
 from reflex_aio.sql.events.postgres.horizon import Horizon
-from reflex_aio.sql.wakeups.notifier import TimedEvent, wakes_within
+from reflex_aio.sql.wakeups.notifier import TimedEvent, wait_for_wakeup
 from reflex_aio.tasks import Tasks
 
 __all__ = ["Gaps", "Resolved"]
@@ -221,7 +221,7 @@ class Gaps:
                 await self._tell(position, told - began)
             # Of many who wait at gaps, whoever's turn it is scans for all of them.
             left = self._scanned_at + wait - time.monotonic()
-            if left > 0 and not await wakes_within(left, woken):
+            if left > 0 and not await wait_for_wakeup(left, woken):
                 continue
             await self.renew()
             wait = _SCAN_AFTER if self._changed else min(wait * 1.5, _SCAN_AFTER_AT_MOST)
