@@ -1,9 +1,10 @@
 """Events for mutable SQL tables, streamed in order to every consumer: asyncio-native, on PostgreSQL and gRPC.
 
-An event is a pointer, not a payload: *user 7 was created*. It is inserted in the transaction that changes the
-data, so there is exactly one event per change; consumers stream the events and keep a cursor each.
+An event is a pointer, not a payload: *user 7 was created*. It is inserted in the transaction that changes the data, so
+there is exactly one event per change. Consumers stream the events, and keep a cursor each.
 
-The tables are in :mod:`reflex_aio.sql`, remote streams in :mod:`reflex_aio.rpc`. This module imports neither.
+Tables are in :mod:`reflex_aio.sql`, remote streams in :mod:`reflex_aio.rpc`; this module imports neither. All errors
+are in :mod:`reflex_aio.errors`; stores and events in memory, for tests, in :mod:`reflex_aio.memory`.
 """
 
 from reflex_aio.attempts import Attempts, AttemptStore
@@ -15,29 +16,20 @@ from reflex_aio.errors import (
     CursorAhead,
     CursorConflict,
     DatabaseError,
-    ErrorNotFound,
-    EventNotFound,
-    FilterError,
     InvalidCursor,
     LeaseLost,
-    MessageTooLarge,
-    MetadataError,
     ReflexError,
     RemoteError,
     SchemaError,
     StreamClosed,
     StreamStopped,
-    TableNotFound,
     TableRefused,
     TableReplaced,
-    UnknownStream,
     is_expected,
 )
 from reflex_aio.event import Event, EventBatch
-from reflex_aio.health import ConsumerState, ConsumerStatus, HealthSource
 from reflex_aio.hooks import Hooks
 from reflex_aio.lease import Lease, LeaseState, LeaseStore
-from reflex_aio.memory import MemoryAttemptStore, MemoryCursorStore, MemoryEvents, MemoryLeaseStore
 from reflex_aio.runner.runner import Runner
 from reflex_aio.running.run import run
 from reflex_aio.running.supervisor import run_forever
@@ -50,31 +42,19 @@ __all__ = [
     "Backoff",
     "ConnectionLost",
     "Consumer",
-    "ConsumerState",
-    "ConsumerStatus",
     "CursorAhead",
     "CursorConflict",
     "CursorStore",
     "DatabaseError",
-    "ErrorNotFound",
     "Event",
     "EventBatch",
-    "EventNotFound",
     "EventStream",
-    "FilterError",
-    "HealthSource",
     "Hooks",
     "InvalidCursor",
     "Lease",
     "LeaseLost",
     "LeaseState",
     "LeaseStore",
-    "MemoryAttemptStore",
-    "MemoryCursorStore",
-    "MemoryEvents",
-    "MemoryLeaseStore",
-    "MessageTooLarge",
-    "MetadataError",
     "ReflexError",
     "RemoteError",
     "Runner",
@@ -84,10 +64,8 @@ __all__ = [
     "StreamClosed",
     "StreamOptions",
     "StreamStopped",
-    "TableNotFound",
     "TableRefused",
     "TableReplaced",
-    "UnknownStream",
     "is_expected",
     "run",
     "run_forever",

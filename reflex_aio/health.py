@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
-__all__ = ["ConsumerState", "ConsumerStatus", "HealthApp", "HealthSource"]
+__all__ = ["ConsumerState", "ConsumerStatus", "HealthApp"]
 
 
 class ConsumerState(StrEnum):

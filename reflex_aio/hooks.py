@@ -11,7 +11,7 @@ from typing import Any
 
 from reflex_aio.event import Event
 
-__all__ = ["EventLogFilter", "Hooks", "LoggingHooks", "combined", "install", "installed"]
+__all__ = ["EventLogFilter", "Hooks", "LoggingHooks", "combined", "install"]
 
 _NOTHING = nullcontext()
 

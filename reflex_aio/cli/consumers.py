@@ -23,8 +23,10 @@ from reflex_aio.cli.output import format_duration, print_json, print_note, print
 from reflex_aio.cursor import is_behind
 from reflex_aio.errors import CursorAhead, InvalidCursor
 from reflex_aio.lease import LeaseState
-from reflex_aio.sql import Backlog, CursorsTable, CursorState, EventsTable, Extent
+from reflex_aio.sql import CursorsTable, EventsTable
 from reflex_aio.sql.cursors.store import check_cursor
+from reflex_aio.sql.cursors.table import CursorState
+from reflex_aio.sql.retention.backlog import Backlog, Extent
 
 __all__ = ["ConsumerPosition", "Positions", "consumers", "read_positions"]
 

@@ -23,8 +23,9 @@ from reflex_aio.cli.options import (
 from reflex_aio.cli.output import confirm, format_count, print_json, print_line, show_progress
 from reflex_aio.cursor import is_behind
 from reflex_aio.errors import TableNotFound
-from reflex_aio.sql import CursorsTable, EventsTable, Pruned, Retention
+from reflex_aio.sql import CursorsTable, EventsTable, Retention
 from reflex_aio.sql.cursors.store import check_cursor
+from reflex_aio.sql.retention.prune import Pruned
 
 __all__ = ["prune"]
 

@@ -4,11 +4,10 @@ from reflex_aio.patterns.ack import AckConsumer, AckEvent
 from reflex_aio.patterns.batch import BatchConsumer
 from reflex_aio.patterns.concurrent import ConcurrentConsumer
 from reflex_aio.patterns.failed_events import DeadLetterConsumer, ErrorRecorder, LogRecorder
-from reflex_aio.patterns.parallel import Shard, by_event_id, by_event_type, by_foreign_id, shard_of, shards
+from reflex_aio.patterns.parallel import Shard, by_event_id, by_event_type, by_foreign_id, shards
 from reflex_aio.patterns.poll import PollSource
 from reflex_aio.patterns.retry import retrying
 from reflex_aio.patterns.wait import wait_for_event
-from reflex_aio.running.manual_commit import Watermark
 
 __all__ = [
     "AckConsumer",
@@ -20,12 +19,10 @@ __all__ = [
     "LogRecorder",
     "PollSource",
     "Shard",
-    "Watermark",
     "by_event_id",
     "by_event_type",
     "by_foreign_id",
     "retrying",
-    "shard_of",
     "shards",
     "wait_for_event",
 ]

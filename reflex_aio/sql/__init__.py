@@ -6,15 +6,14 @@ Only the client libraries that are used are imported.
 
 from reflex_aio.sql.attempts.table import AttemptsTable
 from reflex_aio.sql.cursors.atomic import AtomicBatchConsumer, AtomicConsumer
-from reflex_aio.sql.cursors.table import CursorsTable, CursorState
+from reflex_aio.sql.cursors.table import CursorsTable
 from reflex_aio.sql.dead_letters.dialect import ConsumerError, ErrorStatus
 from reflex_aio.sql.dead_letters.table import ErrorsTable
 from reflex_aio.sql.drivers.dsn import open_pool
 from reflex_aio.sql.events.table import EventsTable
 from reflex_aio.sql.leases.table import LeasesTable
-from reflex_aio.sql.retention.backlog import Backlog, Extent
-from reflex_aio.sql.retention.partitions import Dropped, Partitions
-from reflex_aio.sql.retention.prune import Pruned, Retention
+from reflex_aio.sql.retention.partitions import Partitions
+from reflex_aio.sql.retention.prune import Retention
 from reflex_aio.sql.schema.names import CursorColumns, ErrorColumns, EventColumns
 from reflex_aio.sql.wakeups.after_commit import transaction
 from reflex_aio.sql.wakeups.notifier import LocalNotifier, Notifier
@@ -25,25 +24,20 @@ __all__ = [
     "AtomicBatchConsumer",
     "AtomicConsumer",
     "AttemptsTable",
-    "Backlog",
     "ConsumerError",
     "CursorColumns",
-    "CursorState",
     "CursorsTable",
-    "Dropped",
     "ErrorColumns",
     "ErrorStatus",
     "ErrorsTable",
     "EventColumns",
     "EventsTable",
-    "Extent",
     "LeasesTable",
     "LocalNotifier",
     "Notifier",
     "NotifierTimeouts",
     "Partitions",
     "PostgresNotifier",
-    "Pruned",
     "Retention",
     "close_notifiers",
     "open_pool",

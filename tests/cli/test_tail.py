@@ -14,7 +14,7 @@ import asyncpg
 import grpc
 import pytest
 
-from reflex_aio import MemoryEvents
+from reflex_aio.memory import MemoryEvents
 from reflex_aio.rpc import StreamServer, server_options
 from reflex_aio.sql import EventColumns, EventsTable
 from tests.cli.commands import reflex_aio

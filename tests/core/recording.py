@@ -6,7 +6,8 @@ from typing import Any, Self
 
 from anyio.lowlevel import checkpoint
 
-from reflex_aio import Consumer, Event, EventStream, Hooks, Lease, MemoryCursorStore
+from reflex_aio import Consumer, Event, EventStream, Hooks, Lease
+from reflex_aio.memory import MemoryCursorStore
 
 __all__ = ["RecordingConsumer", "RecordingHooks", "RecordingStore", "Streams"]
 

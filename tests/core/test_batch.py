@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflex_aio import Event, EventBatch, MemoryEvents
+from reflex_aio import Event, EventBatch
 from reflex_aio.errors import StreamClosed
+from reflex_aio.memory import MemoryEvents
 
 _BYTES = st.none() | st.binary(max_size=2)
 _EVENTS = st.lists(

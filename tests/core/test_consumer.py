@@ -8,7 +8,8 @@ from typing import Any
 import anyio
 import pytest
 
-from reflex_aio import Consumer, Event, FilterError
+from reflex_aio import Consumer, Event
+from reflex_aio.errors import FilterError
 from tests.core.sources import event
 
 

@@ -8,20 +8,11 @@ import pytest
 import trio
 from anyio.lowlevel import checkpoint
 
-from reflex_aio import (
-    Backoff,
-    Consumer,
-    Event,
-    MemoryCursorStore,
-    MemoryEvents,
-    ReflexError,
-    Spec,
-    StreamClosed,
-    run_forever,
-)
+from reflex_aio import Backoff, Consumer, Event, ReflexError, Spec, StreamClosed, run_forever
 from reflex_aio.consumer import BaseConsumer
 from reflex_aio.health import ConsumerState
 from reflex_aio.hooks import Hooks
+from reflex_aio.memory import MemoryCursorStore, MemoryEvents
 from reflex_aio.patterns import BatchConsumer, ConcurrentConsumer
 from reflex_aio.running.run import Run
 from reflex_aio.running.supervisor import Supervisor

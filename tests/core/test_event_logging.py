@@ -7,9 +7,10 @@ from typing import Any
 import anyio
 import pytest
 
-from reflex_aio import Consumer, Event, MemoryCursorStore, MemoryEvents, Spec, run
+from reflex_aio import Consumer, Event, Spec, run
 from reflex_aio.consumer import BaseConsumer
 from reflex_aio.hooks import EventLogFilter, LoggingHooks
+from reflex_aio.memory import MemoryCursorStore, MemoryEvents
 from reflex_aio.patterns import BatchConsumer, ConcurrentConsumer
 
 pytestmark = pytest.mark.anyio

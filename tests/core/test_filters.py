@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from reflex_aio import Consumer, Event, FilterError, MetadataError
+from reflex_aio import Consumer, Event
 from reflex_aio.consumer import EventFilter
+from reflex_aio.errors import FilterError, MetadataError
 from reflex_aio.filters import all_of, any_of, by_metadata
 
 EVENT = Event("7", 1, "row-7", 0, metadata=b'{"country": "NL"}')

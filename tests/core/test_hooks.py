@@ -6,8 +6,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from reflex_aio import Consumer, Event, Hooks, MemoryCursorStore, MemoryEvents, Spec
+from reflex_aio import Consumer, Event, Hooks, Spec
 from reflex_aio.hooks import combined, install, installed
+from reflex_aio.memory import MemoryCursorStore, MemoryEvents
 
 
 @pytest.fixture(autouse=True)

@@ -6,17 +6,8 @@ import anyio
 import pytest
 import trio
 
-from reflex_aio import (
-    CursorAhead,
-    CursorConflict,
-    CursorStore,
-    Event,
-    EventStream,
-    InvalidCursor,
-    MemoryCursorStore,
-    MemoryEvents,
-    Source,
-)
+from reflex_aio import CursorAhead, CursorConflict, CursorStore, Event, EventStream, InvalidCursor, Source
+from reflex_aio.memory import MemoryCursorStore, MemoryEvents
 from tests.core.cancelling import CancelledAt, each_cancellation, on_trio
 from tests.core.sources import ids
 

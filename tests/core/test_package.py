@@ -55,7 +55,21 @@ def test_all_names_everything_that_is_imported() -> None:
         if not name.startswith("_") and not isinstance(value, ModuleType)
     }
     assert imported == set(reflex_aio.__all__)
-    assert set(errors.__all__) <= imported
+
+
+def test_names_of_the_front_are_few() -> None:
+    assert len(reflex_aio.__all__) <= 32
+
+
+def test_front_has_the_errors_of_streams_and_tables_and_the_module_has_all() -> None:
+    assert {name for name in reflex_aio.__all__ if name in vars(errors)} <= set(errors.__all__)
+    assert {name for name, value in vars(errors).items() if is_error(value)} == set(errors.__all__) - {
+        "is_expected"
+    }
+
+
+def is_error(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, errors.ReflexError)
 
 
 @pytest.mark.parametrize(

@@ -9,18 +9,9 @@ import pytest
 import trio
 from anyio.lowlevel import checkpoint
 
-from reflex_aio import (
-    Consumer,
-    CursorConflict,
-    Event,
-    FilterError,
-    Lease,
-    MemoryCursorStore,
-    MemoryEvents,
-    Spec,
-    StreamStopped,
-    run,
-)
+from reflex_aio import Consumer, CursorConflict, Event, Lease, Spec, StreamStopped, run
+from reflex_aio.errors import FilterError
+from reflex_aio.memory import MemoryCursorStore, MemoryEvents
 from tests.core.cancelling import CancelledAt, each_cancellation, on_trio
 from tests.core.recording import RecordingConsumer, RecordingHooks, RecordingStore, Streams
 from tests.core.sources import Pages, events

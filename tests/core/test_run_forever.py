@@ -17,12 +17,11 @@ from reflex_aio import (
     Event,
     EventStream,
     Lease,
-    MemoryCursorStore,
-    MemoryEvents,
     Spec,
     StreamStopped,
     run_forever,
 )
+from reflex_aio.memory import MemoryCursorStore, MemoryEvents
 from tests.core.cancelling import on_trio
 from tests.core.recording import RecordingHooks, Streams
 from tests.core.sources import Pages, event, events

@@ -11,8 +11,9 @@ import anyio
 import pytest
 import trio
 
-from reflex_aio import Backoff, ConnectionLost, Consumer, Event, MemoryCursorStore, MemoryEvents, Runner, Spec
+from reflex_aio import Backoff, ConnectionLost, Consumer, Event, Runner, Spec
 from reflex_aio.health import ConsumerState
+from reflex_aio.memory import MemoryCursorStore, MemoryEvents
 from tests.core.cancelling import on_trio
 from tests.core.recording import RecordingStore, Streams
 from tests.core.sources import Pages, events

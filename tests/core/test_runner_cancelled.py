@@ -7,17 +7,8 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from reflex_aio import (
-    Consumer,
-    Event,
-    Lease,
-    LeaseState,
-    MemoryCursorStore,
-    MemoryEvents,
-    MemoryLeaseStore,
-    Runner,
-    Spec,
-)
+from reflex_aio import Consumer, Event, Lease, LeaseState, Runner, Spec
+from reflex_aio.memory import MemoryCursorStore, MemoryEvents, MemoryLeaseStore
 
 pytestmark = pytest.mark.anyio
 

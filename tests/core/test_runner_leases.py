@@ -11,19 +11,8 @@ import anyio
 import pytest
 import trio
 
-from reflex_aio import (
-    ConnectionLost,
-    Consumer,
-    Event,
-    Lease,
-    LeaseState,
-    LeaseStore,
-    MemoryCursorStore,
-    MemoryEvents,
-    MemoryLeaseStore,
-    Runner,
-    Spec,
-)
+from reflex_aio import ConnectionLost, Consumer, Event, Lease, LeaseState, LeaseStore, Runner, Spec
+from reflex_aio.memory import MemoryCursorStore, MemoryEvents, MemoryLeaseStore
 from reflex_aio.patterns import by_foreign_id, shards
 from tests.core.cancelling import on_trio
 from tests.core.sources import Pages, events

@@ -12,13 +12,28 @@ MODULES = {section.split("\n", 1)[0]: section for section in SECTIONS}
 
 
 def test_the_packages_that_users_import_are_there() -> None:
-    assert {"reflex_aio", "reflex_aio.sql", "reflex_aio.rpc"} <= MODULES.keys()
+    assert MODULES.keys() >= {
+        "reflex_aio",
+        *(f"reflex_aio.{name}" for name in ("errors", "filters", "health", "hooks", "memory", "patterns")),
+        *(f"reflex_aio.{name}" for name in ("rpc", "sql", "testing")),
+    }
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_each_exported_name_has_its_line_in_order(module: str) -> None:
     named = re.findall(r"^\| `(\w+)` \| .+ \|$", MODULES[module], re.MULTILINE)
     assert named == list(import_module(module).__all__)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_exported_names_are_sorted(module: str) -> None:
+    names = list(import_module(module).__all__)
+    assert names == sorted(names)
+
+
+def test_public_names_are_few() -> None:
+    names = {name for module in MODULES for name in import_module(module).__all__}
+    assert len(names) <= 120
 
 
 @pytest.mark.parametrize("module", MODULES)

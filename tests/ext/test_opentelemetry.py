@@ -12,9 +12,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 
-from reflex_aio import Consumer, Event, Hooks, MemoryCursorStore, MemoryEvents, Source, Spec, run
+from reflex_aio import Consumer, Event, Hooks, Source, Spec, run
 from reflex_aio.consumer import BaseConsumer
 from reflex_aio.ext.opentelemetry import OpenTelemetryHooks, decode_trace, encode_trace
+from reflex_aio.memory import MemoryCursorStore, MemoryEvents
 from reflex_aio.patterns import BatchConsumer
 from reflex_aio.rpc import RemoteSource, StreamServer
 from reflex_aio.sql import EventsTable

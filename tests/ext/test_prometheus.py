@@ -16,8 +16,9 @@ import yaml
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from reflex_aio import Consumer, Event, MemoryCursorStore, MemoryEvents, RemoteError, Spec, StreamStopped, run
+from reflex_aio import Consumer, Event, RemoteError, Spec, StreamStopped, run
 from reflex_aio.ext.prometheus import PrometheusHooks
+from reflex_aio.memory import MemoryCursorStore, MemoryEvents
 from reflex_aio.sql import CursorsTable, ErrorsTable, EventsTable
 from tests.docs.documents import CHECKOUT
 from tests.fix_databases import Connect

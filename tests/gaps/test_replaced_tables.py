@@ -10,7 +10,8 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from reflex_aio import CursorAhead, TableNotFound, TableRefused, TableReplaced
+from reflex_aio import CursorAhead, TableRefused, TableReplaced
+from reflex_aio.errors import TableNotFound
 from reflex_aio.sql.events.table import EventsTable
 from tests.fix_databases import Connect, Database
 from tests.gaps.interleaving import waits

@@ -6,8 +6,9 @@ from typing import Any, TypeAlias
 import pytest
 from anyio.lowlevel import checkpoint
 
-from reflex_aio import Consumer, Event, MemoryEvents
+from reflex_aio import Consumer, Event
 from reflex_aio.consumer import BaseConsumer
+from reflex_aio.memory import MemoryEvents
 from reflex_aio.patterns import AckConsumer, AckEvent, BatchConsumer, ConcurrentConsumer
 
 __all__ = ["Handling", "each_consumer", "some"]

@@ -3,7 +3,8 @@
 import anyio
 import pytest
 
-from reflex_aio import MemoryCursorStore, Spec, StreamClosed, run
+from reflex_aio import Spec, StreamClosed, run
+from reflex_aio.memory import MemoryCursorStore
 from reflex_aio.patterns import AckConsumer, AckEvent
 from tests.core.recording import RecordingStore
 from tests.patterns.making import some

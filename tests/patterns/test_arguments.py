@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from reflex_aio import MemoryCursorStore, MemoryEvents
+from reflex_aio.memory import MemoryCursorStore, MemoryEvents
 from reflex_aio.patterns import (
     BatchConsumer,
     ConcurrentConsumer,
     DeadLetterConsumer,
     PollSource,
     retrying,
-    shard_of,
     shards,
 )
+from reflex_aio.patterns.parallel import shard_of
 
 
 async def ignore(events: Any) -> Any: ...

@@ -8,22 +8,10 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from reflex_aio import (
-    Attempts,
-    Backoff,
-    Consumer,
-    ConsumerState,
-    Event,
-    MemoryAttemptStore,
-    MemoryCursorStore,
-    MemoryEvents,
-    MemoryLeaseStore,
-    Runner,
-    Spec,
-    run,
-    run_forever,
-)
+from reflex_aio import Attempts, Backoff, Consumer, Event, Runner, Spec, run, run_forever
 from reflex_aio.consumer import BaseConsumer
+from reflex_aio.health import ConsumerState
+from reflex_aio.memory import MemoryAttemptStore, MemoryCursorStore, MemoryEvents, MemoryLeaseStore
 from reflex_aio.patterns import (
     AckConsumer,
     AckEvent,

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import anyio
 import pytest
 
-from reflex_aio import Event, MemoryCursorStore, MemoryEvents, Spec, run
+from reflex_aio import Event, Spec, run
+from reflex_aio.memory import MemoryCursorStore, MemoryEvents
 from reflex_aio.patterns import BatchConsumer
 from tests.core.cancelling import on_trio
 from tests.core.recording import RecordingHooks, RecordingStore

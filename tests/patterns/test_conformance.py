@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from reflex_aio import Event, MemoryEvents
+from reflex_aio import Event
+from reflex_aio.memory import MemoryEvents
 from reflex_aio.patterns import PollSource
 from reflex_aio.testing import check_source, rules_of
 

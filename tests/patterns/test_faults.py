@@ -7,7 +7,8 @@ from typing import Any
 import anyio
 import pytest
 
-from reflex_aio import Backoff, Event, MemoryCursorStore, Spec, run, run_forever
+from reflex_aio import Backoff, Event, Spec, run, run_forever
+from reflex_aio.memory import MemoryCursorStore
 from reflex_aio.patterns import AckConsumer
 from tests.core.cancelling import CancelledAt, each_cancellation, on_trio
 from tests.core.recording import RecordingHooks, RecordingStore, Streams

@@ -7,7 +7,8 @@ from typing import Any
 import anyio
 import pytest
 
-from reflex_aio import Backoff, Consumer, Event, MemoryCursorStore, MemoryEvents, Spec, run, run_forever
+from reflex_aio import Backoff, Consumer, Event, Spec, run, run_forever
+from reflex_aio.memory import MemoryCursorStore, MemoryEvents
 from reflex_aio.patterns import DeadLetterConsumer, ErrorRecorder, LogRecorder
 from tests.core.cancelling import CancelledAt, each_cancellation, on_trio
 from tests.core.recording import RecordingHooks

@@ -4,17 +4,19 @@ from typing import Any
 
 import pytest
 
-from reflex_aio import Consumer, Event, FilterError, MemoryCursorStore, Spec, run
+from reflex_aio import Consumer, Event, Spec, run
+from reflex_aio.errors import FilterError
 from reflex_aio.filters import all_of
+from reflex_aio.memory import MemoryCursorStore
 from reflex_aio.patterns import (
     AckConsumer,
     AckEvent,
     by_event_id,
     by_event_type,
     by_foreign_id,
-    shard_of,
     shards,
 )
+from reflex_aio.patterns.parallel import shard_of
 from tests.core.sources import event
 from tests.patterns.making import Handling, some
 

@@ -6,7 +6,8 @@ from typing import Any
 import anyio
 import pytest
 
-from reflex_aio import Consumer, Event, MemoryCursorStore, Source, Spec, run
+from reflex_aio import Consumer, Event, Source, Spec, run
+from reflex_aio.memory import MemoryCursorStore
 from reflex_aio.patterns import PollSource
 from tests.core.cancelling import CancelledAt, each_cancellation, on_trio
 from tests.core.sources import event, ids

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from reflex_aio import Event, Lease, MemoryCursorStore, MemoryEvents, Spec, run
+from reflex_aio import Event, Lease, Spec, run
+from reflex_aio.memory import MemoryCursorStore, MemoryEvents
 from reflex_aio.patterns import ConcurrentConsumer, by_event_id, by_event_type, by_foreign_id, shards
 from tests.patterns.test_batch import running_with
 

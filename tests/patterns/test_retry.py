@@ -6,7 +6,8 @@ from typing import Any
 import anyio
 import pytest
 
-from reflex_aio import Backoff, Event, MemoryCursorStore, Spec, run
+from reflex_aio import Backoff, Event, Spec, run
+from reflex_aio.memory import MemoryCursorStore
 from reflex_aio.patterns import AckConsumer, BatchConsumer, ConcurrentConsumer, DeadLetterConsumer, retrying
 from tests.core.cancelling import on_trio
 from tests.core.sources import event

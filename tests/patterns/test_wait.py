@@ -3,7 +3,8 @@
 import anyio
 import pytest
 
-from reflex_aio import Event, MemoryEvents, StreamStopped
+from reflex_aio import Event, StreamStopped
+from reflex_aio.memory import MemoryEvents
 from reflex_aio.patterns import wait_for_event
 from tests.core.cancelling import CancelledAt, each_cancellation, on_trio
 from tests.core.recording import Streams

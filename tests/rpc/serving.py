@@ -6,7 +6,8 @@ from typing import Any
 
 import grpc
 
-from reflex_aio import Event, EventStream, MemoryEvents, Source
+from reflex_aio import Event, EventStream, Source
+from reflex_aio.memory import MemoryEvents
 from reflex_aio.rpc import StreamServer, channel_options, server_options
 
 

@@ -13,14 +13,13 @@ from reflex_aio import (
     CursorAhead,
     Event,
     InvalidCursor,
-    MemoryEvents,
-    MessageTooLarge,
     RemoteError,
     StreamStopped,
-    UnknownStream,
     is_expected,
     pb,
 )
+from reflex_aio.errors import MessageTooLarge, UnknownStream
+from reflex_aio.memory import MemoryEvents
 from reflex_aio.rpc import RemoteSource, StreamServer, channel_options, server_options
 from reflex_aio.rpc.page_messages import encode_pages
 from reflex_aio.rpc.protocol import STREAM_METHOD

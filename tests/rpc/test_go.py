@@ -10,17 +10,8 @@ from contextlib import asynccontextmanager
 import grpc
 import pytest
 
-from reflex_aio import (
-    Consumer,
-    Event,
-    InvalidCursor,
-    MemoryCursorStore,
-    MemoryEvents,
-    RemoteError,
-    Spec,
-    StreamStopped,
-    run,
-)
+from reflex_aio import Consumer, Event, InvalidCursor, RemoteError, Spec, StreamStopped, run
+from reflex_aio.memory import MemoryCursorStore, MemoryEvents
 from reflex_aio.rpc import RemoteSource, StreamServer
 from tests.rpc.serving import Watched, ids, serving, some_events, started, take
 

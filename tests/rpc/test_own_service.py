@@ -8,18 +8,8 @@ from typing import Any
 import grpc
 import pytest
 
-from reflex_aio import (
-    Consumer,
-    Event,
-    InvalidCursor,
-    MemoryCursorStore,
-    MemoryEvents,
-    RemoteError,
-    Source,
-    Spec,
-    StreamStopped,
-    run,
-)
+from reflex_aio import Consumer, Event, InvalidCursor, RemoteError, Source, Spec, StreamStopped, run
+from reflex_aio.memory import MemoryCursorStore, MemoryEvents
 from reflex_aio.rpc import RemoteSource, StreamServer
 from tests.pb import users_build
 from tests.rpc.serving import Watched, ids, some_events, started, take

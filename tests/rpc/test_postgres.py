@@ -8,8 +8,9 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from reflex_aio import Consumer, CursorAhead, Event, MemoryCursorStore, RemoteError, Spec, run_forever
+from reflex_aio import Consumer, CursorAhead, Event, RemoteError, Spec, run_forever
 from reflex_aio.backoff import Backoff
+from reflex_aio.memory import MemoryCursorStore
 from reflex_aio.rpc import RemoteSource, StreamServer, server_options
 from reflex_aio.sql import EventsTable
 from tests.fix_databases import Connect, Database

@@ -5,7 +5,8 @@ import asyncio
 import grpc
 import pytest
 
-from reflex_aio import Consumer, Event, InvalidCursor, MemoryCursorStore, MemoryEvents, Spec, run
+from reflex_aio import Consumer, Event, InvalidCursor, Spec, run
+from reflex_aio.memory import MemoryCursorStore, MemoryEvents
 from reflex_aio.rpc import RemoteSource, StreamServer
 from tests.rpc.serving import Watched, ids, serving, some_events, take
 from tests.waiting import eventually

@@ -14,8 +14,6 @@ from reflex_aio import (
     Consumer,
     Event,
     EventStream,
-    MemoryCursorStore,
-    MemoryEvents,
     RemoteError,
     Source,
     Spec,
@@ -24,6 +22,7 @@ from reflex_aio import (
     run_forever,
 )
 from reflex_aio.backoff import Backoff
+from reflex_aio.memory import MemoryCursorStore, MemoryEvents
 from reflex_aio.rpc import RemoteSource, StreamServer, channel_options, server_options
 from tests.rpc.serving import Watched, ids, serving, some_events, started, take
 from tests.waiting import eventually

@@ -11,8 +11,9 @@ from contextlib import asynccontextmanager
 import uvicorn
 from fastapi import FastAPI
 
-from reflex_aio import Consumer, Event, MemoryCursorStore, MemoryEvents, Runner, Spec
+from reflex_aio import Consumer, Event, Runner, Spec
 from reflex_aio.health import HealthApp
+from reflex_aio.memory import MemoryCursorStore, MemoryEvents
 
 
 def say(text: str) -> None:

@@ -6,17 +6,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from reflex_aio import (
-    Consumer,
-    ConsumerState,
-    Event,
-    Lease,
-    LeaseState,
-    LeaseStore,
-    MemoryEvents,
-    Runner,
-    Spec,
-)
+from reflex_aio import Consumer, Event, Lease, LeaseState, LeaseStore, Runner, Spec
+from reflex_aio.health import ConsumerState
+from reflex_aio.memory import MemoryEvents
 from reflex_aio.sql import CursorsTable, LeasesTable
 from tests.fix_backends import Backend
 from tests.waiting import eventually

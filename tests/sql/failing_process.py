@@ -1,6 +1,7 @@
 """A process with a consumer that fails, and stores its attempts in a table."""
 
-from reflex_aio import Backoff, Event, MemoryEvents, Spec, run_forever
+from reflex_aio import Backoff, Event, Spec, run_forever
+from reflex_aio.memory import MemoryEvents
 from reflex_aio.patterns import DeadLetterConsumer
 from reflex_aio.sql import AttemptsTable, CursorsTable, ErrorsTable, open_pool
 

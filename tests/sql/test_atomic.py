@@ -16,12 +16,11 @@ from reflex_aio import (
     Event,
     LeaseLost,
     LeaseStore,
-    MemoryCursorStore,
-    MemoryEvents,
     Spec,
     run,
     run_forever,
 )
+from reflex_aio.memory import MemoryCursorStore, MemoryEvents
 from reflex_aio.sql import (
     AtomicBatchConsumer,
     AtomicConsumer,

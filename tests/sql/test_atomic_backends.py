@@ -6,17 +6,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from reflex_aio import (
-    Backoff,
-    ConnectionLost,
-    CursorConflict,
-    DatabaseError,
-    Event,
-    MemoryEvents,
-    Spec,
-    run,
-    run_forever,
-)
+from reflex_aio import Backoff, ConnectionLost, CursorConflict, DatabaseError, Event, Spec, run, run_forever
+from reflex_aio.memory import MemoryEvents
 from reflex_aio.sql import AtomicConsumer, CursorsTable
 from tests.fix_backends import Backend
 from tests.fix_proxy import Proxy

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from reflex_aio import AttemptStore, Event, MemoryEvents, SchemaError, Spec, TableNotFound, run
+from reflex_aio import AttemptStore, Event, SchemaError, Spec, run
+from reflex_aio.errors import TableNotFound
+from reflex_aio.memory import MemoryEvents
 from reflex_aio.sql import AtomicConsumer, AttemptsTable
 from reflex_aio.testing import check_attempt_store, rules_of
 from tests.fix_backends import Backend

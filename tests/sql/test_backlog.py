@@ -6,7 +6,8 @@ import asyncpg
 import pytest
 
 from reflex_aio.errors import InvalidCursor, SchemaError, TableNotFound
-from reflex_aio.sql import CursorsTable, EventColumns, EventsTable, Extent
+from reflex_aio.sql import CursorsTable, EventColumns, EventsTable
+from reflex_aio.sql.retention.backlog import Extent
 from tests.fix_databases import Connect
 
 pytestmark = pytest.mark.asyncio

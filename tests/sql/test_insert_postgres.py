@@ -11,7 +11,8 @@ import pytest
 import pytest_asyncio
 import uvloop
 
-from reflex_aio import DatabaseError, Event, SchemaError, TableNotFound
+from reflex_aio import DatabaseError, Event, SchemaError
+from reflex_aio.errors import TableNotFound
 from reflex_aio.sql import EventColumns, EventsTable, LocalNotifier
 from tests.core.cancelling import cancelled_by_task
 from tests.fix_databases import Connect, Database

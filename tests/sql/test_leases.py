@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from reflex_aio import CursorStore, Lease, LeaseLost, LeaseStore, MemoryLeaseStore, SchemaError, TableNotFound
+from reflex_aio import CursorStore, Lease, LeaseLost, LeaseStore, SchemaError
+from reflex_aio.errors import TableNotFound
+from reflex_aio.memory import MemoryLeaseStore
 from reflex_aio.sql import CursorsTable, LeasesTable
 from reflex_aio.testing import check_fenced_store, check_lease_store, rules_of
 from tests.fix_backends import Backend

@@ -15,13 +15,13 @@ from reflex_aio import (
     DatabaseError,
     Event,
     EventStream,
-    MemoryCursorStore,
     ReflexError,
     Spec,
     run,
     run_forever,
 )
 from reflex_aio.hooks import Hooks
+from reflex_aio.memory import MemoryCursorStore
 from reflex_aio.sql import CursorsTable, EventsTable
 from tests.fix_backends import Backend, OwnServer
 from tests.fix_proxy import Proxy

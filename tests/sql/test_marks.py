@@ -6,8 +6,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from reflex_aio import Consumer, Event, MemoryCursorStore, Spec, run
+from reflex_aio import Consumer, Event, Spec, run
 from reflex_aio.errors import CursorConflict, InvalidCursor, LeaseLost
+from reflex_aio.memory import MemoryCursorStore
 from reflex_aio.sql import EventsTable, LeasesTable
 from tests.fix_statements import Statements
 from tests.sql.cursor_rows import cursors, made, rival, stored, write_behind

@@ -7,9 +7,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from reflex_aio import TableNotFound, TableRefused
+from reflex_aio import TableRefused
+from reflex_aio.errors import TableNotFound
 from reflex_aio.memory import MemoryCursorStore
-from reflex_aio.sql import EventsTable, Pruned, Retention
+from reflex_aio.sql import EventsTable, Retention
+from reflex_aio.sql.retention.prune import Pruned
 from tests.fix_backends import MysqlBackend
 from tests.fix_databases import Connect
 from tests.reading import reading

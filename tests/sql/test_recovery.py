@@ -11,18 +11,10 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from reflex_aio import (
-    Backoff,
-    ConnectionLost,
-    Consumer,
-    Event,
-    EventStream,
-    MemoryCursorStore,
-    Spec,
-    run_forever,
-)
+from reflex_aio import Backoff, ConnectionLost, Consumer, Event, EventStream, Spec, run_forever
 from reflex_aio.ext.embedded import EmbeddedPostgres
 from reflex_aio.hooks import Hooks
+from reflex_aio.memory import MemoryCursorStore
 from reflex_aio.sql.events.table import EventsTable
 from tests.fix_databases import Connect, Database
 from tests.reading import SCAN, ran, reading

@@ -10,7 +10,8 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from reflex_aio import Backoff, Consumer, Event, FilterError, Spec, run, run_forever
+from reflex_aio import Backoff, Consumer, Event, Spec, run, run_forever
+from reflex_aio.errors import FilterError
 from reflex_aio.ext.embedded import EmbeddedPostgres
 from reflex_aio.sql import CursorsTable, EventsTable, transaction
 from tests.fix_backends import Backend

@@ -6,7 +6,8 @@ from typing import Any
 
 from anyio.lowlevel import checkpoint
 
-from reflex_aio import Attempts, AttemptStore, MemoryAttemptStore
+from reflex_aio import Attempts, AttemptStore
+from reflex_aio.memory import MemoryAttemptStore
 
 FaultyAttempts = Callable[[], AbstractAsyncContextManager[AttemptStore]]
 

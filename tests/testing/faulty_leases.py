@@ -6,15 +6,8 @@ from typing import Any, ClassVar
 
 from anyio.lowlevel import checkpoint
 
-from reflex_aio import (
-    CursorStore,
-    Lease,
-    LeaseLost,
-    LeaseState,
-    LeaseStore,
-    MemoryCursorStore,
-    MemoryLeaseStore,
-)
+from reflex_aio import CursorStore, Lease, LeaseLost, LeaseState, LeaseStore
+from reflex_aio.memory import MemoryCursorStore, MemoryLeaseStore
 
 FaultyLeases = Callable[[], AbstractAsyncContextManager[LeaseStore]]
 FaultyFence = Callable[[], AbstractAsyncContextManager[tuple[CursorStore, LeaseStore]]]

@@ -9,7 +9,8 @@ import anyio
 import msgspec
 from anyio.lowlevel import checkpoint
 
-from reflex_aio import CursorAhead, Event, EventStream, InvalidCursor, MemoryEvents, Source, StreamOptions
+from reflex_aio import CursorAhead, Event, EventStream, InvalidCursor, Source, StreamOptions
+from reflex_aio.memory import MemoryEvents
 from reflex_aio.testing.sources import Insert
 
 Faulty = Callable[[], AbstractAsyncContextManager[tuple[Source, Insert]]]

@@ -6,7 +6,8 @@ from typing import Any, Self
 
 from anyio.lowlevel import checkpoint
 
-from reflex_aio import CursorConflict, CursorStore, Lease, MemoryCursorStore
+from reflex_aio import CursorConflict, CursorStore, Lease
+from reflex_aio.memory import MemoryCursorStore
 
 Faulty = Callable[[], AbstractAsyncContextManager[CursorStore]]
 

@@ -5,7 +5,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from reflex_aio import AttemptStore, MemoryAttemptStore
+from reflex_aio import AttemptStore
+from reflex_aio.memory import MemoryAttemptStore
 from reflex_aio.testing import ContractBroken, check_attempt_store, rules_of
 from tests.testing.faulty_attempts import ATTEMPT_FAULTS, FaultyAttempts
 

@@ -9,7 +9,8 @@ import anyio
 import asyncpg
 import pytest
 
-from reflex_aio import CursorStore, Event, MemoryCursorStore, MemoryEvents, Source
+from reflex_aio import CursorStore, Event, Source
+from reflex_aio.memory import MemoryCursorStore, MemoryEvents
 from reflex_aio.patterns import PollSource
 from reflex_aio.rpc import RemoteSource, StreamServer
 from reflex_aio.sql import CursorsTable, EventsTable

@@ -4,7 +4,8 @@ import anyio
 import asyncpg
 import pytest
 
-from reflex_aio import Consumer, Event, MemoryCursorStore, MemoryEvents, Spec
+from reflex_aio import Consumer, Event, Spec
+from reflex_aio.memory import MemoryCursorStore, MemoryEvents
 from reflex_aio.sql import CursorsTable, EventsTable
 from reflex_aio.testing import ScriptedCursorStore, await_consumer, await_cursor
 from tests.core.cancelling import on_trio

@@ -7,7 +7,8 @@ from typing import TypeVar
 import anyio
 import pytest
 
-from reflex_aio import CursorStore, MemoryCursorStore, MemoryEvents, Source
+from reflex_aio import CursorStore, Source
+from reflex_aio.memory import MemoryCursorStore, MemoryEvents
 from reflex_aio.testing import ContractBroken, check_cursor_store, check_source, rules_of
 from reflex_aio.testing.sources import Insert
 from tests.testing import faulty_sources, faulty_stores

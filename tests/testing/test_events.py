@@ -3,7 +3,7 @@
 import asyncpg
 import pytest
 
-from reflex_aio import MemoryEvents
+from reflex_aio.memory import MemoryEvents
 from reflex_aio.sql import EventsTable
 from reflex_aio.testing import assert_events, inserted_events, read_events
 from tests.core.sources import ids

@@ -5,7 +5,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from reflex_aio import CursorStore, LeaseStore, MemoryCursorStore, MemoryLeaseStore
+from reflex_aio import CursorStore, LeaseStore
+from reflex_aio.memory import MemoryCursorStore, MemoryLeaseStore
 from reflex_aio.testing import ContractBroken, check_fenced_store, check_lease_store, rules_of
 from tests.testing.faulty_leases import FENCE_FAULTS, LEASE_FAULTS, FaultyFence, FaultyLeases
 

@@ -9,12 +9,12 @@ from reflex_aio import (
     CursorConflict,
     Event,
     EventStream,
-    MemoryEvents,
     Spec,
     StreamStopped,
     run,
     run_forever,
 )
+from reflex_aio.memory import MemoryEvents
 from reflex_aio.testing import ScriptedCursorStore, ScriptedSource, await_cursor, read_events
 from tests.core.sources import ids
 

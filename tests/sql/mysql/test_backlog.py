@@ -3,7 +3,8 @@
 import pytest
 
 from reflex_aio.errors import TableNotFound
-from reflex_aio.sql import EventColumns, EventsTable, Extent
+from reflex_aio.sql import EventColumns, EventsTable
+from reflex_aio.sql.retention.backlog import Extent
 from tests.fix_backends import MysqlBackend
 
 pytestmark = pytest.mark.asyncio

@@ -6,15 +6,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from reflex_aio import (
-    Consumer,
-    CursorAhead,
-    Event,
-    InvalidCursor,
-    RemoteError,
-    Spec,
-    UnknownStream,
-)
+from reflex_aio import Consumer, CursorAhead, Event, InvalidCursor, RemoteError, Spec
+from reflex_aio.errors import UnknownStream
 from reflex_aio.rpc import RemoteSource, StreamServer
 from tests.rpc.serving import serving
 from tests.sql.wrong_input.given import cursors, first, table, unchanged

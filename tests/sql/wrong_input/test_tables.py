@@ -6,7 +6,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from reflex_aio import SchemaError, TableNotFound, TableRefused
+from reflex_aio import SchemaError, TableRefused
+from reflex_aio.errors import TableNotFound
 from reflex_aio.sql import CursorColumns, CursorsTable, EventColumns, EventsTable
 from tests.sql.wrong_input.given import cursors, first, table, unchanged
 
