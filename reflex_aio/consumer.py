@@ -47,7 +47,7 @@ class BaseConsumer(Generic[Item]):
     """
 
     needs_transactions: ClassVar[bool] = False
-    """Whether the cursor store must have transactions, in which effects and cursor are committed together."""
+    """True if the cursor store must have transactions, in which effects and cursor are committed together."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class BaseConsumer(Generic[Item]):
 
     @property
     def filters(self) -> bool:
-        """Whether the consumer skips some events."""
+        """True if the consumer skips some events."""
         return bool(self.types) or self.filter is not None
 
     def wants(self, event: Event) -> bool:

@@ -1,30 +1,30 @@
-"""What can go wrong, as exceptions.
+"""The package's exceptions.
 
 ::
 
     ReflexError
-    ├── StreamStopped          the source ended the stream; start it again
+    ├── StreamStopped          the source ended the stream; open a new one
     ├── StreamClosed           the stream was closed on this side
-    ├── ConnectionLost         the database or the service can't be reached; try again
+    ├── ConnectionLost         the database or the service cannot be reached; try again
     ├── InvalidCursor          not a cursor of this source (also a ValueError)
-    ├── CursorAhead            the cursor lies beyond everything the table ever held
-    ├── CursorConflict         the cursor isn't where the caller believed it to be
-    ├── LeaseLost              somebody else holds the lease now, or it was released
+    ├── CursorAhead            the cursor is greater than every id that the table ever had
+    ├── CursorConflict         the stored cursor is not the expected one
+    ├── LeaseLost              the lease is no longer held
     ├── ErrorNotFound          the errors table has no such error (also a LookupError)
     ├── EventNotFound          the source has no such event (also a LookupError)
     ├── FilterError            a consumer's event filter raised
     ├── MetadataError          an event's metadata could not be decoded
     ├── UnknownStream          the server has no stream of that name
     ├── MessageTooLarge        one event is larger than a gRPC message may be
-    ├── RemoteError            any other failure that a remote service reports
-    ├── DatabaseError          any other failure that the database reports
-    ├── SchemaError            a table isn't what its table object says
+    ├── RemoteError            any other failure reported by a remote service
+    ├── DatabaseError          any other failure reported by the database
+    ├── SchemaError            a table differs from its table object
     │   └── TableNotFound
-    ├── TableRefused           the table's ids can't be streamed without missing events
+    ├── TableRefused           the table's ids cannot be streamed without missing events
     └── TableReplaced          the table or its id sequence was replaced under a stream
 
-Wrong arguments are :class:`ValueError` or :class:`TypeError`. Names without the ``Error`` suffix are signals
-or states that a healthy system meets now and then.
+Wrong arguments raise :class:`ValueError` or :class:`TypeError`. Names without the ``Error`` suffix are signals, or
+states that occur in a healthy system.
 """
 
 import reprlib
@@ -56,39 +56,39 @@ __all__ = [
 ]
 
 
-# What is given for a cursor may be anything, and of any length.
+# A value that is given for a cursor may have any type and any length.
 _cut = reprlib.Repr()
 _cut.maxstring = _cut.maxother = 100
 
 
 class ReflexError(Exception):
-    """The base of every exception that this package raises on its own account."""
+    """The base of all exceptions of this package."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Most constructors take keywords, where copying and pickling would pass on the message.
+        # Most constructors have keyword-only parameters, but copying and pickling would pass the message.
         return _restored, (type(self), self.args, self.__dict__)
 
 
 class StreamStopped(ReflexError):
-    """Raised when the source ended the stream, as a server does that shuts down. Open a new stream."""
+    """Raised when the source ended the stream, for example because a server shuts down. Open a new stream."""
 
     def __init__(self, message: str = "the event stream has been stopped") -> None:
         super().__init__(message)
 
 
 class StreamClosed(ReflexError):
-    """Raised by a read of a stream that was closed on this side."""
+    """Raised by a read of a stream that was closed by this process."""
 
     def __init__(self, message: str = "the event stream has been closed") -> None:
         super().__init__(message)
 
 
 class ConnectionLost(ReflexError):
-    """Raised when the database or the remote service can't be reached, or was lost half-way."""
+    """Raised when the database or the remote service cannot be reached, or the connection was lost."""
 
 
 class InvalidCursor(ReflexError, ValueError):
-    """Raised when a cursor isn't one that the source could have handed out."""
+    """Raised when a value is not a cursor of the source."""
 
     def __init__(self, cursor: object, accepted: str) -> None:
         super().__init__(f"{_cut.repr(cursor)} is not a cursor: accepted is {accepted}")
@@ -97,10 +97,10 @@ class InvalidCursor(ReflexError, ValueError):
 
 
 class CursorAhead(ReflexError):
-    """Raised when a cursor lies beyond the last id that the table ever gave out.
+    """Raised when a cursor is greater than every id that the table ever had.
 
-    Events after it would be waited for in vain: the table was truncated or restored, or the cursor belongs to
-    another table.
+    The table was truncated or restored, or the cursor belongs to another table. A stream would wait forever, or skip
+    events.
     """
 
     def __init__(self, *, table: str, cursor: str, last: str) -> None:
@@ -114,7 +114,7 @@ class CursorAhead(ReflexError):
 
 
 class CursorConflict(ReflexError):
-    """Raised when a cursor would move backwards, or isn't where the caller expected it."""
+    """Raised when a cursor would move backwards, or the stored cursor is not the expected one."""
 
     def __init__(self, *, consumer: str, stored: str, given: str, expected: str | None = None) -> None:
         if expected is None:
@@ -129,17 +129,17 @@ class CursorConflict(ReflexError):
 
 
 class LeaseLost(ReflexError):
-    """Raised when who acts on a lease doesn't hold it any more: somebody else has acquired it, or it was released."""
+    """Raised when a lease is no longer held: another owner has acquired it, or it was released."""
 
     def __init__(self, *, name: str, owner: str, epoch: int) -> None:
-        super().__init__(f"{name}: {owner} doesn't hold the lease of epoch {epoch} any more")
+        super().__init__(f"{name}: {owner} no longer holds the lease of epoch {epoch}")
         self.name = name
         self.owner = owner
         self.epoch = epoch
 
 
 class ErrorNotFound(ReflexError, LookupError):
-    """Raised when an errors table has no error of the id asked for."""
+    """Raised when an errors table has no error with the given id."""
 
     def __init__(self, *, table: str, error_id: str) -> None:
         super().__init__(f"{table}: there is no error {error_id}")
@@ -148,7 +148,7 @@ class ErrorNotFound(ReflexError, LookupError):
 
 
 class EventNotFound(ReflexError, LookupError):
-    """Raised when a source doesn't have the event asked for: it was deleted, or belongs to another source."""
+    """Raised when a source does not have the event: it was deleted, or belongs to another source."""
 
     def __init__(self, *, source: str, event_id: str) -> None:
         super().__init__(
@@ -159,7 +159,7 @@ class EventNotFound(ReflexError, LookupError):
 
 
 class FilterError(ReflexError):
-    """Raised when a consumer's event filter raised; the filter's own exception is the cause."""
+    """Raised when a consumer's event filter raised. The filter's exception is the cause."""
 
     def __init__(self, *, consumer: str, event_id: str) -> None:
         super().__init__(f"{consumer}: the filter failed on event {event_id}")
@@ -168,7 +168,7 @@ class FilterError(ReflexError):
 
 
 class MetadataError(ReflexError):
-    """Raised by a filter when an event's metadata could not be decoded; the decoder's exception is the cause."""
+    """Raised by a filter when an event's metadata could not be decoded. The decoder's exception is the cause."""
 
     def __init__(self, *, event_id: str) -> None:
         super().__init__(f"the metadata of event {event_id} could not be decoded")
@@ -176,7 +176,7 @@ class MetadataError(ReflexError):
 
 
 class UnknownStream(ReflexError):
-    """Raised when a server has no stream of the name asked for."""
+    """Raised when a server has no stream with the given name."""
 
     def __init__(self, message: str, *, name: str | None = None) -> None:
         super().__init__(message)
@@ -184,11 +184,11 @@ class UnknownStream(ReflexError):
 
 
 class MessageTooLarge(ReflexError):
-    """Raised when one event is larger than a gRPC message is allowed to be."""
+    """Raised when one event is larger than a gRPC message may be."""
 
 
 class RemoteError(ReflexError):
-    """Raised for a failure that a remote service reports and that has no exception of its own.
+    """Raised for a failure reported by a remote service that has no exception of its own.
 
     ``code`` is the gRPC status code's name, such as ``"INTERNAL"``.
     """
@@ -199,10 +199,10 @@ class RemoteError(ReflexError):
 
 
 class DatabaseError(ReflexError):
-    """Raised for a failure that the database reports; the driver's own exception is the cause.
+    """Raised for a failure reported by the database. The driver's exception is the cause.
 
-    ``sqlstate`` is the SQL standard's five-character code, where the database gave one. ``lock_conflict`` tells whether
-    locks of others were in the way: a deadlock, or a lock that was waited for too long. The same may succeed later.
+    ``sqlstate`` is the five-character code of the SQL standard, if the database gave one. ``lock_conflict`` is true for
+    a deadlock or a lock timeout; the same operation may succeed later.
     """
 
     def __init__(self, message: str, *, sqlstate: str | None = None, lock_conflict: bool = False) -> None:
@@ -212,7 +212,7 @@ class DatabaseError(ReflexError):
 
 
 class SchemaError(ReflexError):
-    """Raised when a table isn't what its table object says. ``differences`` has a line for each."""
+    """Raised when a table differs from its table object. ``differences`` has a line for each difference."""
 
     def __init__(self, *, table: str, differences: Sequence[str]) -> None:
         super().__init__(f"{table}: " + "; ".join(differences))
@@ -221,17 +221,17 @@ class SchemaError(ReflexError):
 
 
 class TableNotFound(SchemaError):
-    """Raised when a table does not exist, or not where the connection looks for it."""
+    """Raised when a table does not exist, or is not in the search path of the connection."""
 
     def __init__(self, *, table: str) -> None:
-        reason = "the table does not exist (create() makes it, ddl() is its text; mind the search path)"
+        reason = "the table does not exist (create() makes it, ddl() returns its DDL; check the search path)"
         if table != table.lower():
             reason += "; names are quoted, so case counts"
         super().__init__(table=table, differences=[reason])
 
 
 class TableRefused(ReflexError):
-    """Raised when a table's ids are given out in a way in which events could be missed."""
+    """Raised when a table's ids are assigned in such a way that events could be missed."""
 
     def __init__(self, *, table: str, reason: str, remedy: str) -> None:
         super().__init__(f"{table}: {reason}: {remedy}")
@@ -243,8 +243,7 @@ class TableRefused(ReflexError):
 class TableReplaced(ReflexError):
     """Raised when a table or its id sequence was dropped, replaced or restarted under a stream.
 
-    Ids that were handed out may now stand for other events: the cursors of the table's consumers are to be
-    set anew.
+    Ids may now belong to other events. Check the cursors of the table's consumers, and set them again.
     """
 
     def __init__(self, *, table: str, what: str) -> None:
@@ -256,7 +255,7 @@ class TableReplaced(ReflexError):
 
 
 def is_expected(error: BaseException) -> bool:
-    """Tell whether ``error`` is part of normal operation, such as a server's restart, rather than a fault."""
+    """Return whether ``error`` is part of normal operation, such as a server's restart, rather than a fault."""
     return isinstance(error, (StreamStopped, ConnectionLost))
 
 

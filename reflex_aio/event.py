@@ -101,7 +101,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def is_noop(self) -> bool:
-        """Whether this is a placeholder for an id that was never committed. Streams skip these."""
+        """True if this is a placeholder for an id that was never committed. Streams skip these."""
         return self.foreign_id == NOOP_FOREIGN_ID and self.type == NOOP_TYPE
 
 

@@ -1,4 +1,4 @@
-"""Event filters made of others, and of what an event's metadata says."""
+"""Event filters that combine others, or decode an event's metadata."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -13,35 +13,35 @@ Data = TypeVar("Data")
 
 
 def all_of(*filters: EventFilter) -> EventFilter:
-    """Return a filter that lets an event through if each of ``filters`` does; without any, all events.
+    """Return a filter that accepts an event if each of ``filters`` does; without filters, every event.
 
-    They are asked in order until one doesn't, or raises: that is raised then.
+    They are called in order until one rejects the event or raises. Its exception is raised.
 
-    :raises TypeError: if a filter isn't a plain function
+    :raises TypeError: if a filter is not a plain function
     """
     _check(filters)
 
-    def wants(event: Event) -> bool:
-        return all(wanted(event) for wanted in filters)
+    def accepts(event: Event) -> bool:
+        return all(accepted(event) for accepted in filters)
 
-    return wants
+    return accepts
 
 
 def any_of(*filters: EventFilter) -> EventFilter:
-    """Return a filter that lets an event through if one of ``filters`` does; without any, no event.
+    """Return a filter that accepts an event if any of ``filters`` does; without filters, no event.
 
-    They are asked in order until one does. What a filter raises counts only if none does: the last of these
-    errors is raised then.
+    They are called in order until one accepts the event. If none does, the last exception that a filter raised is
+    raised.
 
-    :raises TypeError: if a filter isn't a plain function
+    :raises TypeError: if a filter is not a plain function
     """
     _check(filters)
 
-    def wants(event: Event) -> bool:
+    def accepts(event: Event) -> bool:
         error: Exception | None = None
-        for wanted in filters:
+        for accepted in filters:
             try:
-                if wanted(event):
+                if accepted(event):
                     return True
             except Exception as exc:
                 error = exc
@@ -49,29 +49,29 @@ def any_of(*filters: EventFilter) -> EventFilter:
             raise error
         return False
 
-    return wants
+    return accepts
 
 
 def by_metadata(decode: Callable[[bytes], Data], predicate: Callable[[Data], bool]) -> EventFilter:
-    """Return a filter that lets an event through if ``predicate`` is true of its decoded metadata.
+    """Return a filter that accepts an event if ``predicate`` returns true for its decoded metadata.
 
-    What ``decode`` raises becomes a :class:`~reflex_aio.errors.MetadataError`; what ``predicate`` raises passes
-    through. So the two can be told apart by the cause of the consumer's :class:`~reflex_aio.errors.FilterError`.
+    An exception of ``decode`` becomes a :class:`~reflex_aio.errors.MetadataError`; one of ``predicate`` is raised as it
+    is. The cause of the consumer's :class:`~reflex_aio.errors.FilterError` therefore shows which of the two failed.
 
-    :param decode: makes something of the metadata; that of an event without any is ``b""``
-    :raises TypeError: if an argument isn't a plain function
+    :param decode: decodes the metadata, which is ``b""`` for an event without any
+    :raises TypeError: if an argument is not a plain function
     """
     check_filter("decode", decode)
     check_filter("predicate", predicate)
 
-    def wants(event: Event) -> bool:
+    def accepts(event: Event) -> bool:
         try:
             data = decode(event.metadata or b"")
         except Exception as exc:
             raise MetadataError(event_id=event.id) from exc
         return predicate(data)
 
-    return wants
+    return accepts
 
 
 def _check(filters: tuple[EventFilter, ...]) -> None:

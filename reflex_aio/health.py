@@ -1,4 +1,4 @@
-"""Health checks over HTTP: an ASGI application that needs no framework."""
+"""The states of consumers, and health checks over HTTP: an ASGI application that needs no framework."""
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -12,33 +12,34 @@ __all__ = ["ConsumerState", "ConsumerStatus", "HealthApp"]
 
 
 class ConsumerState(StrEnum):
-    """What a hosted consumer is doing."""
+    """The state of a consumer in a runner."""
 
     STARTING = "starting"
-    """Nothing is known yet: it is being looked whether it is to run here, or its stream is being opened."""
+    """Its lease is not known yet, or its stream is being opened."""
     STANDBY = "standby"
-    """It waits for its lease, as another process is to run it."""
+    """It waits for its lease, since it is assigned to another process."""
     RUNNING = "running"
     """Its stream is open."""
     BACKING_OFF = "backing off"
-    """Its last run failed, or its lease could not be asked for; it tries again in a moment."""
+    """Its last run failed, or the lease store did; it is retried after a delay."""
     DRAINING = "draining"
-    """It takes no further event, and finishes those that it has."""
+    """It receives no more events, and finishes those in hand."""
     STOPPED = "stopped"
-    """It has ended, and won't start again by itself."""
+    """It has ended, and is not restarted."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConsumerStatus:
-    """What a hosted consumer is doing, and since when.
+    """The state of a consumer in a runner, with details.
 
     :param consumer: its name
-    :param since: when it began to do so, by this process's clock, in UTC
-    :param restarts: how many of its runs have failed
-    :param error: what the last failure was, with its type; ``""`` if there was none
-    :param failed_at: when that was
-    :param cursor: the cursor of the last event that it is known to have consumed; ``""`` if that isn't known
-    :param epoch: of the lease that it runs under, if there is one
+    :param state: its state
+    :param since: the time of the last change of state, by this process's clock, in UTC
+    :param restarts: the number of runs that failed
+    :param error: the type and message of the last failure; ``""`` if there was none
+    :param failed_at: the time of the last failure
+    :param cursor: the cursor of the last event that it is known to have consumed; ``""`` if it is unknown
+    :param epoch: the epoch of its lease, if it has one
     """
 
     consumer: str
@@ -52,20 +53,20 @@ class ConsumerStatus:
 
 
 class HealthSource(Protocol):
-    """What health checks ask: a :class:`~reflex_aio.runner.runner.Runner` is one."""
+    """The object whose health is checked: a :class:`~reflex_aio.runner.runner.Runner`."""
 
     @property
     def live(self) -> bool:
-        """Whether no restart of the process is called for."""
+        """False if the process should be restarted."""
         ...
 
     @property
     def ready(self) -> bool:
-        """Whether every consumer runs, or stands by for its lease."""
+        """True if every consumer runs, or waits for its lease."""
         ...
 
     def statuses(self) -> Mapping[str, ConsumerStatus]:
-        """Return what each consumer is doing, by name."""
+        """Return the status of each consumer by name."""
         ...
 
 
@@ -76,15 +77,15 @@ _JSON = b"application/json"
 
 
 class HealthApp:
-    """Answers ``/livez``, ``/readyz`` and ``/statusz``, to be mounted in an application or served by itself::
+    """Serves ``/livez``, ``/readyz`` and ``/statusz``, mounted in an application or on its own::
 
         app.mount("/health", HealthApp(runner))                 # FastAPI, Starlette: /health/livez
 
-    ``/livez`` has status 200, or 503 if the process should be restarted; that it is answered at all says that the event
-    loop turns. ``/readyz`` has status 200, or 503 unless every consumer runs or stands by; its text says which doesn't.
-    ``/statusz`` tells as JSON what each consumer is doing: with error messages, so it is for operators alone.
+    ``/livez`` has status 200, or 503 if the process should be restarted. Any response shows that the event loop runs.
+    ``/readyz`` has status 200 if every consumer runs or waits for its lease, else 503 and a list of those that do not.
+    ``/statusz`` returns the status of each consumer as JSON. It has error messages, so it is for operators only.
 
-    :param source: whose health it is, such as a :class:`~reflex_aio.runner.runner.Runner`
+    :param source: the :class:`~reflex_aio.runner.runner.Runner` whose health is checked
     """
 
     def __init__(self, source: HealthSource) -> None:
@@ -96,25 +97,25 @@ class HealthApp:
         receive: Callable[[], Awaitable[Message]],
         send: Callable[[Message], Awaitable[None]],
     ) -> None:
-        """Answer a request, as ASGI 3 has it.
+        """Answer a request of ASGI 3.
 
-        :raises ValueError: if it is none over HTTP
+        :raises ValueError: if it is not an HTTP request
         """
         if scope["type"] == "lifespan":
-            await _live_through(receive, send)
+            await _run_lifespan(receive, send)
         elif scope["type"] == "http":
             await self._answer(scope, send)
         else:
             raise ValueError(f"a {scope['type']} request: accepted is http")
 
     async def _answer(self, scope: Message, send: Callable[[Message], Awaitable[None]]) -> None:
-        # The path of a mounted application begins with where it is mounted, as ASGI has it; some leave that out.
+        # In ASGI, the path of a mounted application begins with its mount point. Some frameworks remove it.
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         page = {"/livez": self._livez, "/readyz": self._readyz, "/statusz": self._statusz}.get(path)
         if page is None:
-            status, kind, body = 404, _TEXT, b"not found: there are /livez, /readyz and /statusz\n"
+            status, kind, body = 404, _TEXT, b"not found: the paths are /livez, /readyz and /statusz\n"
         elif scope["method"] not in ("GET", "HEAD"):
-            status, kind, body = 405, _TEXT, b"method not allowed: GET is\n"
+            status, kind, body = 405, _TEXT, b"method not allowed: use GET\n"
         else:
             status, kind, body = page()
         headers = [
@@ -128,7 +129,7 @@ class HealthApp:
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
     def _livez(self) -> tuple[int, bytes, bytes]:
-        return (200, _TEXT, b"ok\n") if self._source.live else (503, _TEXT, b"restart me\n")
+        return (200, _TEXT, b"ok\n") if self._source.live else (503, _TEXT, b"restart required\n")
 
     def _readyz(self) -> tuple[int, bytes, bytes]:
         if self._source.ready:
@@ -150,7 +151,7 @@ class HealthApp:
         )
 
 
-async def _live_through(
+async def _run_lifespan(
     receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
 ) -> None:
     for phase in ("startup", "shutdown"):

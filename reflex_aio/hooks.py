@@ -1,6 +1,6 @@
-"""The seam for metrics and traces: what the package tells whoever wants to know.
+"""Hooks for metrics, traces and logs: methods that the package calls when something happens.
 
-An object that takes ``hooks=`` uses those given, else the ones installed for the process when it was made.
+An object with a parameter ``hooks`` uses the given hooks, or else those installed for the process when it was made.
 """
 
 import logging
@@ -17,32 +17,32 @@ _NOTHING = nullcontext()
 
 
 class Hooks:
-    """Told what happens. Every method does nothing here: override those you need.
+    """Base of all hooks. Every method does nothing: override those that you need.
 
-    Methods are called from the event loop, on the path of every event: they must be quick, and must not
-    raise. This is a class rather than a protocol so that a later version can tell more without breaking those
-    who listen.
+    Methods are called in the event loop, some for every event: they must be fast, and must not raise. This is a class
+    rather than a protocol, so that methods can be added without breaking existing hooks.
     """
 
     def consumer_started(self, consumer: str, *, lag_alert: float | None, activity_ttl: float | None) -> None:
-        """A run of the consumer has begun. For its limits see :class:`~reflex_aio.consumer.Consumer`."""
+        """A run of the consumer has begun. For the limits see :class:`~reflex_aio.consumer.Consumer`."""
 
     def consumer_stopped(self, consumer: str, error: BaseException | None) -> None:
-        """A run of the consumer has ended, with ``error``, a cancellation too, or else at the head."""
+        """A run of the consumer has ended with ``error``, which may be a cancellation, or with ``None`` at the head."""
 
     def consumer_restarting(self, consumer: str, error: Exception, *, expected: bool, delay: float) -> None:
-        """A run ended with ``error``; the next one begins in ``delay`` seconds."""
+        """A run ended with ``error``. The next one begins in ``delay`` seconds."""
 
     def event_received(self, consumer: str, event: Event) -> None:
-        """The consumer's stream has handed over an event."""
+        """The consumer's stream has delivered an event."""
 
     def event_skipped(self, consumer: str, event: Event) -> None:
-        """The consumer's filters passed over an event."""
+        """The consumer's filters have rejected an event."""
 
     def handling(self, consumer: str, events: Sequence[Event]) -> AbstractContextManager[object]:
-        """Return what is entered while the consumer handles ``events``: one, or those of a batch.
+        """Return a context that is entered while the consumer handles ``events``: one, or those of a batch.
 
-        Entered and left in the task that calls the handler. It meets what the handler raises, and must let it pass.
+        It is entered and left in the task that calls the handler. The handler's exceptions pass through it, and must
+        not be suppressed.
         """
         return _NOTHING
 
@@ -50,14 +50,14 @@ class Hooks:
         """The consumer's handler has returned."""
 
     def event_failed(self, consumer: str, event: Event, error: Exception, seconds: float) -> None:
-        """The consumer's handler, or its filter, has raised."""
+        """The consumer's handler or filter has raised."""
 
     def current_trace(self) -> bytes | None:
-        """Return the trace to store with an event that is inserted without one, into a table that has traces."""
+        """Return the trace to store with an event that is inserted without one, if its table has traces."""
         return None
 
     def event_dead_lettered(self, consumer: str, event: Event, error: BaseException) -> None:
-        """The consumer's error on an event was recorded, so that the consumer may go on without the event."""
+        """The consumer's failure on an event was recorded as a dead letter."""
 
     def cursor_set(self, table: str) -> None:
         """A cursor was written to a cursors table."""
@@ -66,88 +66,88 @@ class Hooks:
         """A query for events has returned ``rows`` rows."""
 
     def page_decoded(self, table: str, events: int, seconds: float) -> None:
-        """Rows of a page were turned into events."""
+        """The rows of a page were converted to events."""
 
     def page_read(self, table: str, *, shared: bool) -> None:
-        """A stream got a page: one that all streams at the head share, or one that was loaded for it alone."""
+        """A stream has received a page: a shared one, as all streams at the head, or one of its own."""
 
     def gap_detected(self, table: str, after: int, before: int) -> None:
-        """Ids between ``after`` and ``before`` are missing and not resolved yet."""
+        """Ids between ``after`` and ``before`` are missing, and not resolved yet."""
 
     def gap_resolved(self, table: str, after: int, seconds: float) -> None:
-        """The gap after ``after`` was passed, ``seconds`` after it was detected."""
+        """The gap after ``after`` was resolved, ``seconds`` after it was detected."""
 
-    def gap_left(self, table: str, after: int) -> None:
-        """Nobody waits any more for the gap after ``after`` to be resolved: the streams were closed."""
+    def gap_abandoned(self, table: str, after: int) -> None:
+        """The gap after ``after`` is no longer waited for, since the streams were closed."""
 
     def gap_filled(self, table: str, noops: int) -> None:
-        """Noops were inserted for ids that were missing."""
+        """Noops were inserted for missing ids."""
 
     def listener_lost(self, error: BaseException, delay: float) -> None:
-        """The connection that listens for wake-ups was lost; the next try is in ``delay`` seconds."""
+        """The connection that listens for notifications was lost. The next try is in ``delay`` seconds."""
 
     def listener_ready(self) -> None:
-        """A connection listens for wake-ups."""
+        """A connection listens for notifications."""
 
     def listener_silent(self) -> None:
-        """LISTEN succeeds but nothing is heard, as behind a pooler in transaction mode: streams poll."""
+        """LISTEN succeeds, but no notification arrives, as behind a pooler in transaction mode. Streams poll."""
 
     def notify_failed(self, error: BaseException) -> None:
-        """Other processes could not be told of new events; they will find them by polling."""
+        """Other processes could not be notified of new events. They find the events by polling."""
 
 
 class _Combined(Hooks):
-    """Tells several hooks. Each method is that of those who override it."""
+    """Calls several hooks. A method is made of the overridden methods only."""
 
     def __init__(self, hooks: Sequence[Hooks]) -> None:
-        for name, idle in vars(Hooks).items():
+        for name, default in vars(Hooks).items():
             if name.startswith("_"):
                 continue
-            calls = [getattr(one, name) for one in hooks]
-            telling = [call for call in calls if getattr(call, "__func__", None) is not idle]
-            if not telling:
+            methods = [getattr(each, name) for each in hooks]
+            overridden = [method for method in methods if getattr(method, "__func__", None) is not default]
+            if not overridden:
                 continue
-            if len(telling) == 1:
-                [call] = telling
+            if len(overridden) == 1:
+                [method] = overridden
             elif name == "current_trace":
-                call = _first(telling)
+                method = _first_trace(overridden)
             elif name == "handling":
-                call = _within_all(telling)
+                method = _nested(overridden)
             else:
-                call = _each(telling)
-            setattr(self, name, call)
+                method = _in_order(overridden)
+            setattr(self, name, method)
 
 
-def _each(calls: Sequence[Callable[..., None]]) -> Callable[..., None]:
-    def tell(*args: Any, **kwargs: Any) -> None:
-        for call in calls:
-            call(*args, **kwargs)
+def _in_order(methods: Sequence[Callable[..., None]]) -> Callable[..., None]:
+    def call_all(*args: Any, **kwargs: Any) -> None:
+        for method in methods:
+            method(*args, **kwargs)
 
-    return tell
+    return call_all
 
 
-def _first(calls: Sequence[Callable[[], bytes | None]]) -> Callable[[], bytes | None]:
+def _first_trace(methods: Sequence[Callable[[], bytes | None]]) -> Callable[[], bytes | None]:
     def first() -> bytes | None:
-        return next((trace for trace in (call() for call in calls) if trace is not None), None)
+        return next((trace for trace in (method() for method in methods) if trace is not None), None)
 
     return first
 
 
-def _within_all(
-    calls: Sequence[Callable[[str, Sequence[Event]], AbstractContextManager[object]]],
+def _nested(
+    methods: Sequence[Callable[[str, Sequence[Event]], AbstractContextManager[object]]],
 ) -> Callable[[str, Sequence[Event]], AbstractContextManager[object]]:
     @contextmanager
-    def within(consumer: str, events: Sequence[Event]) -> Iterator[None]:
+    def nested(consumer: str, events: Sequence[Event]) -> Iterator[None]:
         with ExitStack() as stack:
-            for call in calls:
-                stack.enter_context(call(consumer, events))
+            for method in methods:
+                stack.enter_context(method(consumer, events))
             yield
 
-    return within
+    return nested
 
 
 def combined(*hooks: Hooks) -> Hooks:
-    """Return hooks that tell all of these, in this order. Contexts are entered in it too; the first trace counts."""
+    """Return hooks that call all of ``hooks`` in order. Contexts are entered in this order; the first trace is used."""
     return _Combined(hooks)
 
 
@@ -155,7 +155,7 @@ _installed = Hooks()
 
 
 def install(hooks: Hooks) -> Hooks:
-    """Use ``hooks`` for everything made from now on in this process, and return those used until now."""
+    """Use ``hooks`` for all objects that this process makes from now on. Return the hooks used so far."""
     global _installed
     before, _installed = _installed, hooks
     return before
@@ -170,7 +170,7 @@ _handling: ContextVar[tuple[str, Event] | None] = ContextVar("reflex_aio_handlin
 
 
 class LoggingHooks(Hooks):
-    """Remembers, for :class:`EventLogFilter`, which event a consumer handles, in the context of its task.
+    """Records the event that a consumer handles in the context of its task, for :class:`EventLogFilter`.
 
     Tasks that the handler starts inherit it.
     """
@@ -185,17 +185,22 @@ class LoggingHooks(Hooks):
 
 
 class EventLogFilter(logging.Filter):
-    """Gives each log record the attributes ``consumer``, ``event_id`` and ``foreign_id``, and lets all of them pass.
+    """Sets the attributes ``consumer``, ``event_id`` and ``foreign_id`` of each log record. It rejects no record.
 
-    They are strings, ``"-"`` where no consumer handles an event; of a batch, those of its first event. For formats, add
-    it to the handlers rather than to a logger, whose filters don't see the records of other loggers. It works with
-    :class:`LoggingHooks`.
+    They are strings; ``"-"`` if no consumer handles an event; for a batch, those of its first event. Attributes that a
+    record already has are kept. To use them in formats, add the filter to handlers rather than to a logger, whose
+    filters do not see the records of other loggers. It needs :class:`LoggingHooks`.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Give ``record`` the attributes."""
+        """Set the attributes of ``record``."""
         handling = _handling.get()
-        record.consumer, record.event_id, record.foreign_id = (
+        consumer, event_id, foreign_id = (
             ("-", "-", "-") if handling is None else (handling[0], handling[1].id, handling[1].foreign_id)
         )
+        # This package's own records have them in extra=.
+        attributes = record.__dict__
+        attributes.setdefault("consumer", consumer)
+        attributes.setdefault("event_id", event_id)
+        attributes.setdefault("foreign_id", foreign_id)
         return True

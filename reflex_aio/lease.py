@@ -41,7 +41,7 @@ class LeaseState:
 
     @property
     def is_held(self) -> bool:
-        """Whether a process holds it."""
+        """True if a process holds it."""
         return self.owner != "" and self.seconds_left > 0
 
 

@@ -1,4 +1,4 @@
-"""What else is in a database, in memory: the whole contract, for tests and for single processes."""
+"""Events, cursors, leases and attempts in memory, for tests and single processes. They keep the whole contract."""
 
 import time
 from bisect import bisect_right
@@ -10,6 +10,7 @@ import anyio
 import anyio.lowlevel
 
 from reflex_aio.attempts import Attempts, AttemptStore, check_attempt
+from reflex_aio.checks import check_instance, wrong_type
 from reflex_aio.cursor import CursorStore, is_behind, is_number
 from reflex_aio.errors import CursorAhead, CursorConflict, InvalidCursor, LeaseLost
 from reflex_aio.event import Event, check_event
@@ -19,14 +20,14 @@ from reflex_aio.stream import EventStream, StreamOptions
 __all__ = ["MemoryAttemptStore", "MemoryCursorStore", "MemoryEvents", "MemoryLeaseStore"]
 
 _PAGE = 1000
-# How long an event's age is waited for before the clock is looked at again, which may be set, in seconds.
-_LOOK = 1.0
+# The longest sleep before the clock is read again, since it may be set in the meantime. In seconds.
+_CLOCK_PERIOD = 1.0
 
 
 class MemoryEvents:
     """A list of events, and the source that streams them.
 
-    :param clock: tells the time, in seconds since 1970
+    :param clock: returns the time, in seconds since 1970
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
@@ -37,16 +38,16 @@ class MemoryEvents:
     async def insert(
         self, foreign_id: str | int, type: int, *, metadata: bytes | None = None, trace: bytes | None = None
     ) -> str:
-        """Append an event and return its id.
+        """Append an event, and return its id.
 
         :raises TypeError: if a value has the wrong type
-        :raises ValueError: if a value is out of its range
+        :raises ValueError: if a value is out of range
         """
         stored_id, stored_type = check_event(foreign_id, type, metadata, trace)
         event_id = str(len(self._events) + 1)
         now = round(self._clock() * 1_000_000)
         if self._events:
-            # Also where the clock is set back: the bisection of _old_enough needs the order.
+            # The bisection in _old_enough needs the order, even if the clock was set back.
             now = max(now, self._events[-1].timestamp_us)
         self._events.append(Event(event_id, stored_type, stored_id, now, metadata, trace))
         inserted, self._inserted = self._inserted, anyio.Event()
@@ -60,8 +61,8 @@ class MemoryEvents:
 
         See :class:`~reflex_aio.stream.Source`.
 
-        :raises InvalidCursor: if ``after`` is no event id
-        :raises CursorAhead: when the stream is opened, if ``after`` is beyond the newest event
+        :raises InvalidCursor: if ``after`` is not an event id
+        :raises CursorAhead: when the stream is opened, if ``after`` is greater than the newest event's id
         """
         return _MemoryStream(self, _position(after), StreamOptions(from_head, to_head, lag))
 
@@ -70,19 +71,19 @@ class MemoryEvents:
         return _cursor(len(self._events))
 
     def _old_enough(self, lag: float | None) -> int:
-        """Return how many of the first events are at least ``lag`` seconds old."""
+        """Return the number of events that are at least ``lag`` seconds old, from the first on."""
         if not lag:
             return len(self._events)
         newest = round((self._clock() - lag) * 1_000_000)
         return bisect_right(self._events, newest, key=lambda event: event.timestamp_us)
 
     async def _next(self, position: int, lag: float | None) -> None:
-        """Wait until there may be a further event after ``position`` that is ``lag`` seconds old."""
+        """Wait until there may be another event after ``position`` that is ``lag`` seconds old."""
         if position == len(self._events):
             await self._inserted.wait()
         else:
             due = self._events[position].timestamp_us / 1_000_000 + (lag or 0.0)
-            await anyio.sleep(min(max(0.0, due - self._clock()), _LOOK))
+            await anyio.sleep(min(max(0.0, due - self._clock()), _CLOCK_PERIOD))
 
 
 class _MemoryStream(EventStream):
@@ -104,7 +105,7 @@ class _MemoryStream(EventStream):
 
     async def _read(self) -> Sequence[Event]:
         source, lag = self._source, self._options.lag
-        # Without a checkpoint, a reader of many events would never let another task run.
+        # Without a checkpoint, a reader of many events would not let other tasks run.
         await anyio.lowlevel.checkpoint()
         if self._options.to_head:
             end = self._head
@@ -116,11 +117,11 @@ class _MemoryStream(EventStream):
         return page
 
     async def _close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the stream holds no resources."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Lent:
+class _Grant:
     owner: str
     epoch: int
     expires: float
@@ -128,7 +129,7 @@ class _Lent:
 
 @dataclass(frozen=True, slots=True)
 class _MemoryLease(Lease):
-    """A lease that knows who lent it."""
+    """A lease with the store that made it."""
 
     store: "MemoryLeaseStore" = field(repr=False)
 
@@ -136,10 +137,10 @@ class _MemoryLease(Lease):
 class MemoryCursorStore(CursorStore):
     """Cursors in a dictionary.
 
-    Cursors of digits go forward only, by their values. Of other cursors no order is known: they can be set to anything,
-    and ``expected=`` is what guards them.
+    Numeric cursors move forward only. Other cursors have no known order: they can be set to any value, unless
+    ``expected=`` is given.
 
-    :param cursors: the cursors to begin with, by consumer; event ids may be integers
+    :param cursors: initial cursors by consumer; event ids may be integers
     """
 
     fence_type: ClassVar[type[Lease] | None] = _MemoryLease
@@ -156,8 +157,7 @@ class MemoryCursorStore(CursorStore):
     ) -> None:
         """Move the cursor of the consumer ``name`` forward. See :class:`~reflex_aio.cursor.CursorStore`.
 
-        :raises TypeError: if ``cursor`` is no string, or ``fence`` no lease of a
-            :class:`MemoryLeaseStore`
+        :raises TypeError: if ``cursor`` is not a string, or ``fence`` is not a lease of a :class:`MemoryLeaseStore`
         """
         _check_cursor(cursor)
         if fence is not None:
@@ -170,9 +170,9 @@ class MemoryCursorStore(CursorStore):
         self._cursors[name] = cursor
 
     async def rewind(self, name: str, cursor: str) -> None:
-        """Set the cursor of the consumer ``name`` to any place, also before where it is.
+        """Set the cursor of the consumer ``name`` to any value, also backwards.
 
-        :raises TypeError: if ``cursor`` is no string
+        :raises TypeError: if ``cursor`` is not a string
         """
         _check_cursor(cursor)
         self._cursors[name] = cursor
@@ -183,69 +183,70 @@ class MemoryCursorStore(CursorStore):
 
 
 class MemoryLeaseStore(LeaseStore):
-    """Leases in a dictionary. They fence the cursors of a :class:`MemoryCursorStore`.
+    """Leases in a dictionary. A :class:`MemoryCursorStore` can compare them.
 
-    :param clock: tells the time, in seconds from any moment on
+    :param clock: returns the time, in seconds from any origin
     """
 
     lease_type: type[Lease] = _MemoryLease
 
     def __init__(self, *, clock: Callable[[], float] = anyio.current_time) -> None:
         self._clock = clock
-        self._lent: dict[str, _Lent] = {}
+        self._grants: dict[str, _Grant] = {}
 
     async def acquire(self, name: str, owner: str, *, ttl: float) -> Lease | None:
         """Acquire ``name`` for ``owner``, or return ``None``. See :class:`~reflex_aio.lease.LeaseStore`.
 
         :raises TypeError: if an argument has the wrong type
-        :raises ValueError: if an argument is out of its range
+        :raises ValueError: if an argument is out of range
         """
         check_lease(name, owner)
         check_ttl(ttl)
         now = self._clock()
-        lent = self._lent.get(name, _Lent("", 0, now))
-        held = lent.owner != "" and lent.expires > now
-        if held and lent.owner != owner:
+        grant = self._grants.get(name, _Grant("", 0, now))
+        held = grant.owner != "" and grant.expires > now
+        if held and grant.owner != owner:
             return None
-        epoch = lent.epoch if held else lent.epoch + 1
-        self._lent[name] = _Lent(owner, epoch, now + ttl)
+        epoch = grant.epoch if held else grant.epoch + 1
+        self._grants[name] = _Grant(owner, epoch, now + ttl)
         return _MemoryLease(name, owner, epoch, self)
 
     async def renew(self, lease: Lease, *, ttl: float) -> None:
         """Let ``lease`` expire in ``ttl`` seconds from now. See :class:`~reflex_aio.lease.LeaseStore`.
 
-        :raises LeaseLost: if somebody else has acquired it, or it was released
-        :raises TypeError: if ``lease`` is none of a memory lease store, or ``ttl`` no number
-        :raises ValueError: if ``ttl`` is out of its range
+        :raises LeaseLost: if another owner has acquired it, or it was released
+        :raises TypeError: if ``lease`` is not of a memory lease store, or ``ttl`` is not a number
+        :raises ValueError: if ``ttl`` is out of range
         """
         check_ttl(ttl)
         _check_held(lease)
-        self._lent[lease.name] = _Lent(lease.owner, lease.epoch, self._clock() + ttl)
+        self._grants[lease.name] = _Grant(lease.owner, lease.epoch, self._clock() + ttl)
 
     async def release(self, lease: Lease) -> None:
-        """Give ``lease`` back. See :class:`~reflex_aio.lease.LeaseStore`.
+        """Release ``lease``. See :class:`~reflex_aio.lease.LeaseStore`.
 
-        :raises TypeError: if ``lease`` is none of a memory lease store
+        :raises TypeError: if ``lease`` is not of a memory lease store
         """
         try:
             _check_held(lease)
         except LeaseLost:
             return
-        # Its epoch stays, and counts on: of an epoch that comes twice, the first holder could pass for the second.
-        self._lent[lease.name] = _Lent("", lease.epoch, self._clock())
+        # Keep the epoch, and count on from it: with the same epoch twice, an earlier lease would pass for a later one.
+        self._grants[lease.name] = _Grant("", lease.epoch, self._clock())
 
     async def all(self) -> Mapping[str, LeaseState]:
         """Return the state of every name that was ever acquired, held or not."""
         now = self._clock()
         return {
-            name: LeaseState(lent.owner, lent.epoch, lent.expires - now) for name, lent in self._lent.items()
+            name: LeaseState(grant.owner, grant.epoch, grant.expires - now)
+            for name, grant in self._grants.items()
         }
 
 
 class MemoryAttemptStore(AttemptStore):
-    """Failed attempts in a dictionary, which end with the process: for tests.
+    """Failed attempts in a dictionary, for tests: they are lost when the process ends.
 
-    :param clock: tells the time, in seconds from any moment on
+    :param clock: returns the time, in seconds from any origin
     """
 
     def __init__(self, *, clock: Callable[[], float] = anyio.current_time) -> None:
@@ -265,33 +266,32 @@ class MemoryAttemptStore(AttemptStore):
         """Count one more failed attempt at an event. See :class:`~reflex_aio.attempts.AttemptStore`.
 
         :raises TypeError: if an argument has the wrong type
-        :raises ValueError: if an argument is out of its range
+        :raises ValueError: if an argument is out of range
         """
         check_attempt(consumer, event_id, delay)
         count, _ = self._attempts.get((consumer, event_id), (0, 0.0))
         self._attempts[consumer, event_id] = count + 1, self._clock() + delay
 
     async def clear(self, consumer: str, event_id: str) -> None:
-        """Forget the attempts at an event. See :class:`~reflex_aio.attempts.AttemptStore`."""
+        """Delete the attempts at an event. See :class:`~reflex_aio.attempts.AttemptStore`."""
         self._attempts.pop((consumer, event_id), None)
 
 
 def _check_held(lease: Lease) -> None:
-    """Check that ``lease`` was neither released nor acquired by somebody else.
+    """Check that ``lease`` was neither released nor acquired by another owner.
 
     :raises LeaseLost: if it was
-    :raises TypeError: if it is none of a memory lease store
+    :raises TypeError: if it is not of a memory lease store
     """
     if not isinstance(lease, _MemoryLease):
-        raise TypeError(f"lease {lease!r} is a {type(lease).__name__}: accepted is one of a MemoryLeaseStore")
-    lent = lease.store._lent.get(lease.name)
-    if lent is None or (lent.owner, lent.epoch) != (lease.owner, lease.epoch):
+        raise wrong_type("lease", lease, "a lease of a MemoryLeaseStore")
+    grant = lease.store._grants.get(lease.name)
+    if grant is None or (grant.owner, grant.epoch) != (lease.owner, lease.epoch):
         raise LeaseLost(name=lease.name, owner=lease.owner, epoch=lease.epoch)
 
 
 def _check_cursor(cursor: object) -> None:
-    if not isinstance(cursor, str):
-        raise TypeError(f"cursor {cursor!r} is a {type(cursor).__name__}: accepted is a str")
+    check_instance("cursor", cursor, str, "a str")
 
 
 def _is_behind(cursor: str, stored: str) -> bool:

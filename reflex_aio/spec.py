@@ -18,7 +18,7 @@ __all__ = ["Spec"]
 
 
 class Spec:
-    """What a run consists of: the events of ``source``, handled by ``consumer``, with its cursor kept in ``store``.
+    """The parts and options of a run: ``consumer`` handles the events of ``source``, and ``store`` keeps its cursor.
 
     Combinations that cannot work are refused when the spec is made.
 

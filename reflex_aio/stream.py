@@ -1,4 +1,4 @@
-"""Streams of events, and the sources that they come from."""
+"""The interfaces of event streams and their sources."""
 
 import logging
 import warnings
@@ -27,11 +27,11 @@ BEGINNING = "0"
 
 @dataclass(frozen=True, slots=True)
 class StreamOptions:
-    """Where a stream starts and ends, and how old its events are.
+    """The start and the end of a stream, and the minimum age of its events.
 
     :param from_head: start after the head, whatever cursor is given
-    :param to_head: end after the head, instead of waiting for further events
-    :param lag: deliver an event once it is this old, in seconds; the head is then the newest event that is
+    :param to_head: end after the head, instead of waiting for more events
+    :param lag: deliver an event when it has this age, in seconds. The head is then the newest event that has it
     :raises ValueError: if ``lag`` is negative, or not finite
     :raises TypeError: if a value has the wrong type
     """
@@ -47,33 +47,33 @@ class StreamOptions:
 
 
 class Cancellable(Protocol):
-    """What ends a read that waits."""
+    """A read that can be cancelled."""
 
     def cancel(self) -> None:
-        """End it, if it waits."""
+        """Cancel the read, if it waits."""
 
 
 class Feed(Cancellable, Protocol):
-    """What hands events to a stream, which takes them when it likes.
+    """A buffer from which a stream takes events.
 
-    To be cancelled is to raise StreamClosed from then on, and to wake who waits for an arrival.
+    After :meth:`cancel`, the methods raise StreamClosed, and the awaitable of :meth:`arrival` returns.
     """
 
     def take(self) -> Sequence[Event] | None:
-        """Return the next events; none if there are none yet, and ``None`` if there will be none any more.
+        """Return the next events: an empty sequence if there are none yet, ``None`` if the feed has ended.
 
-        :raises ReflexError: whatever has ended it
+        :raises ReflexError: if an error ended the feed
         """
 
     def arrival(self) -> Awaitable[None] | None:
-        """Return what to await before there may be something to :meth:`take`; ``None`` if there may be now.
+        """Return an awaitable that returns when events may have arrived; ``None`` if :meth:`take` may be called now.
 
-        To be cancelled meanwhile loses nothing.
+        No events are lost if the caller is cancelled.
         """
 
 
 class EventStream(ABC):
-    """Events in order: an asynchronous iterator and an asynchronous context manager.
+    """Events in order, as an asynchronous iterator and an asynchronous context manager.
 
     ::
 
@@ -81,18 +81,18 @@ class EventStream(ABC):
             async for event in stream:
                 ...
 
-    Entering the stream opens it: the head that ``from_head`` and ``to_head`` speak of is the one at that
-    moment. A stream that isn't entered is opened by its first read. One task reads at a time; any task may
-    close the stream, and a read that waits meanwhile raises :class:`~reflex_aio.errors.StreamClosed`, as
-    every later one does. A read that is cancelled loses nothing: the next one goes on after the last event
-    that was handed out. With ``to_head`` the iteration ends after the head; no other stream ends by itself.
+    Entering the stream opens it, and resolves the head for ``from_head`` and ``to_head``. A stream that is not entered
+    is opened by its first read. One task reads at a time. Any task may close the stream; a read that waits at that time
+    raises :class:`~reflex_aio.errors.StreamClosed`, as does every later one. A read that is cancelled loses no events:
+    the next one continues after the last event that was returned. With ``to_head``, the iteration ends after the head;
+    no other stream ends by itself.
 
-    Those who implement a source override :meth:`_open`, :meth:`_read` and :meth:`_close`. A stream that others feed
-    may set ``_fed_by``, and then override :meth:`_take_fed` too.
+    A source implements :meth:`_open`, :meth:`_read` and :meth:`_close`. A stream that takes its events from a
+    :class:`Feed` sets ``_fed_by``, and implements :meth:`_take_fed` too.
     """
 
-    # ``__anext__`` is a slot rather than a method: set to a generator's own, ``async for`` gets there without a frame
-    # of Python in between, which at a million events a second would be a tenth of all there is to do.
+    # ``__anext__`` is a slot and not a method. It is set to that of a generator, so that ``async for`` calls it without
+    # another Python frame, which at a million events a second would take a tenth of the time.
     __slots__ = ("__anext__", "__dict__", "__weakref__")
 
     if TYPE_CHECKING:
@@ -112,42 +112,41 @@ class EventStream(ABC):
         self._busy: Cancellable | None = None
         self._idle: anyio.Event | None = None
         self._events: AsyncGenerator[Event, None] | None = None
-        self._step_by(self._start)
+        self._set_next(self._start)
 
     @abstractmethod
     async def _open(self) -> str:
-        """Make ready to read, and return the cursor to start after, with ``from_head`` resolved.
+        """Prepare to read, and return the cursor to start after, with ``from_head`` resolved.
 
-        Called once more after it was cancelled or has raised.
+        Called again if it was cancelled or raised.
         """
 
     @abstractmethod
     async def _read(self) -> Sequence[Event] | None:
         """Return the next events, at least one, or an empty sequence after the head of a ``to_head`` stream.
 
-        ``None`` says that the next ones come from the feed that the stream has now.
-        Called once more after it was cancelled or has raised: it must go on after the last page that it
-        returned. Called after the end too.
+        ``None`` means that the next events come from the feed. Called again if it was cancelled or raised: it must then
+        continue after the last page that it returned. Also called after the end.
         """
 
     def _take_fed(self) -> Sequence[Event] | None:
-        """Return what the feed has, and forget a feed that has ended: :meth:`_read` is called again then.
+        """Return the result of the feed's ``take``, and unset ``_fed_by`` if the feed has ended.
 
-        Called instead of :meth:`_read` while there is a ``_fed_by``. Where a hundred streams wait for one event, each
-        coroutine on the way to it counts, and a cancel scope for each read would take as much as all else.
+        Called instead of :meth:`_read` while ``_fed_by`` is set. When a hundred streams wait for one event, every
+        coroutine in between counts, and a cancel scope for each read would take as much time as everything else.
         """
         raise NotImplementedError
 
     @abstractmethod
     async def _close(self) -> None:
-        """Give back everything that the stream holds; not much, if it was never opened.
+        """Release all resources of the stream, which may never have been opened.
 
-        Called once, with no open or read under way, shielded, and on asyncio in a task of its own.
+        Called once, while no open or read runs, shielded, and on asyncio in a task of its own.
         """
 
     @property
     def cursor(self) -> str:
-        """The cursor after the last event handed out; before that, the one that the stream starts after."""
+        """The cursor of the last event that was returned; before the first, the one that the stream starts after."""
         return self._after if self._last is None else self._last.id
 
     async def __aenter__(self) -> Self:
@@ -166,33 +165,33 @@ class EventStream(ABC):
         except Exception:
             if exc is None:
                 raise
-            # What the body raised is the one to raise: a cancellation must not be lost.
+            # The body's exception is raised: it may be a cancellation, which must not be lost.
             logger.exception("%r could not be closed", self)
 
     def __aiter__(self) -> Self:
         return self
 
     async def read_page(self) -> list[Event]:
-        """Return all events that are ready, waiting for the first; an empty list at the end of the stream.
+        """Wait for an event, and return all events that are ready; an empty list at the end of the stream.
 
         :raises StreamClosed: if the stream was closed
         """
         page = list(self._ready)
         if not page:
-            # A copy, as the source may keep the page.
+            # A copy, because the source may keep the page.
             page = list(await self._next_page())
         if page:
             self._last = page[-1]
         return page
 
     async def read_batch(self) -> EventBatch:
-        """Return what :meth:`read_page` does, as columns.
+        """Return the same as :meth:`read_page`, as columns.
 
-        For those who pass events on: of a table, no events are made on the way.
+        For code that only forwards events: a table's stream then creates no event objects.
 
         :raises StreamClosed: if the stream was closed
         """
-        # Whoever reads so once goes on so.
+        # Later reads are expected to be of the same kind.
         self._in_batches = True
         batch = EventBatch.of(list(self._ready) or await self._next_page())
         if batch:
@@ -200,29 +199,29 @@ class EventStream(ABC):
         return batch
 
     def end(self) -> None:
-        """End the iteration: no further event is handed out, and a read that waits ends.
+        """End the iteration: no more events are returned, and a read that waits returns.
 
-        For a reader that is to finish what it has in hand. Unlike :meth:`aclose` it waits for nothing, and the
-        stream still has to be closed. May be called twice, and from any task; an opening that is under way
-        raises :class:`~reflex_aio.errors.StreamClosed`.
+        This lets a reader finish the events in hand. Unlike :meth:`aclose`, it returns at once, and the stream must
+        still be closed. It may be called repeatedly, by any task. If the stream is being opened, the opening raises
+        :class:`~reflex_aio.errors.StreamClosed`.
         """
         if self._ended or self._closed is not None:
             return
         self._ended = True
         self._ready = iter(())
-        self._step_by(self._no_more)
+        self._set_next(self._raise_end)
         if self._busy is not None:
             self._busy.cancel()
 
     async def aclose(self) -> None:
-        """Close the stream and wait until it holds nothing any more, also if cancelled meanwhile.
+        """Close the stream, and wait until its resources are released, even if cancelled.
 
-        May be called twice, and from any task.
+        It may be called repeatedly, by any task.
         """
         if self._closed is None:
             self._closed = anyio.Event()
             self._ready = iter(())
-            self._step_by(self._refuse)
+            self._set_next(self._raise_closed)
             await shielded(self._finish(self._closed))
         else:
             await shielded(self._closed.wait())
@@ -236,22 +235,22 @@ class EventStream(ABC):
                 stacklevel=2,
             )
 
-    def _step_by(self, step: Callable[[], Awaitable[Event]]) -> None:
-        self.__anext__ = step  # type: ignore[method-assign]
+    def _set_next(self, method: Callable[[], Awaitable[Event]]) -> None:
+        self.__anext__ = method  # type: ignore[method-assign]
 
     def _start(self) -> Awaitable[Event]:
-        self._events = self._flow()
-        # Set before the first step, so that a second reader meets this generator rather than one of its own.
-        self._step_by(self._events.__anext__)
+        self._events = self._generate()
+        # Set before the first step, so that a second reader gets this generator too, and is refused by it.
+        self._set_next(self._events.__anext__)
         return self.__anext__()
 
-    async def _refuse(self) -> Event:
+    async def _raise_closed(self) -> Event:
         raise StreamClosed
 
-    async def _no_more(self) -> Event:
+    async def _raise_end(self) -> Event:
         raise StopAsyncIteration
 
-    async def _flow(self) -> AsyncGenerator[Event, None]:
+    async def _generate(self) -> AsyncGenerator[Event, None]:
         try:
             while True:
                 for event in self._ready:
@@ -263,8 +262,8 @@ class EventStream(ABC):
                     if not (page := await self._next_page()):
                         return
                 else:
-                    # As _next_page does it, without its coroutine and calls: where a hundred streams wait for one
-                    # event, these would be a quarter of what it takes to hand it to them.
+                    # The same as in _next_page, without its coroutine and calls: when a hundred streams wait for one
+                    # event, these would take a quarter of the time.
                     if (arrival := feed.arrival()) is not None:
                         self._busy = feed
                         try:
@@ -273,16 +272,16 @@ class EventStream(ABC):
                             self._busy = None
                             if self._idle is not None:
                                 self._idle.set()
-                        # By another task meanwhile, which mypy doesn't think of.
+                        # Another task may have set these, which mypy does not consider.
                         if self._ended or self._closed is not None:
                             continue  # type: ignore[unreachable]
                     if not (page := self._take_fed()):
                         continue
                 self._ready = iter(page)
         finally:
-            # A generator that ended, by a cancelled read say, would end the iteration in silence.
+            # A generator that was ended by an exception, such as a cancellation, would silently end the iteration.
             if self._closed is None:
-                self._step_by(self._start)
+                self._set_next(self._start)
 
     async def _next_page(self) -> Sequence[Event]:
         """Return the next events, or none at the end of the stream."""
@@ -304,7 +303,7 @@ class EventStream(ABC):
         except StreamClosed:
             if self._closed is not None or not self._ended:
                 raise
-        # A read may have been past cancelling; what it brings is handed out no more.
+        # A read may return although it was cancelled by end(): its events are dropped.
         return () if page is None or self._ended else page
 
     async def _read_opened(self) -> Sequence[Event] | None:
@@ -317,24 +316,24 @@ class EventStream(ABC):
             self._opened = True
 
     async def _guarded(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do ``work``, which a close in another task ends with StreamClosed."""
+        """Run ``work``. If another task closes the stream, cancel it and raise StreamClosed."""
         scope = anyio.CancelScope()
         self._begin(scope)
         try:
             with scope:
                 done = await work()
-                # It may have been past cancelling; what it brings is handed out no more.
+                # The work may return although it was cancelled by a close: its result is dropped.
                 self._check_open()
                 return done
         finally:
             self._done()
         raise StreamClosed
 
-    def _begin(self, ended_by: Cancellable) -> None:
+    def _begin(self, read: Cancellable) -> None:
         self._check_open()
         if self._busy is not None:
-            raise RuntimeError("the stream is being read by another task: one task reads a stream at a time")
-        self._busy = ended_by
+            raise RuntimeError("another task reads the stream: accepted is one task at a time")
+        self._busy = read
 
     def _done(self) -> None:
         self._busy = None
@@ -360,12 +359,12 @@ class EventStream(ABC):
 
 @runtime_checkable
 class Source(Protocol):
-    """Anything that events can be streamed from: a table and a pool, a remote service, a test's list."""
+    """A source of events, such as a table with a pool, a remote service, or a list in memory."""
 
     def stream(
         self, after: str = "", *, from_head: bool = False, to_head: bool = False, lag: float | None = None
     ) -> EventStream:
-        """Return a stream of the events after the cursor ``after``, ``""`` being the beginning.
+        """Return a stream of the events after the cursor ``after``, where ``""`` is the beginning.
 
         For the options see :class:`StreamOptions`.
         """

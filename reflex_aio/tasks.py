@@ -1,8 +1,7 @@
-"""Background tasks that belong to an object, and asyncio's kind of cancellation.
+"""Background tasks, task groups with a single error, and cancellation. The only core module that uses asyncio.
 
-The one core module that knows asyncio. An object that is closed in another task than it was opened in, or in
-no particular order, can't hold a task group open in between; it owns plain tasks instead, and its ``aclose``
-ends them.
+An object that may be closed in another task than the one that opened it cannot keep a task group open in between. It
+owns plain tasks instead, which its ``aclose`` ends.
 """
 
 import asyncio
@@ -27,6 +26,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Args = TypeVarTuple("Args")
 
 
 class Tasks:
@@ -39,40 +39,40 @@ class Tasks:
     def start(self, work: Coroutine[Any, Any, T], *, name: str, awaited: bool = False) -> asyncio.Task[T]:
         """Run ``work`` in the background.
 
-        :param awaited: whoever awaits the task meets what it raises; otherwise that is logged
+        :param awaited: the task will be awaited, which raises its exception; otherwise the exception is logged
         """
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._done if awaited else self._done_alone)
+        task.add_done_callback(self._done if awaited else self._done_and_log)
         return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         self._cancelled.discard(task)
         if not task.cancelled():
-            # Marks it as seen: those who awaited the task may have been cancelled meanwhile.
+            # Mark the exception as retrieved: a task that awaited this one may have been cancelled.
             task.exception()
 
-    def _done_alone(self, task: asyncio.Task[Any]) -> None:
+    def _done_and_log(self, task: asyncio.Task[Any]) -> None:
         self._done(task)
         _log_failure(task)
 
     async def aclose(self) -> None:
-        """Cancel the tasks and wait until each has ended, also when the caller is cancelled meanwhile.
+        """Cancel the tasks, and wait until all have ended, even if the caller is cancelled.
 
-        A task among them may call this too: it goes on itself. Tasks may be started again afterwards.
+        One of the tasks may call this too: it is not cancelled itself. Tasks may be started again afterwards.
         """
         caller = asyncio.current_task()
         if caller in self._tasks:
-            # Not shielded: another aclose may have cancelled this task, and wait for it.
+            # Not shielded: another aclose may have cancelled this task, and waits for it.
             await self._end(caller)
         else:
             await shielded(self._end(caller))
 
     async def _end(self, caller: asyncio.Task[Any] | None) -> None:
-        # Again and again, as a task that ends may start another one.
+        # A loop, because a task may start another one while it ends.
         while tasks := self._tasks - {caller}:
-            # Once each: a second cancellation, by another aclose, would cut the clean-up of a task short.
+            # Cancel each task once: a second cancellation, by another aclose, would interrupt its clean-up.
             for task in tasks - self._cancelled:
                 self._cancelled.add(task)
                 task.cancel()
@@ -80,11 +80,11 @@ class Tasks:
 
 
 async def shielded(work: Coroutine[Any, Any, T]) -> T:
-    """Do ``work`` to its end; raise a cancellation of the caller that comes meanwhile only then.
+    """Run ``work`` to its end. If the caller is cancelled, raise the cancellation after that.
 
-    A shield of anyio's holds off the cancellations of anyio's scopes, but not those of asyncio:
-    ``task.cancel()``, ``asyncio.timeout``, ``asyncio.TaskGroup``. So on asyncio the work is done in a task of
-    its own. It has to be bounded in time.
+    A shield of anyio stops cancellations by anyio's scopes, but not those by asyncio: ``task.cancel()``,
+    ``asyncio.timeout``, ``asyncio.TaskGroup``. On asyncio, the work therefore runs in a task of its own. It must be
+    limited in time.
     """
     with anyio.CancelScope(shield=True):
         if _current_task() is None:
@@ -103,28 +103,28 @@ async def shielded(work: Coroutine[Any, Any, T]) -> T:
 
 
 def on_asyncio() -> bool:
-    """Tell whether the current task is one of asyncio's."""
+    """Return whether the current task is an asyncio task."""
     return _current_task() is not None
 
 
 def is_cancelling() -> bool:
-    """Tell whether the current task was asked to cancel, rather than met a CancelledError from below."""
+    """Return whether the current task is being cancelled, as opposed to a CancelledError that a callee raised."""
     return pending_cancellations() > 0
 
 
 def pending_cancellations() -> int:
-    """Return how often the current task was asked to cancel; 0 where there is no asyncio."""
+    """Return the number of pending requests to cancel the current task; 0 on trio."""
     task = _current_task()
     return 0 if task is None else task.cancelling()
 
 
 def is_cancellation(error: BaseException, *, pending_before: int) -> bool:
-    """Tell whether ``error`` is a cancellation that somebody asked for, rather than one that came from below.
+    """Return whether ``error`` is a cancellation of the current task, as opposed to one that a callee raised.
 
-    To be called where it was caught. grpc.aio, for one, raises a CancelledError of its own when a channel is
-    closed under a read; in a task group it would end the siblings in silence.
+    Call this where the error was caught. grpc.aio, for example, raises a CancelledError when a channel is closed during
+    a read; in a task group it would silently end the sibling tasks.
 
-    :param pending_before: :func:`pending_cancellations` before the work that raised it
+    :param pending_before: the result of :func:`pending_cancellations` before the work that raised it
     """
     return isinstance(error, anyio.get_cancelled_exc_class()) and (
         pending_cancellations() > pending_before or anyio.current_effective_deadline() == -math.inf
@@ -135,7 +135,7 @@ def _current_task() -> asyncio.Task[Any] | None:
     try:
         return asyncio.current_task()
     except RuntimeError:
-        # Not on asyncio.
+        # Not in an asyncio event loop.
         return None
 
 
@@ -144,15 +144,10 @@ def _log_failure(task: asyncio.Task[Any]) -> None:
         logger.error("background task %s failed", task.get_name(), exc_info=error)
 
 
-logger = logging.getLogger(__name__)
-
-Args = TypeVarTuple("Args")
-
-
 class Group:
-    """A task group whose first failure ends all of it and is raised as it is, in no exception group.
+    """A task group that raises its first error as it is, not in an exception group. Later errors are logged.
 
-    :param name: whose work it is, for the log, which is where later failures go
+    :param name: the consumer, for the log
     """
 
     def __init__(self, name: str) -> None:
@@ -161,7 +156,7 @@ class Group:
         self._tasks: TaskGroup | None = None
 
     async def run(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do ``work``; when it is done, cancel what it has started and still goes on."""
+        """Run ``work``. When it returns, cancel the tasks that it started."""
         async with anyio.create_task_group() as self._tasks:
             await self._guarded(work)
             self._tasks.cancel_scope.cancel()
@@ -169,14 +164,14 @@ class Group:
             raise self._error
 
     def start(self, work: Callable[[Unpack[Args]], Awaitable[None]], *args: *Args) -> None:
-        """Do ``work`` beside what else goes on. To be called from within the work."""
+        """Start ``work`` in a task. Call this within :meth:`run` only."""
         assert self._tasks is not None
         self._tasks.start_soon(self._guarded, work, *args)
 
     async def _guarded(self, work: Callable[[Unpack[Args]], Awaitable[None]], *args: *Args) -> None:
         assert self._tasks is not None
         if self._error is not None:
-            # It was started just before the failure, and would begin before its cancellation.
+            # The task was started just before the failure, and would run up to its first wait.
             return
         pending_before = pending_cancellations()
         try:
@@ -191,4 +186,4 @@ class Group:
         if self._error is None:
             self._error = error
         else:
-            logger.error("consumer %s has met a second error", self._name, exc_info=error)
+            logger.error("consumer %s: another error", self._name, exc_info=error)

@@ -135,7 +135,7 @@ class PrometheusHooks(Hooks):
     def gap_resolved(self, table: str, after: int, seconds: float) -> None:
         self._count_gaps(table, -1)
 
-    def gap_left(self, table: str, after: int) -> None:
+    def gap_abandoned(self, table: str, after: int) -> None:
         self._count_gaps(table, -1)
 
     def gap_filled(self, table: str, noops: int) -> None:

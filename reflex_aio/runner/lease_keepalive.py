@@ -47,7 +47,7 @@ async def within_limit(request: Awaitable[T], *, timeout: float) -> T:
 async def acquire(leases: LeaseStore, name: str, owner: str, *, ttl: float, timeout: float) -> Lease | None:
     """Acquire ``name``, or return ``None`` if another owner holds it. See :class:`~reflex_aio.lease.LeaseStore`.
 
-    If the caller is cancelled, the lease is released: otherwise nobody could use it until it expires.
+    If the caller is cancelled, the lease is released: otherwise no process could use it until it expires.
 
     :param timeout: time limit, in seconds
     :raises TimeoutError: if the store takes longer

@@ -115,7 +115,7 @@ class Runner:
 
     @property
     def ready(self) -> bool:
-        """Whether every consumer runs, or waits for its lease. False while the runner drains."""
+        """True if every consumer runs, or waits for its lease. False while the runner drains."""
         # A consumer that drains by itself is being moved to another process.
         healthy = (ConsumerState.RUNNING, ConsumerState.STANDBY, ConsumerState.DRAINING)
         return (
@@ -124,9 +124,9 @@ class Runner:
 
     @property
     def live(self) -> bool:
-        """Whether the process need not be restarted.
+        """False if the process should be restarted.
 
-        It must be restarted if the runner has failed as a whole, if a consumer has stopped that should run, or if a
+        It should be restarted if the runner has failed as a whole, if a consumer has stopped that should run, or if a
         consumer still runs 30 seconds after it was cancelled because it lost its lease or did not drain in time. A
         consumer that fails again and again is no reason: a restart would not help.
         """

@@ -47,9 +47,9 @@ class SupervisedSpec:
         # Set if it was ended before its supervisor was started.
         self._ended = False
         self.is_active: bool = False
-        """Whether it runs here, is about to start, or has not ended completely."""
+        """True if it runs here, is about to start, or has not ended completely."""
         self.unfinished: bool = False
-        """Whether its last run was cancelled with events in hand, since it did not drain in time."""
+        """True if its last run was cancelled with events in hand, since it did not drain in time."""
 
     def __repr__(self) -> str:
         return f"SupervisedSpec({self.spec!r})"

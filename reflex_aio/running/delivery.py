@@ -52,7 +52,7 @@ class Delivery:
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing is done around the handler. At a million events a second, reading the clock costs as much."""
+        """True if nothing is done around the handler. At a million events a second, reading the clock costs as much."""
         return type(self._hooks) is Hooks and not self._lag and self._retry_state is None
 
     def end(self) -> None:

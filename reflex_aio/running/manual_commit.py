@@ -39,7 +39,7 @@ class RunContext(Generic[Item]):
         self._closed = False
         self.handle = handle
         self.advanced: bool = False
-        """Whether a finished event's cursor was committed."""
+        """True if a finished event's cursor was committed."""
 
     @property
     def unfinished(self) -> int:
@@ -84,7 +84,7 @@ class RunContext(Generic[Item]):
     async def transaction_through(self, ticket: int, event: Event) -> AsyncIterator[Any]:
         """Finish ``event``, which has this ticket, and all before it, in a transaction of the cursor store.
 
-        The context yields the transaction's connection. What is written on it is committed together with the cursor.
+        The context yields the transaction's connection. Writes on it are committed together with the cursor.
 
         :raises CursorConflict: if the stored cursor is not where this run left it
         :raises StreamClosed: if the run has ended; its unfinished events will be delivered again

@@ -77,7 +77,7 @@ class RetryState:
                 self._handled.remove(event_id)
 
     async def save(self) -> None:
-        """Write what is not yet written. Raises nothing, and is bounded in time."""
+        """Write the outcome of the run's attempts. Raises nothing, and is limited in time."""
         if self._failed is not None:
             event_id = self._failed.id
             before = self._attempts.get(event_id)

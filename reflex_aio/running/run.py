@@ -77,7 +77,7 @@ class Run:
         # The stored cursor at the start of the run.
         self._start = ""
         self.advanced: bool = False
-        """Whether the cursor was moved past an event that was handled."""
+        """True if the cursor was moved past an event that was handled."""
 
     @property
     def cursor(self) -> str:

@@ -177,7 +177,7 @@ async def expected_cursor_does_not_move_backwards(store: CursorStore) -> None:
 
 @_contract.rule("order")
 async def greatest_of_concurrent_cursors_is_stored(store: CursorStore) -> None:
-    """Of cursors that are set at the same time, the greatest is stored; sets that are too late raise CursorConflict."""
+    """The greatest of cursors that are set at the same time is stored; sets that are too late raise CursorConflict."""
 
     async def set_cursor(cursor: int) -> None:
         try:
@@ -197,7 +197,7 @@ async def greatest_of_concurrent_cursors_is_stored(store: CursorStore) -> None:
 
 @_contract.rule()
 async def one_of_concurrent_sets_with_the_same_expectation_succeeds(store: CursorStore) -> None:
-    """Of several sets at the same time that expect the same cursor, one succeeds."""
+    """One of several sets at the same time that expect the same cursor succeeds."""
     winners: list[str] = []
 
     async def set_cursor(cursor: str) -> None:

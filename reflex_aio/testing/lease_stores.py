@@ -204,7 +204,7 @@ async def all_returns_every_state(leases: LeaseStore) -> None:
 
 @_leases.rule()
 async def one_of_concurrent_owners_acquires(leases: LeaseStore) -> None:
-    """Of several owners that acquire a name at the same time, one succeeds: for a new, a released, an expired name."""
+    """One of several owners that acquire a name at the same time succeeds: for a new, a released, an expired name."""
     won: list[Lease] = []
 
     async def acquire(name: str, owner: str) -> None:
@@ -335,7 +335,7 @@ async def fenced_cursor_does_not_move_backwards(stores: Stores) -> None:
 
 @_fenced.rule()
 async def lost_lease_does_not_affect_other_cursors(stores: Stores) -> None:
-    """Of several consumers' cursors, those under held leases are stored, and those without a fence."""
+    """The cursors of other consumers are stored, under held leases as well as without a fence."""
     cursors, leases = stores
     lost, held = await _acquire(leases, "a", "me"), await _acquire(leases, "b", "me")
     await leases.release(lost)

@@ -110,3 +110,13 @@ async def test_an_error_is_told_of_and_then_forgotten(records: Records) -> None:
         await consume(await events(1), Consumer("c", handle))
     logger.warning("after")
     assert records.told == [("failing", "c", "1", "101"), ("after", "-", "-", "-")]
+
+
+async def test_attributes_that_a_record_has_are_kept(records: Records) -> None:
+    """As the package's own records have them, of whatever consumer handles an event there."""
+
+    async def handle(event: Event) -> None:
+        logger.warning("handled", extra={"consumer": "other", "event_id": "7"})
+
+    await consume(await events(1), Consumer("c", handle))
+    assert records.told == [("handled", "other", "7", "101")]

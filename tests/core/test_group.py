@@ -64,7 +64,7 @@ async def test_second_failure_is_logged(caplog: pytest.LogCaptureFixture) -> Non
     with pytest.raises(ValueError, match="first"):
         await group.run(work)
     [record] = caplog.records
-    assert record.getMessage() == "consumer c has met a second error"
+    assert record.getMessage() == "consumer c: another error"
     assert record.exc_info is not None
     assert str(record.exc_info[1]) == "second"
 

@@ -50,10 +50,10 @@ async def get(
     [
         ("/livez", {}, 200, b"ok\n"),
         ("/livez", {"ready": False}, 200, b"ok\n"),
-        ("/livez", {"live": False}, 503, b"restart me\n"),
+        ("/livez", {"live": False}, 503, b"restart required\n"),
         ("/readyz", {}, 200, b"ok\n"),
         ("/readyz", {"ready": False}, 503, b"not ready\nbill: backing off\n"),
-        ("/", {}, 404, b"not found: there are /livez, /readyz and /statusz\n"),
+        ("/", {}, 404, b"not found: the paths are /livez, /readyz and /statusz\n"),
     ],
 )
 async def test_probes_are_answered_by_their_status(path: str, state: Any, status: int, body: bytes) -> None:

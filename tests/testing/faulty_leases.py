@@ -57,7 +57,7 @@ class Careless(MemoryLeaseStore):
     """Has a way to forget a name, and with it who holds it."""
 
     def forget(self, name: str) -> None:
-        self._lent.pop(name, None)
+        self._grants.pop(name, None)
 
 
 @caught_by("lease_has_its_name_and_owner")
@@ -125,7 +125,7 @@ class RenewsWhatIsLost(MemoryLeaseStore):
 @caught_by("own_expired_lease_gets_another_epoch")
 class TakesBackItsOwn(MemoryLeaseStore):
     async def acquire(self, name: str, owner: str, *, ttl: float) -> Lease | None:
-        lent = self._lent.get(name)
+        lent = self._grants.get(name)
         if lent is not None and lent.owner == owner:
             await super().renew(CountsEachAcquiring._lease(self, name, owner, lent.epoch), ttl=ttl)  # type: ignore[arg-type]
         return await super().acquire(name, owner, ttl=ttl)

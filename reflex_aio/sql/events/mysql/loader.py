@@ -196,6 +196,6 @@ class MysqlLoader(Loader):
 
     async def aclose(self) -> None:
         while self._gap_since:
-            self._settings.hooks.gap_left(self._settings.name, self._gap_since.popitem()[0])
+            self._settings.hooks.gap_abandoned(self._settings.name, self._gap_since.popitem()[0])
         gaps = [] if self._gaps is None else [self._gaps.aclose()]
         await asyncio.gather(*gaps, self._statements.aclose())
