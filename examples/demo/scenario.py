@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,7 @@ _SECONDS = 8.0
 _KILL_AT, _RESTART_AT = 0.4, 0.7
 # The time in seconds without progress after which the scenario stops waiting for the consumers.
 _STALL_TIMEOUT = 20.0
+_POOL_SIZE = 20
 # Without noops, which fill the gaps on MariaDB.
 _COUNT_EVENTS = "SELECT count(*) FROM user_events WHERE type <> 0"
 _EVENTS = "SELECT id, type, foreign_id FROM user_events WHERE type <> 0 ORDER BY id"
@@ -228,7 +229,12 @@ async def _database(server: EmbeddedServer, name: str) -> AsyncIterator[Any]:
     """Create a database, and yield a pool of connections to it."""
     async with open_pool(server.dsn, size=1) as pool:
         await _rows(pool, f"CREATE DATABASE {name}")
-    async with open_pool(server.dsn_for(name), size=20) as pool:
+    async with open_pool(server.dsn_for(name), size=_POOL_SIZE) as pool:
+        # Connect in advance: on Python 3.11, a cancellation during asyncmy's connect may be lost, as asyncio.wait_for
+        # returns the connection instead. A lost cancellation would let an interrupted scenario continue.
+        async with AsyncExitStack() as stack:
+            for _ in range(_POOL_SIZE):
+                await stack.enter_async_context(pool.acquire())
         yield pool
 
 
