@@ -2,8 +2,8 @@
 
 - A call is the start of a Python frame whose code is in ``reflex_aio/``, outside ``pb/``. Lambdas and generator
   expressions count. C functions, methods that dataclasses generate, the client library and asyncio don't.
-- A coroutine or generator counts once, when it starts. Profilers see each resumption as a further call; these don't
-  count, as there is one for each coroutine on the stack whenever something has to be waited for.
+- A coroutine or generator counts once, when it starts. Profilers report each resumption as a further call. Resumptions
+  don't count: every wait causes one for each coroutine on the stack.
 - Comprehensions don't count: since Python 3.12 they have no frame.
 - Calls of background tasks (NOTIFY, scans for gaps) count if they fall between the beginning and the end of a trip.
 
@@ -33,11 +33,11 @@ from reflex_aio.ext.embedded import EmbeddedPostgres
 from reflex_aio.sql import CursorsTable, EventsTable, LeasesTable
 
 WARM_UP = 1000
-# Seconds before each trip: longer than the 0.1 s between scans while events flow, shorter than the 1 s between polls.
+# The pause before each trip, in seconds: longer than the 0.1 s between scans, shorter than the 1 s between polls.
 PAUSE = 0.15
-# Seconds between a rollback and the next insert: the wake-up of the rollback has been handled by then.
+# The pause between a rollback and the next insert, in seconds: the wake-up of the rollback is handled within it.
 ROLLBACK_PAUSE = 0.02
-# If the writer holds one of two connections, streams can't keep the other one, and acquire it for each statement.
+# The writer holds one of two connections. So streams can't keep the other one, and acquire it for each statement.
 POOL_SIZE = 2
 LEASE_TTL = 3600.0
 PACKAGE = Path(reflex_aio.__file__).parent
@@ -60,7 +60,7 @@ class Call(NamedTuple):
 class Counter:
     """Collects the calls of trips, one trip at a time.
 
-    :param traced: note the stack of each call
+    :param traced: record the stack of each call
     """
 
     def __init__(self, *, traced: bool) -> None:
@@ -69,12 +69,12 @@ class Counter:
         self._calls: list[Call] = []
 
     def begin(self) -> None:
-        """Begin a trip."""
+        """Start a trip."""
         self._calls = []
         sys.setprofile(self._profile)
 
     def end(self) -> None:
-        """End the trip, if one was begun."""
+        """End the trip, if one was started."""
         if sys.getprofile() is not None:
             sys.setprofile(None)
             self.trips.append(self._calls)
@@ -90,14 +90,14 @@ class Counter:
 
 @cache
 def _path(filename: str) -> str:
-    """Return the path in the package of code whose calls count, or an empty string."""
+    """Return the path of a file in the package, or ``""`` if its calls don't count."""
     path = Path(filename)
     counts = path.is_relative_to(PACKAGE) and not path.is_relative_to(PACKAGE / "pb")
     return str(path.relative_to(PACKAGE)) if counts else ""
 
 
 def _call(frame: FrameType) -> Call | None:
-    """Return the call that the frame is of, None if it doesn't count."""
+    """Return the call of a frame, or ``None`` if it doesn't count."""
     code = frame.f_code
     file = _path(code.co_filename)
     return Call(file, code.co_qualname) if file and not code.co_name.endswith("comp>") else None
@@ -140,7 +140,7 @@ async def _repeat(trip: Once, times: int, *, warm_up: Once | None = None) -> Non
 async def _reading(
     events: EventsTable, pool: Any, received: Callable[[], None]
 ) -> AsyncIterator[asyncio.Semaphore]:
-    """Read at the head in another task; yield a semaphore that each event releases."""
+    """Read at the head in another task, and yield a semaphore that each event releases."""
     arrived = asyncio.Semaphore(0)
 
     async def read() -> None:
@@ -231,7 +231,7 @@ async def _cursor(pool: Any, counter: Counter, times: int, *, fenced: bool) -> N
         spec = spec.fenced(lease)
     await run(spec)
     counter.end()
-    # From the last handler to the end of the run.
+    # The calls from the last handler to the end of the run are not a trip.
     counter.trips.pop()
 
 
@@ -266,7 +266,7 @@ def _figures(trips: Sequence[Sequence[Call]]) -> dict[str, int]:
 
 
 def _print_trace(trips: Sequence[Sequence[Call]]) -> None:
-    """Print a typical trip. Functions in parentheses were called before, and are resumed or still running."""
+    """Print a median trip. Functions in parentheses were called earlier, and are resumed or still running."""
     figures = _figures(trips)
     shown: tuple[str, ...] = ()
     for call in next(trip for trip in trips if len(trip) == figures["calls"]):
@@ -280,9 +280,11 @@ def _print_trace(trips: Sequence[Sequence[Call]]) -> None:
 def main() -> None:
     """Print a table of all trips, or the trace of one."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trips", description=__doc__.partition(":")[0])
-    parser.add_argument("--events", type=int, default=200, help="times to measure each trip (%(default)s)")
+    parser.add_argument(
+        "--events", type=int, default=200, help="the number of measurements of each trip (%(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--trace", choices=TRIPS, help="print the calls of one such trip in order")
+    parser.add_argument("--trace", choices=TRIPS, help="print the calls of one trip, in order")
     given = parser.parse_args()
     if given.events < 1:
         parser.error(f"--events is at least 1, not {given.events}")
