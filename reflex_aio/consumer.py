@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from inspect import iscoroutinefunction
+from types import TracebackType
 from typing import ClassVar, Generic, TypeAlias, TypedDict, TypeVar
 
 from reflex_aio.checks import check_callable, check_instance, check_seconds, is_storable_text, wrong_type
@@ -43,7 +44,7 @@ class ConsumerOptions(TypedDict, Generic[Item], total=False):
 class BaseConsumer(Generic[Item]):
     """Base of all consumers: a name, filters, and a handler of items, which are made of events.
 
-    If a subclass is an asynchronous context manager, each run enters it. For the parameters see :class:`Consumer`.
+    Each run enters the consumer as an asynchronous context manager. For the parameters see :class:`Consumer`.
     """
 
     needs_transactions: ClassVar[bool] = False
@@ -80,6 +81,15 @@ class BaseConsumer(Generic[Item]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
+
+    async def __aenter__(self) -> object:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        """Release what entering the consumer acquired. By default, nothing."""
+        return None
 
     @property
     def filters(self) -> bool:
@@ -131,8 +141,8 @@ class BaseConsumer(Generic[Item]):
 class Consumer(BaseConsumer[Event]):
     """Consumes events one after the other, under the name by which its cursor is kept.
 
-    The handler gets each event at least once, so it must be idempotent. If a subclass is an asynchronous context
-    manager, each run enters it.
+    The handler gets each event at least once, so it must be idempotent. Each run enters the consumer as an asynchronous
+    context manager: a subclass may override ``__aenter__`` and ``__aexit__``.
 
     :param name: unique among the consumers of a cursor store
     :param handler: an async function of an event. An exception ends the run, with the cursor before the event

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -110,7 +110,7 @@ class Run:
                 self._saving_attempts(),
                 self._store,
                 self._flushing(),
-                _entered(consumer),
+                consumer,
                 self._source_stream(await start_cursor(self._spec)) as stream,
             ):
                 self._stream = stream
@@ -330,12 +330,3 @@ async def _within_limit(work: Awaitable[None], failure: str) -> None:
         await work
     if limit.cancelled_caught:
         raise TimeoutError(f"{failure} within {_STORE_TIMEOUT:g} s")
-
-
-@asynccontextmanager
-async def _entered(resource: object) -> AsyncIterator[None]:
-    if isinstance(resource, AbstractAsyncContextManager):
-        async with resource:
-            yield
-    else:
-        yield
