@@ -118,9 +118,9 @@ class CursorConflict(ReflexError):
 
     def __init__(self, *, consumer: str, stored: str, given: str, expected: str | None = None) -> None:
         if expected is None:
-            reason = f"cursor {given!r} is not after {stored!r}, where it is: rewind() moves it backwards"
+            reason = f"cursor {given!r} is not after the stored {stored!r}: rewind() moves it backwards"
         else:
-            reason = f"cursor is at {stored!r}, not at {expected!r}: not moved to {given!r}"
+            reason = f"the stored cursor is {stored!r}, not {expected!r}: not moved to {given!r}"
         super().__init__(f"{consumer}: {reason}")
         self.consumer = consumer
         self.stored = stored

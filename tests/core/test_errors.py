@@ -95,7 +95,7 @@ def test_error_survives_copying_and_pickling(error: ReflexError) -> None:
 
 def test_cursor_conflict_tells_a_move_backwards_from_another_place_than_expected() -> None:
     backwards = CursorConflict(consumer="c", stored="5", given="4")
-    assert str(backwards) == "c: cursor '4' is not after '5', where it is: rewind() moves it backwards"
+    assert str(backwards) == "c: cursor '4' is not after the stored '5': rewind() moves it backwards"
     assert (backwards.consumer, backwards.stored, backwards.given, backwards.expected) == (
         "c",
         "5",
@@ -103,7 +103,7 @@ def test_cursor_conflict_tells_a_move_backwards_from_another_place_than_expected
         None,
     )
     elsewhere = CursorConflict(consumer="c", stored="5", given="8", expected="")
-    assert str(elsewhere) == "c: cursor is at '5', not at '': not moved to '8'"
+    assert str(elsewhere) == "c: the stored cursor is '5', not '': not moved to '8'"
     assert elsewhere.expected == ""
 
 

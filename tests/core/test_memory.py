@@ -338,7 +338,7 @@ async def test_expected_of_a_new_consumer_is_empty() -> None:
 
 async def test_expected_is_no_way_backwards() -> None:
     store = MemoryCursorStore({"a": "7"})
-    with pytest.raises(CursorConflict, match="cursor '6' is not after '7'"):
+    with pytest.raises(CursorConflict, match="cursor '6' is not after the stored '7'"):
         await store.set("a", "6", expected="7")
 
 

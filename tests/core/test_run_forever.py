@@ -195,7 +195,7 @@ async def test_conflict_with_another_process_is_information_and_one_that_comes_a
     others = (
         "(another process runs the consumer too, which leases would prevent, or its cursor was set by hand); "
     )
-    place = "c: cursor '{}' is not after '{}', where it is: rewind() moves it backwards "
+    place = "c: cursor '{}' is not after the stored '{}': rewind() moves it backwards "
     told = [
         (record.levelno, record.getMessage().partition("restarting in")[0], bool(record.exc_info))
         for record in caplog.records

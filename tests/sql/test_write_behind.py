@@ -255,7 +255,7 @@ async def test_an_error_in_the_body_is_raised_rather_than_the_conflict(
 
     with pytest.raises(KeyError, match="own"), caplog.at_level(logging.ERROR):
         await work()
-    assert "cursor '10' is not after '50'" in caplog.text
+    assert "cursor '10' is not after the stored '50'" in caplog.text
 
 
 async def test_conflicts_that_no_call_can_raise_are_logged(

@@ -66,7 +66,7 @@ async def test_a_broken_rule_is_told_with_what_was_expected_and_what_came() -> N
     assert str(caught.value) == (
         "the cursor store breaks 1 of 2 rules:\n"
         "- numbers_are_compared_by_their_values: The cursor 10 comes after 9.\n"
-        "    CursorConflict: a: cursor '10' is not after '9', where it is: rewind() moves it backwards"
+        "    CursorConflict: a: cursor '10' is not after the stored '9': rewind() moves it backwards"
     )
     assert caught.value.__cause__ is caught.value.broken["numbers_are_compared_by_their_values"]
 
