@@ -58,7 +58,7 @@ REFUSED = {
         "increments by -1",
         "INCREMENT BY 1",
     ),
-    "a cycle": (SERIAL + "ALTER SEQUENCE refused_id_seq CYCLE", "begins again", "NO CYCLE"),
+    "a cycle": (SERIAL + "ALTER SEQUENCE refused_id_seq CYCLE", "starts again", "NO CYCLE"),
     "a view": (
         SERIAL.replace("refused", "there") + "CREATE VIEW refused AS SELECT * FROM there",
         "no table",
@@ -92,7 +92,7 @@ async def test_a_table_that_is_spoilt_under_a_stream_is_refused(
                 await insert(writer)
                 await anext(stream)
 
-        with pytest.raises(TableRefused, match="begins again"):
+        with pytest.raises(TableRefused, match="starts again"):
             await read_on()
 
 

@@ -271,7 +271,7 @@ async def test_without_the_privilege_to_ask_the_sequence_a_cursor_ahead_is_taken
                     await insert(writer)
                     last = await insert(writer)
                     assert await stream.reached(last) == [last]
-            assert "can't be asked whether a cursor is ahead" in caplog.text
+            assert "can't check whether a cursor is ahead" in caplog.text
             await writer.execute(f"GRANT SELECT ON SEQUENCE events_id_seq TO {reader}")
             with pytest.raises(CursorAhead):
                 async with events.stream(readers, "13"):

@@ -103,7 +103,7 @@ async def test_opening_says_that_gaps_are_not_resolved_on_a_standby(
     with caplog.at_level(logging.WARNING, "reflex_aio"):
         async with events.stream(standby_pool):
             pass
-    assert "the stream will stay at each gap until fill_gaps(), running on the primary" in caplog.text
+    assert "the stream will wait at each gap until fill_gaps(), running on the primary" in caplog.text
 
 
 async def test_a_standby_takes_no_fence(standby_pool: asyncpg.Pool) -> None:

@@ -192,9 +192,7 @@ async def test_metadata_for_a_table_without_them_is_an_error_that_says_how_to_tu
     backend: Backend, connection: Any, what: str
 ) -> None:
     values: dict[str, Any] = {what: b"given"}
-    told = (
-        rf"user_events has no column for {what}: EventsTable\('user_events', {what}=True\) says that it has"
-    )
+    told = rf"user_events has no column for {what}: EventsTable\('user_events', {what}=True\) expects one, and its ddl"
     async with backend.driver.transaction(connection):
         with pytest.raises(ValueError, match=told):
             await users.insert(connection, 1, 1, **values)
@@ -254,7 +252,7 @@ async def test_of_many_events_all_are_inserted_or_none(backend: Backend, connect
         await users.insert_many(connection, [("good", 1), ("bad", 1)])
     with pytest.raises(ValueError, match="out of range") as raised:
         await users.insert_many(connection, [("good", 1), ("good", 2**31)])
-    assert raised.value.__notes__ == ["That was event 1 of those given: ('good', 2147483648)"]
+    assert raised.value.__notes__ == ["This is event 1 of the argument: ('good', 2147483648)"]
     assert await stored(backend, connection) == []
 
 
@@ -313,7 +311,7 @@ async def test_an_inserter_that_returns_no_id_is_an_error(
 
     table = users.replace(inserter=insert)
     for inserting in (table.insert(connection, 1, 1), table.insert_many(connection, [(1, 1)])):
-        with pytest.raises(TypeError, match=r"the inserter has returned .*: accepted is the event's id"):
+        with pytest.raises(TypeError, match=r"the inserter returned .*: accepted is the event's id"):
             await inserting
 
 

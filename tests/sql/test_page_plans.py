@@ -50,7 +50,7 @@ def page(size: int) -> str:
 
 
 def checked_page(size: int) -> str:
-    return queries().checked_page(size)
+    return queries().page(size, checked=True)
 
 
 @pytest.mark.parametrize("sql", [page, checked_page])

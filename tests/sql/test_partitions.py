@@ -271,5 +271,5 @@ async def test_no_partition_ahead_is_refused(pool: asyncpg.Pool) -> None:
 
 
 async def test_on_another_database_it_says_so(mysql: MysqlBackend, backend_pool: Any) -> None:
-    with pytest.raises(TypeError, match="accepted is one that leads to PostgreSQL"):
+    with pytest.raises(TypeError, match="accepted is a pool that connects to PostgreSQL"):
         await partitions.extend(backend_pool)

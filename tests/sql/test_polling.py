@@ -10,7 +10,7 @@ import pytest
 
 from reflex_aio import Event
 from reflex_aio.sql.drivers.pinned_connection import PinnedConnection
-from reflex_aio.sql.events.loader import Loader, Page, Position
+from reflex_aio.sql.events.loader import GapResolver, Loader, Page, Position
 from reflex_aio.sql.events.tail import Polling, Subscribe, Tail
 from reflex_aio.sql.wakeups.notifier import TimedEvent
 
@@ -20,7 +20,7 @@ FLOOR, CEILING = 0.05, 1.0
 def polls(polling: Polling, start: float, end: float) -> list[float]:
     """Return when a reader polls that waits as it is told, from ``start`` to ``end``."""
     times = [start]
-    while (time := times[-1] + polling.period(times[-1])) <= end:
+    while (time := times[-1] + polling.interval(times[-1])) <= end:
         times.append(time)
     return times[1:]
 
@@ -29,27 +29,27 @@ def polls(polling: Polling, start: float, end: float) -> list[float]:
 
 
 def test_nothing_has_happened_yet_and_the_ceiling_is_the_period() -> None:
-    assert Polling(floor=FLOOR, ceiling=CEILING).period(100.0) == CEILING
+    assert Polling(floor=FLOOR, ceiling=CEILING).interval(100.0) == CEILING
 
 
 def test_right_after_something_has_happened_the_floor_is_the_period() -> None:
     polling = Polling(floor=FLOOR, ceiling=CEILING)
-    polling.happened(100.0)
-    assert polling.period(100.0) == FLOOR
-    assert polling.period(100.0 + 10 * FLOOR) == pytest.approx(FLOOR)
+    polling.active_at = 100.0
+    assert polling.interval(100.0) == FLOOR
+    assert polling.interval(100.0 + 10 * FLOOR) == pytest.approx(FLOOR)
 
 
 @pytest.mark.parametrize("pause", [0.01, 0.5, 1.0, 2.5, 7.0, 9.9])
 def test_what_comes_after_a_pause_waits_for_a_tenth_of_it_or_the_floor(pause: float) -> None:
     polling = Polling(floor=FLOOR, ceiling=CEILING)
-    polling.happened(0.0)
+    polling.active_at = 0.0
     found = next(time for time in polls(polling, 0.0, 20.0) if time >= pause)
     assert found - pause <= max(FLOOR, pause * 0.1)
 
 
 def test_an_idle_table_is_asked_once_in_a_ceiling() -> None:
     polling = Polling(floor=FLOOR, ceiling=CEILING)
-    polling.happened(0.0)
+    polling.active_at = 0.0
     times = polls(polling, 0.0, 100.0)
     assert all(
         later - earlier == pytest.approx(CEILING)
@@ -63,7 +63,7 @@ def test_an_idle_table_is_asked_once_in_a_ceiling() -> None:
 def test_a_floor_at_or_above_the_ceiling_makes_it_the_period_always() -> None:
     for floor in (CEILING, CEILING * 3):
         polling = Polling(floor=floor, ceiling=CEILING)
-        polling.happened(0.0)
+        polling.active_at = 0.0
         assert polls(polling, 0.0, 5.0) == [1.0, 2.0, 3.0, 4.0, 5.0]
 
 
@@ -89,12 +89,19 @@ class JumpingLoop(asyncio.SelectorEventLoop):
         return self.now
 
 
+class NoGaps(GapResolver):
+    """The gaps of a table that has none."""
+
+    async def resolve(self, position: Position, woken: TimedEvent | None = None) -> None: ...
+
+
 class EventsAt(Loader):
     """Loads events that are there from given times on, and writes down when it was asked."""
 
     topic = "public.events"
     lags = False
     obsolete = False
+    gaps = NoGaps()
 
     def __init__(self, *times: float) -> None:
         self.times = times
@@ -102,24 +109,15 @@ class EventsAt(Loader):
 
     async def open(self) -> None: ...
 
-    async def check(self, position: Position, *, anew: bool) -> None: ...
-
     async def head(self, lag: float | None) -> Position:
         return 0
 
-    async def load(self, position: Position, through: PinnedConnection) -> Page:
+    async def load(self, position: Position, statements: PinnedConnection) -> Page:
         now = asyncio.get_running_loop().time()
         self.asked.append(now)
         there = len([time for time in self.times if time <= now])
         events = [Event(str(number), 1, "1", 0) for number in range(position + 1, there + 1)]
         return Page(events, there, False, False)
-
-    async def resolve(self, position: Position, woken: TimedEvent | None = None) -> None: ...
-
-    def upkeep_due(self) -> float | None:
-        return None
-
-    async def upkeep(self) -> None: ...
 
     async def aclose(self) -> None: ...
 
@@ -143,7 +141,7 @@ def asked(*times: float, until: float, polling: Polling, subscribe: Subscribe = 
             loader,
             Nothing(),  # type: ignore[arg-type]
             subscribe,
-            advanced=lambda tail: None,
+            tails=(),
             polling=polling,
             table="events",
         )

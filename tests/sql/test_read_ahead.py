@@ -53,7 +53,7 @@ async def test_the_next_page_is_requested_before_the_events_of_this_one_are_made
 ) -> None:
     for position in range(3):
         page = await ahead.page(position)
-        assert [event.id for event in page.events] == [str(position + 1)]
+        assert [event.id for event in page.decode()] == [str(position + 1)]
     assert loading.happened == [
         "0 requested",
         "1 requested",
@@ -72,8 +72,8 @@ async def test_a_page_whose_events_can_not_be_made_is_not_passed_over(
         with pytest.raises(ValueError, match="no event"):
             await ahead.page(0)
     loading.broken = False
-    assert [event.id for event in (await ahead.page(0)).events] == ["1"]
-    assert [event.id for event in (await ahead.page(1)).events] == ["2"]
+    assert [event.id for event in (await ahead.page(0)).decode()] == ["1"]
+    assert [event.id for event in (await ahead.page(1)).decode()] == ["2"]
 
 
 @pytest.mark.parametrize("turns", range(6))
@@ -86,4 +86,4 @@ async def test_no_page_is_passed_over_however_fast_they_come(
         await ahead.page(0)
     loading.broken = False
     for position in range(3):
-        assert [event.id for event in (await ahead.page(position)).events] == [str(position + 1)]
+        assert [event.id for event in (await ahead.page(position)).decode()] == [str(position + 1)]

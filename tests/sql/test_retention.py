@@ -7,12 +7,12 @@ from typing import Any
 import asyncpg
 import pytest
 import pytest_asyncio
+from reflex_aio.sql.retention.backlog import Extent
 
 from reflex_aio import ConnectionLost, InvalidCursor
 from reflex_aio.errors import TableNotFound
 from reflex_aio.memory import MemoryCursorStore
 from reflex_aio.sql import CursorsTable, EventsTable, Retention
-from reflex_aio.sql.retention.backlog import Extent
 from reflex_aio.sql.retention.prune import Pruned
 from tests.fix_backends import Backend
 from tests.fix_databases import Database
@@ -383,8 +383,8 @@ async def test_a_table_that_is_not_there_is_told(backend_pool: Any) -> None:
     ("arguments", "error", "told"),
     [
         ({"force": True}, ValueError, "older_than, before, or both"),
-        ({"before": "5"}, ValueError, "how far are the consumers?"),
-        ({"before": "5", "cursors": []}, ValueError, "how far are the consumers?"),
+        ({"before": "5"}, ValueError, "the positions of the consumers are unknown"),
+        ({"before": "5", "cursors": []}, ValueError, "the positions of the consumers are unknown"),
         ({"before": "x", "force": True}, InvalidCursor, "'x' is not a cursor"),
         ({"older_than": -1, "force": True}, ValueError, "older_than -1 is out of range"),
         ({"older_than": "30d", "force": True}, TypeError, "older_than '30d' is a str"),
@@ -392,10 +392,14 @@ async def test_a_table_that_is_not_there_is_told(backend_pool: Any) -> None:
         (
             {"before": "5", "cursors": cursors},
             TypeError,
-            r"accepted: a cursor store is, as of cursors_table.store",
+            r"accepted is a cursor store, such as cursors_table.store",
         ),
-        ({"before": "5", "cursors": [cursors]}, TypeError, "a cursor store is"),
-        ({"before": "5", "cursors": at(), "ignore": "mail"}, TypeError, "ignore 'mail' is not accepted"),
+        ({"before": "5", "cursors": [cursors]}, TypeError, "accepted is a cursor store"),
+        (
+            {"before": "5", "cursors": at(), "ignore": "mail"},
+            TypeError,
+            "ignore 'mail' is a str: accepted is a collection of names",
+        ),
         ({"before": "5", "force": "yes"}, TypeError, "force 'yes' is a str"),
         ({"before": "5", "force": True, "noop_age": -1}, ValueError, "noop_age -1"),
     ],

@@ -274,7 +274,7 @@ async def test_events_too_large_for_one_page_come_in_smaller_ones(
         pages = [page async for page in _pages(stream)]
     assert [[event.id for event in page] for page in pages] == [ids[i : i + 2] for i in range(0, 10, 2)]
     assert [record.message for record in caplog.records] == [
-        f"events: {size} events make too large a page: events: program_limit_exceeded" for size in (8, 4)
+        f"events: a page of {size} events is too large: program_limit_exceeded" for size in (8, 4)
     ]
 
 
@@ -452,12 +452,12 @@ async def test_what_a_loader_raises_is_raised_by_the_read_and_the_next_read_goes
 @pytest.mark.parametrize(
     ("returned", "error", "message"),
     [
-        (lambda events: None, TypeError, r"the loader has returned None: accepted is a sequence of events"),
-        (iter, TypeError, "the loader has returned <.*>: accepted is"),
-        (lambda events: [event.id for event in events], TypeError, "the loader has returned .*'1'"),
-        (lambda events: "12", TypeError, "the loader has returned '12'"),
-        (lambda events: events[::-1], ValueError, "the loader has returned event 1 twice, out of order"),
-        (lambda events: [events[0], *events], ValueError, "has returned event 1 twice"),
+        (lambda events: None, TypeError, r"the loader returned None: accepted is a sequence of events"),
+        (iter, TypeError, "the loader returned <.*>: accepted is"),
+        (lambda events: [event.id for event in events], TypeError, "the loader returned .*'1'"),
+        (lambda events: "12", TypeError, "the loader returned '12'"),
+        (lambda events: events[::-1], ValueError, "the loader returned event 1 twice, out of order"),
+        (lambda events: [events[0], *events], ValueError, "returned event 1 twice"),
         (
             lambda events: [msgspec.structs.replace(events[0], id="9")],
             ValueError,

@@ -1,1 +1,1 @@
-"""The events table: inserting events, and streaming them without a gap."""
+"""The events table: inserting events, and streaming them in order without passing a gap."""

@@ -1,20 +1,21 @@
-"""The events table: inserting events in the caller's transaction, and streaming them."""
+"""The table object of an events table: inserting, streaming, and operating on it."""
 
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Self
 
+from reflex_aio.checks import check_bool, check_count
 from reflex_aio.hooks import Hooks, installed
 from reflex_aio.sql.cursors.store import check_cursor
 from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
-from reflex_aio.sql.events.dialect import EventsSettings, Inserter, PageLoader, Wakeups, wakeable_dialect
-from reflex_aio.sql.events.insert import Inserts
+from reflex_aio.sql.events.dialect import wakeable_dialect
+from reflex_aio.sql.events.insert import EventInserts
+from reflex_aio.sql.events.settings import EventsSettings, Inserter, PageLoader, Wakeups
 from reflex_aio.sql.events.source import TableSource
 from reflex_aio.sql.events.values import NewEvent
-from reflex_aio.sql.retention.backlog import Backlog, Extent
-from reflex_aio.sql.retention.dialect import RetentionDialect
+from reflex_aio.sql.retention.dialect import Backlog, Extent, RetentionDialect
 from reflex_aio.sql.retention.partitions import Partitions
 from reflex_aio.sql.retention.prune import Pruned, Retention, prune
 from reflex_aio.sql.schema.dialect import SchemaDialect
@@ -27,31 +28,31 @@ __all__ = ["EventsTable"]
 
 
 class EventsTable(Table[EventsSchema]):
-    """A table of events. Holds settings alone: one object serves any number of connections, pools and event loops.
+    """A table of events. It holds settings only: one object serves any number of connections, pools and event loops.
 
-    :param name: the table's name, ``table`` or ``schema.table``; quoted, so case counts
+    :param name: the table's name, ``table`` or ``schema.table``. It is quoted, so case is significant
     :param columns: the names of its columns
     :param foreign_id: the type of its foreign ids, ``"text"`` or ``"bigint"``
     :param metadata: whether it has a column for metadata
     :param trace: whether it has a column for traces
-    :param page_size: how many events are loaded by one query
-    :param poll_period: how long a stream waits for a wake-up before it looks all the same, in seconds
-    :param poll_floor: where nothing tells of what other processes insert, streams look more often than that while
-        something happens: after a tenth of the time that nothing has, but after no less than this, in seconds
-    :param query_timeout: how long a query of a stream may take before the server counts as lost, in seconds
-    :param wakeups: what tells streams of new events. ``"commit"``: this process, after the commit, at next to no cost;
-        ``"transaction"``: a NOTIFY in the writer's transaction, which holds up other writers' commits;
-        ``"trigger"``: the trigger that :meth:`ddl` then makes, for writers that aren't Python;
-        ``None``: nothing, streams poll
-    :param notifier: another way to tell streams of new events than NOTIFY over a connection of its own
-    :param include_noops: hand out the noops that fill gaps, too
-    :param loader: an async function of a connection and the events of a page read on it, which returns those to hand
-        out, in the same order, with the same ids
-    :param inserter: an async function of a connection, foreign id, type, metadata and trace, which inserts the event
-        instead of :meth:`insert` and returns its id
-    :param hooks: told what happens; by default those installed for the process
-    :param clock: tells the time, in seconds since 1970
-    :raises ValueError: if an argument is out of its range, or no name
+    :param page_size: the number of events that one query loads
+    :param poll_period: the time after which a stream polls without a wake-up, in seconds
+    :param poll_floor: where wake-ups do not cover the inserts of other processes, streams poll more often while events
+        arrive: after a tenth of the time since the last one, but not before this time, in seconds
+    :param query_timeout: the time limit of a stream's query, after which the server counts as lost, in seconds
+    :param wakeups: the way in which streams are woken by new events. ``"commit"``: by the inserting process, after the
+        commit, at almost no cost; ``"transaction"``: by a NOTIFY in the writer's transaction, which delays the commits
+        of other writers; ``"trigger"``: by a trigger that :meth:`ddl` then creates, for writers in other languages;
+        ``None``: not at all, streams poll
+    :param notifier: notifies streams instead of NOTIFY on a separate connection
+    :param include_noops: deliver the noops that fill gaps too
+    :param loader: an async function of a connection and the events of a page that was read on it, which returns those
+        to deliver, in the same order and with the same ids
+    :param inserter: an async function of a connection, foreign id, type, metadata and trace, which :meth:`insert` calls
+        to insert the event. It returns the event's id
+    :param hooks: receive metrics; by default those installed for the process
+    :param clock: returns the time, in seconds since 1970
+    :raises ValueError: if an argument is out of range, or a name is not accepted
     :raises TypeError: if an argument has the wrong type
     """
 
@@ -100,46 +101,46 @@ class EventsTable(Table[EventsSchema]):
             hooks=installed() if hooks is None else hooks,
             clock=clock,
         )
-        self._inserts = Inserts(self._settings)
+        self._inserts = EventInserts(self._settings)
 
     @property
     def has_metadata(self) -> bool:
         """Whether the table has a column for metadata."""
-        return self._settings.schema.metadata
+        return self.schema.metadata
 
     # The table itself.
 
     def ddl(self, dialect: str = "postgres") -> str:
-        """Return the statements that make the table, for a migration.
+        """Return the statements that create the table, for a migration.
 
-        :raises ValueError: if there is no such dialect, or it doesn't have the wake-ups of this table
+        :raises ValueError: if there is no such dialect, or it does not support the table's kind of wake-ups
         """
         wakeable_dialect(dialect, self._settings)
         return super().ddl(dialect)
 
     async def create(self, connection: Any) -> None:
-        """Make the table if there is none.
+        """Create the table unless it exists. Several services may do so at the same time.
 
-        :raises TypeError: if ``connection`` isn't one
+        :raises TypeError: if ``connection`` is not a connection
         """
         wakeable_dialect(driver_of_connection(connection).dialect, self._settings)
         await super().create(connection)
 
     async def drop(self, connection: Any) -> None:
-        """Remove the table with its events, if there is one.
+        """Drop the table with its events, if it exists.
 
-        :raises TypeError: if ``connection`` isn't one
+        :raises TypeError: if ``connection`` is not a connection
         """
         driver = driver_of_connection(connection)
         await driver.fetch(connection, dialect_part(SchemaDialect, driver.dialect).drop(self.schema))
 
     async def as_found(self, connection: Any) -> Self:
-        """Return a table object with the foreign ids, and with metadata and traces or not, that the real table has.
+        """Return a table object whose foreign ids, metadata and traces are those of the table in the database.
 
-        For programs that are given no more than its name, and perhaps those of its columns.
+        For programs that receive only its name, and perhaps the names of its columns.
 
         :raises TableNotFound: if there is no such table
-        :raises TypeError: if ``connection`` isn't one
+        :raises TypeError: if ``connection`` is not a connection
         """
         driver = driver_of_connection(connection)
         dialect, schema = dialect_part(SchemaDialect, driver.dialect), self.schema
@@ -170,43 +171,43 @@ class EventsTable(Table[EventsSchema]):
     ) -> str:
         """Insert an event on ``connection``, in the transaction that is open on it, and return the event's id.
 
-        What the database refuses is raised as the client library's own exception, for the caller's transaction
+        Except for the errors below, exceptions of the client library are raised unchanged, for the caller's transaction
         handling.
 
         :param connection: a connection, or one acquired from a pool
         :param foreign_id: the id of the row that changed
-        :param type: how it changed
-        :param trace: by default what the hooks say, if the table has traces
+        :param type: the kind of change
+        :param trace: by default the one that the hooks return, if the table has traces
         :raises TypeError: if a value has the wrong type
-        :raises ValueError: if a value is out of its range, or belongs in a column that the table doesn't have
+        :raises ValueError: if a value is out of range, or the table does not have its column
         :raises TableNotFound: if there is no such table
-        :raises SchemaError: if a column is missing, or of another type
-        :raises DatabaseError: if a trigger or a rule has kept the event out of the table
+        :raises SchemaError: if a column is missing, or has another type
+        :raises DatabaseError: if a trigger or a rule suppressed the row
         """
         return await self._inserts.insert(connection, foreign_id, type, metadata, trace)
 
     async def insert_many(self, connection: Any, events: Iterable[NewEvent]) -> list[str]:
-        """Insert events in the order given, all or none, and return their ids. See :meth:`insert`.
+        """Insert events in order, all or none, and return their ids. See :meth:`insert`.
 
-        They go by one statement; on MySQL and MariaDB by several, in a transaction or a savepoint, if one would be
-        longer than the server's ``max_allowed_packet``. PostgreSQL refuses it where the table has a rule that does
-        something more, or instead: a trigger may do that.
+        This takes one statement; on MySQL and MariaDB several, in a transaction or a savepoint, if one would exceed the
+        server's ``max_allowed_packet``. PostgreSQL refuses it on a table with an ALSO or INSTEAD rule; use a trigger
+        then.
 
-        :param events: for each event its foreign id, type, and if need be metadata and trace
+        :param events: tuples of foreign id, type, and optionally metadata and trace
         """
         return await self._inserts.insert_many(connection, events)
 
     async def wake(self, connection: Any) -> None:
-        """Wake the streams of the table at once; those of other processes too, where the database carries that.
+        """Wake the streams of the table now, also those of other processes, if the database has notifications.
 
-        For events that were committed in a way that nothing tells of: in a transaction of aiomysql or asyncmy that
-        :func:`~reflex_aio.sql.transaction` hasn't begun, or by other statements than :meth:`insert`. To be called after
-        the commit. A call that is left out costs time, as streams poll, but no event; one too many does no harm, nor
-        does one with ``wakeups=None``, which wakes nobody.
+        For events whose commit is not detected: in a transaction of aiomysql or asyncmy that
+        :func:`~reflex_aio.sql.transaction` has not begun, or inserted without :meth:`insert`. Call it after the commit.
+            A
+        missing call costs time, as streams poll, but no event. A superfluous call is harmless, as is one with
+        ``wakeups=None``, which does nothing.
 
-        :param connection: one that leads to the table, the one that was committed or another; it may be asked once
-            which table the name stands for
-        :raises TypeError: if it isn't a connection
+        :param connection: any connection to the table's database; the table's schema may be queried once
+        :raises TypeError: if it is not a connection
         """
         await self._inserts.wake(connection)
 
@@ -215,28 +216,27 @@ class EventsTable(Table[EventsSchema]):
     def source(self, pool: Any, *, primary: Any = None, fill_gaps: bool = False) -> TableSource:
         """Return the source that streams the table's events through ``pool``, for a :class:`~reflex_aio.Spec`.
 
-        :param pool: a pool, from which connections are borrowed while there is something to read
-        :param primary: a pool that leads to the primary, if ``pool`` leads to a standby. Without it, a stream on a
-            standby stays at each gap until :meth:`fill_gaps`, running on the primary, has filled it
-        :param fill_gaps: take every missing id for a noop before passing it, for tables whose writers draw ids in other
-            transactions than they insert them, choose them by hand, or in blocks. Such a writer who comes late gets a
-            unique violation, and one who says a bare ON CONFLICT DO NOTHING is not told that its event is lost. Needs
-            the INSERT privilege, and a unique index on the id alone. On MySQL and MariaDB that is how gaps are passed
-            in any case; there it makes the lack of the privilege an error
-        :raises TypeError: if a pool isn't one, or ``fill_gaps`` no bool
+        :param pool: a pool, of which connections are in use while there is something to read
+        :param primary: a pool that connects to the primary, if ``pool`` connects to a standby. Without it, a stream on
+            a standby waits at each gap until :meth:`fill_gaps`, running on the primary, has filled it
+        :param fill_gaps: fill every missing id with a noop before passing it, for tables whose writers draw ids in
+            other transactions than they insert them, choose them by hand, or in blocks. Such a writer that is late gets
+            a unique violation; with ON CONFLICT DO NOTHING it is not informed that its event is lost. This needs the
+            INSERT privilege, and a unique index on the id alone. On MySQL and MariaDB gaps are always passed in this
+            way; there it makes a missing privilege an error
+        :raises TypeError: if a pool is not a pool, or ``fill_gaps`` is not a bool
         :raises ValueError: if both ``primary`` and ``fill_gaps`` are given
         """
         driver = driver_of_pool(pool)
         wakeable_dialect(driver.dialect, self._settings)
-        if not isinstance(fill_gaps, bool):
-            raise TypeError(f"fill_gaps {fill_gaps!r} is a {type(fill_gaps).__name__}: accepted is a bool")
+        check_bool("fill_gaps", fill_gaps)
         if primary is not None:
             if driver_of_pool(primary) is not driver:
                 raise TypeError(
                     f"pool and primary belong to different client libraries: {pool!r}, {primary!r}"
                 )
             if fill_gaps:
-                raise ValueError("a standby takes no noops: fill_gaps=True goes with a stream on the primary")
+                raise ValueError("a standby takes no noops: use fill_gaps=True with a stream on the primary")
         return TableSource(self._settings, driver, pool, primary=primary, fill_gaps=fill_gaps)
 
     def stream(
@@ -257,36 +257,51 @@ class EventsTable(Table[EventsSchema]):
         source = self.source(pool, primary=primary, fill_gaps=fill_gaps)
         return source.stream(after, from_head=from_head, to_head=to_head, lag=lag)
 
+    async def fill_gaps(self, pool: Any, after: str = "") -> None:
+        """Fill the table's gaps with noops as they are resolved, until cancelled.
+
+        For streams on standbys without ``primary``. Run it on the primary; several at the same time are harmless.
+
+        :param pool: a pool that connects to the primary
+        :param after: the cursor to begin after; earlier gaps remain
+        :raises ReflexError: if the database cannot be reached, or the gaps cannot be filled. Call it again then
+        """
+        async with self.replace(include_noops=True, loader=None).stream(
+            pool, after, fill_gaps=True
+        ) as stream:
+            while await stream.read_page():
+                pass
+
+    # Operations.
+
     async def extent(self, connection: Any) -> Extent:
-        """Return the first and the last of the ids that the table has now.
+        """Return the first and the last id of the table.
 
         :raises TableNotFound: if there is no such table
-        :raises TypeError: if ``connection`` isn't one
+        :raises TypeError: if ``connection`` is not a connection
         """
         driver = driver_of_connection(connection)
         with driver.errors(self.name, schema_only=True):
-            oldest, newest = await dialect_part(RetentionDialect, driver.dialect).extent(
+            return await dialect_part(RetentionDialect, driver.dialect).extent(
                 driver, connection, self.schema
             )
-        return Extent(*("" if event_id is None else str(event_id) for event_id in (oldest, newest)))
 
     async def backlogs(
         self, connection: Any, cursors: Iterable[str], *, limit: int = 100_000
     ) -> dict[str, Backlog]:
-        """Return what is after each of some cursors, for those who watch consumers.
+        """Return the backlog of each of some cursors, for monitoring.
 
-        It counts what is visible now, so it may count events that a stream has still to wait for. One statement reads
-        as many rows as it counts.
+        It counts the visible events, which may include some that a stream has still to wait for. The statement reads as
+        many rows as it counts.
 
         :param cursors: ids of events, or ``""`` for the beginning
-        :param limit: count up to so many events after a cursor; a number as great as this means *at least*
-        :raises InvalidCursor: if one is no event id
+        :param limit: the greatest number of events to count after a cursor; a count of ``limit`` means *at least*
+        :raises InvalidCursor: if one is not an event id
         :raises ValueError: if ``limit`` is less than 1
         :raises TableNotFound: if there is no such table
-        :raises TypeError: if ``connection`` isn't one
+        :raises TypeError: if an argument has the wrong type
         """
-        if limit < 1:
-            raise ValueError(f"limit {limit} is out of range: accepted is a number from 1")
+        check_count("limit", limit, least=1)
         given = list(dict.fromkeys(cursors))
         positions = [int(check_cursor(cursor, "int")) if cursor != "" else 0 for cursor in given]
         driver = driver_of_connection(connection)
@@ -294,11 +309,7 @@ class EventsTable(Table[EventsSchema]):
             found = await dialect_part(RetentionDialect, driver.dialect).backlogs(
                 driver, connection, self.schema, positions, limit
             )
-        # A clock that was set back makes no age negative.
-        return {
-            cursor: Backlog(count, max(0.0, age or 0.0))
-            for cursor, (count, age) in zip(given, found, strict=True)
-        }
+        return dict(zip(given, found, strict=True))
 
     async def prune(
         self,
@@ -310,23 +321,23 @@ class EventsTable(Table[EventsSchema]):
         pause: float = 3.0,
         progress: Callable[[Pruned], object] | None = None,
     ) -> Pruned:
-        """Delete the events that ``retention`` doesn't keep, oldest first, in batches that are committed one by one.
+        """Delete the events that ``retention`` does not keep, oldest first, in batches that are committed one by one.
 
-        May be cancelled at any time: what is deleted stays so, and the next call goes on. Several at once do no harm.
-        Writers aren't held up. The newest row is never deleted, nor is the event of the slowest consumer's cursor, or
-        what comes after it; ``retention`` tells more.
+        It may be cancelled at any time: deleted events remain deleted, and the next call continues. Several at the same
+        time are harmless. Writers are not delayed. The newest row is never deleted, nor are the event of the slowest
+        consumer's cursor and those after it. See :class:`Retention`.
 
-        :param dry_run: delete nothing, count what would be
-        :param batch_size: how many rows to delete at once at most; fewer while that takes long
-        :param pause: how long to rest after each batch, as a multiple of the time that it took: 3 keeps the server busy
-            for a quarter of the time, 0 for all of it
-        :param progress: called after each batch, with how far it has come
-        :raises DatabaseError: if another transaction has locked old events for long, or for what else the database
-            reports, such as a foreign key
+        :param dry_run: count the events, but delete nothing
+        :param batch_size: the greatest number of rows in a batch; smaller while batches take long
+        :param pause: the pause after each batch, as a multiple of the batch's duration: 3 keeps the server busy for a
+            quarter of the time, 0 for all of it
+        :param progress: called after each batch
+        :raises DatabaseError: if another transaction has locked old events for long, or for other errors of the
+            database, such as a foreign key
         :raises TableNotFound: if there is no such table
-        :raises ConnectionLost: if the server can't be reached
-        :raises ValueError: if a number is out of its range
-        :raises TypeError: if ``pool`` isn't one
+        :raises ConnectionLost: if the server cannot be reached
+        :raises ValueError: if a number is out of range
+        :raises TypeError: if an argument has the wrong type
         """
         return await prune(
             self.schema,
@@ -339,26 +350,10 @@ class EventsTable(Table[EventsSchema]):
         )
 
     def partitions(self, size: int) -> Partitions:
-        """Return the partitions of the table, which is, or is to be, partitioned by ranges of ids, on PostgreSQL.
+        """Return the partitions of a table that is, or will be, partitioned by ranges of ids, on PostgreSQL.
 
-        :param size: how many ids each new partition takes
+        :param size: the number of ids in each new partition
         :raises ValueError: if it is less than 1
-        :raises TypeError: if it is no int
+        :raises TypeError: if it is not an int
         """
         return Partitions(self.schema, size=size)
-
-    async def fill_gaps(self, pool: Any, after: str = "") -> None:
-        """Fill the table's gaps with noops as they resolve, until cancelled.
-
-        For those who stream from standbys without ``primary``. Run it against the primary;
-        several at once do no harm.
-
-        :param pool: a pool that leads to the primary
-        :param after: the cursor to begin after; gaps before it stay
-        :raises ReflexError: if the database can't be reached, or the table not be fenced. Begin again then
-        """
-        async with self.replace(include_noops=True, loader=None).stream(
-            pool, after, fill_gaps=True
-        ) as stream:
-            while await stream.read_page():
-                pass

@@ -1,87 +1,82 @@
-"""One reader at the head of a table, for all streams of a process that have come that far.
+"""The tail of a table: one reader at its head, for all streams of a process that have caught up.
 
-Each wake-up costs one query, however many streams there are. What it finds is handed to each stream's feed, as one and
-the same list; a feed that isn't emptied is cut off, and its stream reads for itself until it has caught up. So is one
-whose stream stands beyond a gap that the reader waits at.
+Each wake-up takes one query, however many streams there are. The events are delivered to the feed of each stream, as
+the same list. A feed that is not emptied is detached, and its stream reads own pages until it has caught up. So is the
+feed of a stream whose position is beyond a gap at which the tail waits.
 """
 
 import asyncio
 import logging
 import math
 import random
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from reflex_aio.errors import StreamClosed
 from reflex_aio.event import Event
 from reflex_aio.sql.drivers.pinned_connection import PinnedConnection
-from reflex_aio.sql.events.loader import Loader, Page, Position
+from reflex_aio.sql.events.loader import Loader, Position
 from reflex_aio.sql.wakeups.notifier import TimedEvent
 from reflex_aio.tasks import Tasks
 
 __all__ = ["Polling", "Subscribe", "Tail", "TailFeed"]
 
-# The share of a pause that its end may go unnoticed.
-_SHARE = 0.1
+logger = logging.getLogger(__name__)
+
+# The number of events that a feed may contain before it is detached (all feeds contain the same lists), and of the
+# recent events that are kept for streams that are about to catch up.
+_KEPT = 10_000
+# If events become visible later than their wake-ups, and a wake-up finds none, the table is read again after this time,
+# and then at increasing intervals, in seconds.
+_FIRST_RETRY = 0.005
+# The share of an idle time by which the discovery of its end may be delayed.
+_IDLE_SHARE = 0.1
+
+Subscribe: TypeAlias = Callable[[Callable[[], None]], Callable[[], None]]
+"""A function that calls its argument on each wake-up, and returns a function that ends the subscription."""
 
 
 class Polling:
-    """How long a reader waits before it looks again. Pure: it is told the time, in seconds of any clock.
+    """The intervals at which a table is polled. It has no clock of its own; times are in seconds of any clock.
 
-    While events flow it is the floor. The longer nothing has happened, the longer it is: an event that comes after a
-    pause is found within a tenth of that pause, and an idle table is asked once in a ceiling. With the floor at the
-    ceiling that is always the period, as where wake-ups tell of events and polling is the safety net alone.
+    While events arrive, the interval is the floor. It grows with the time since the last event: the event after a pause
+    is found within a tenth of the pause, and an idle table is polled once per ceiling. A floor equal to the ceiling
+    keeps the interval constant, for tables whose wake-ups are reliable and polling is only a safety net.
 
-    :param floor: the shortest period, in seconds; no more than the ceiling counts
-    :param ceiling: the longest period, in seconds
+    :param floor: the shortest interval, in seconds; limited to the ceiling
+    :param ceiling: the longest interval, in seconds
     """
 
     def __init__(self, *, floor: float, ceiling: float) -> None:
         self._floor, self._ceiling = min(floor, ceiling), ceiling
-        self._happened_at = -math.inf
+        self.active_at = -math.inf
+        """The time of the last event or wake-up. The reader assigns it."""
 
-    def happened(self, now: float) -> None:
-        """Tell that there were new events, or a wake-up."""
-        self._happened_at = now
-
-    def period(self, now: float) -> float:
-        """Return how long to wait from ``now``, in seconds."""
-        return min(self._ceiling, max(self._floor, (now - self._happened_at) * _SHARE))
+    def interval(self, now: float) -> float:
+        """Return the interval from ``now`` to the next poll, in seconds."""
+        return min(self._ceiling, max(self._floor, (now - self.active_at) * _IDLE_SHARE))
 
 
-logger = logging.getLogger(__name__)
+class _Section(NamedTuple):
+    """A part of the stream: all events after ``start``, up to ``end``."""
 
-# How many events a feed may hold before it is cut off; all feeds hold the same lists. And how many of the last ones are
-# kept for streams that are about to arrive.
-_KEPT = 10_000
-# When a wake-up finds nothing where events become visible later than they are told of, it is looked again after the
-# first of these, and then ever later, in seconds.
-_LOOK_AGAIN = 0.005
-
-Subscribe: TypeAlias = Callable[[Callable[[], None]], Callable[[], None]]
-"""Given what to call on each wake-up, returns what ends the subscription."""
-
-
-class _Section:
-    """A piece of the stream: everything above ``start``, up to ``end``."""
-
-    __slots__ = ("end", "events", "start", "weight")
-
-    def __init__(self, start: Position, page: Page) -> None:
-        self.start, self.end, self.events = start, page.position, page.events
-        self.weight = 1 + len(self.events)
+    start: Position
+    end: Position
+    events: Sequence[Event]
+    weight: int
 
 
 class TailFeed:
-    """What a tail hands to one stream. Read by one task."""
+    """The events that a tail has delivered to one stream, in whose task they are taken."""
 
     __slots__ = (
+        "_arrived",
         "_cancelled",
-        "_cut",
+        "_detached",
         "_error",
-        "_filled",
         "_loop",
         "_sections",
         "_tail",
@@ -92,33 +87,33 @@ class TailFeed:
     def __init__(self, tail: "Tail", position: Position) -> None:
         self._tail = tail
         self.position = position
-        """Everything up to here has been taken."""
+        """The id up to which everything has been taken."""
         self._loop = asyncio.get_running_loop()
         self._sections: deque[_Section] = deque()
         self._weight = 0
-        self._filled: asyncio.Future[None] | None = None
-        self._cut = self._cancelled = False
+        self._arrived: asyncio.Future[None] | None = None
+        self._detached = self._cancelled = False
         self._error: Exception | None = None
 
     def take(self) -> Sequence[Event] | None:
-        """Return the next events, none if there are none yet; ``None`` if the stream has to read for itself again.
+        """Return the next events, empty if none have arrived; ``None`` if the feed has ended and the stream must read.
 
         :raises StreamClosed: if the feed was cancelled
-        :raises ReflexError: whatever ended the tail
+        :raises ReflexError: the error that ended the tail
         """
         while self._sections:
             section = self._sections.popleft()
             self._weight -= section.weight
             events = section.events
             if section.start < self.position:
-                # The stream came from further on than where the tail was.
+                # The stream was ahead of the tail when it attached.
                 events = [event for event in events if int(event.id) > self.position]
             self.position = section.end
             if events:
                 return events
-        if self._cut:
+        if self._detached:
             if self._error is not None:
-                # A copy for each stream: a traceback grows with every raise.
+                # A copy for each stream, as each raise extends the traceback.
                 raise copy(self._error) from self._error
             return None
         if self._cancelled:
@@ -126,50 +121,49 @@ class TailFeed:
         return ()
 
     def arrival(self) -> Awaitable[None] | None:
-        """Return what is done when there may be something to :meth:`take`; ``None`` if there may be now."""
-        if self._sections or self._cut or self._cancelled:
+        """Return an awaitable that is done when :meth:`take` may return something; ``None`` if it may already."""
+        if self._sections or self._detached or self._cancelled:
             return None
-        # An asyncio.Event would do the same, at twice the price.
-        self._filled = filled = self._loop.create_future()
-        return filled
+        # asyncio.Event would do the same at twice the cost.
+        self._arrived = arrived = self._loop.create_future()
+        return arrived
 
     def cancel(self) -> None:
-        """End a read that waits, and those to come, by StreamClosed."""
+        """Make the waiting read, and all later ones, raise StreamClosed."""
         self._cancelled = True
         self._wake()
 
     def detach(self) -> None:
-        """Take no more."""
+        """Detach the feed from its tail."""
         self._tail._detach(self)
 
     def _put(self, section: _Section) -> bool:
-        """Hand on a section; tell if there was room for it, as there was unless nobody takes what is here."""
+        """Add a section; return whether there was room, as there is unless the stream does not take its events."""
         if self._weight >= _KEPT:
             return False
         if section.end > self.position:
             self._sections.append(section)
             self._weight += section.weight
-            if (filled := self._filled) is not None and not filled.done():
-                filled.set_result(None)
+            if (arrived := self._arrived) is not None and not arrived.done():
+                arrived.set_result(None)
         return True
 
     def _end(self, error: Exception | None) -> None:
-        self._cut, self._error = True, error
+        self._detached, self._error = True, error
         self._wake()
 
     def _wake(self) -> None:
-        if self._filled is not None and not self._filled.done():
-            self._filled.set_result(None)
+        if self._arrived is not None and not self._arrived.done():
+            self._arrived.set_result(None)
 
 
 class Tail:
-    """Reads a table at its head for as long as there are feeds.
+    """Loads pages at the head of a table while a feed is attached, and delivers them to the feeds.
 
-    :param loader: loads the table's pages
     :param statements: the connection to load them through
-    :param subscribe: subscribes to the table's wake-ups
-    :param advanced: called when the tail has come further, with nothing missing behind it
-    :param polling: tells how long to wait for a wake-up before looking all the same, by the event loop's clock
+    :param subscribe: subscribes to the wake-ups of the table
+    :param tails: all tails of the table, in the order of their creation, including this one once it is added
+    :param polling: the interval of polls without a wake-up, by the event loop's clock
     """
 
     def __init__(
@@ -178,14 +172,14 @@ class Tail:
         statements: PinnedConnection,
         subscribe: Subscribe,
         *,
-        advanced: Callable[["Tail"], None],
+        tails: "Sequence[Tail]",
         polling: Polling,
         table: str,
     ) -> None:
         self._loader = loader
         self._statements = statements
         self._subscribe = subscribe
-        self._advanced = advanced
+        self._tails = tails
         self._polling = polling
         self._table = table
         self._tasks = Tasks()
@@ -196,14 +190,14 @@ class Tail:
         self._recent: deque[_Section] = deque()
         self._recent_weight = 0
         self._woken = TimedEvent()
-        self._look_again = math.inf
+        self._retry_after = math.inf
 
     def serves(self, position: Position) -> bool:
-        """Tell whether a stream at ``position`` is served here, rather than waiting at a gap that lies behind it."""
+        """Return whether a stream at ``position`` need not wait here for a gap that lies behind it."""
         return self._reader is None or not (self._at_gap and position > self.position)
 
     def attach(self, position: Position) -> TailFeed | None:
-        """Return a feed of all that comes after ``position``; ``None`` if the tail has passed that too long ago."""
+        """Return a feed of the events after ``position``; ``None`` if the tail passed that position too long ago."""
         feed = TailFeed(self, position)
         if self._reader is None:
             self.position, self._at_gap = position, False
@@ -219,18 +213,13 @@ class Tail:
         self._feeds.add(feed)
         return feed
 
-    def disperse(self) -> None:
-        """Cut off all feeds, which are served as well elsewhere."""
-        for feed in tuple(self._feeds):
-            self._cut_off(feed)
-
     async def aclose(self) -> None:
-        """End the reader and give back the connection."""
+        """Stop reading and release the connection."""
         await self._tasks.aclose()
         await self._statements.aclose()
 
-    def _cut_off(self, feed: TailFeed) -> None:
-        # It keeps what it has; its stream loads the rest when it comes to it.
+    def _end_feed(self, feed: TailFeed) -> None:
+        # The feed keeps the events that it contains. Its stream then reads own pages.
         feed._end(None)
         self._detach(feed)
 
@@ -242,81 +231,92 @@ class Tail:
                 reader.cancel()
 
     async def _read(self) -> None:
-        me = asyncio.current_task()
-        # Before anything is loaded, so that no wake-up falls in between.
+        reader = asyncio.current_task()
+        # Subscribe before loading: a wake-up in between must not be lost.
         unsubscribe = self._subscribe(self._woken.set)
-        self._polling.happened(asyncio.get_running_loop().time())
+        self._polling.active_at = asyncio.get_running_loop().time()
         try:
-            while self._reader is me:
+            while self._reader is reader:
                 await self._advance()
         except Exception as exc:
-            # Feeds that came when this was already cancelled belong to another reader.
-            if self._reader is me:
-                self._end(exc)
+            # Feeds that were attached after this task was cancelled belong to another reader.
+            if self._reader is reader:
+                self._fail(exc)
         finally:
             unsubscribe()
-            if self._reader is me:
+            if self._reader is reader:
                 self._reader = None
 
-    def _end(self, error: Exception) -> None:
-        logger.debug("%s: the tail ended: %r", self._table, error)
+    def _fail(self, error: Exception) -> None:
+        logger.debug("%s: the tail has ended: %r", self._table, error)
         feeds, self._feeds = self._feeds, set()
         for feed in feeds:
             feed._end(error)
 
     async def _advance(self) -> None:
-        """Load what there is, then wait until there may be more."""
-        if self._woken.is_set:
-            # A page proves the head only against wake-ups from before its query was sent.
-            self._woken.is_set = False
-            self._look_again = _LOOK_AGAIN
-            self._polling.happened(asyncio.get_running_loop().time())
+        """Load and deliver a page, then wait until there may be another."""
+        loader, woken, polling = self._loader, self._woken, self._polling
+        now = asyncio.get_running_loop().time
+        if woken.is_set:
+            # Clear before loading: the page only shows the commits of wake-ups from before its query was sent.
+            woken.is_set = False
+            self._retry_after = _FIRST_RETRY
+            polling.active_at = now()
         start = self.position
-        page = await self._loader.load(start, self._statements)
+        page = await loader.load(start, self._statements)
         self._at_gap = page.gap
         if page.position > start:
-            # First, as the page's events are made here, and nothing may be passed over that can't be.
-            section = _Section(start, page)
+            # Decode before the position moves: events that cannot be decoded must not be passed.
+            events = page.decode()
+            section = _Section(start, page.position, events, 1 + len(events))
             self.position = page.position
-            self._polling.happened(asyncio.get_running_loop().time())
-            self._hand_out(section)
+            polling.active_at = now()
+            self._deliver(section)
         if page.gap:
             for feed in [feed for feed in self._feeds if feed.position > self.position]:
-                self._cut_off(feed)
-        else:
-            self._advanced(self)
+                self._end_feed(feed)
+        elif len(self._tails) > 1:
+            self._take_over()
         if not self._feeds:
             return
-        if self._loader.upkeep_due() == 0.0:
-            await self._loader.upkeep()
+        gaps = loader.gaps
+        if time.monotonic() >= gaps.due_at:
+            await gaps.upkeep()
         if page.more:
             return
         if page.gap:
-            await self._loader.resolve(self.position, self._woken)
+            await gaps.resolve(self.position, woken)
         else:
             await self._wait()
 
-    def _hand_out(self, section: _Section) -> None:
+    def _deliver(self, section: _Section) -> None:
         self._recent.append(section)
         self._recent_weight += section.weight
         while self._recent_weight > _KEPT and len(self._recent) > 1:
             self._recent_weight -= self._recent.popleft().weight
         for feed in tuple(self._feeds):
             if not feed._put(section):
-                self._cut_off(feed)
+                self._end_feed(feed)
+
+    def _take_over(self) -> None:
+        """Detach the feeds of later tails that this one has reached: their streams will attach here."""
+        for other in self._tails[self._tails.index(self) + 1 :]:
+            if other.position <= self.position:
+                for feed in tuple(other._feeds):
+                    other._end_feed(feed)
 
     async def _wait(self) -> None:
-        loop = asyncio.get_running_loop()
-        # Spread out, so that processes started together don't poll together.
-        wait = self._polling.period(loop.time()) * random.uniform(0.9, 1.0)
-        if self._loader.lags and self._look_again < wait:
-            wait, self._look_again = self._look_again, self._look_again * 2
-        look_at = loop.time() + wait
+        """Wait for a wake-up or the next poll. Meanwhile, do the upkeep of gaps."""
+        loop, gaps = asyncio.get_running_loop(), self._loader.gaps
+        # With jitter, so that processes that were started together do not poll together.
+        wait = self._polling.interval(loop.time()) * random.uniform(0.9, 1.0)
+        if self._loader.lags and self._retry_after < wait:
+            wait, self._retry_after = self._retry_after, self._retry_after * 2
+        poll_at = loop.time() + wait
         while not self._woken.is_set:
-            upkeep = self._loader.upkeep_due()
-            left = look_at - loop.time()
+            left = poll_at - loop.time()
             if left <= 0:
                 return
-            until = look_at if upkeep is None else min(look_at, loop.time() + upkeep)
-            if not await self._woken.wait(until) and upkeep is not None and upkeep <= left:
-                await self._loader.upkeep()
+            upkeep_in = max(0.0, gaps.due_at - time.monotonic())
+            if not await self._woken.wait(min(poll_at, loop.time() + upkeep_in)) and upkeep_in <= left:
+                await gaps.upkeep()

@@ -1,4 +1,4 @@
-"""What is inserted into an events table: values that are checked before the database sees them."""
+"""The values of new events: checked, and converted to the form in which they are stored."""
 
 import re
 import reprlib
@@ -14,37 +14,45 @@ import msgspec
 from reflex_aio.event import INT32_MAX, INT32_MIN, NOOP_TYPE, check_event
 from reflex_aio.sql.schema.names import EventsSchema
 
-__all__ = ["Joined", "NewEvent", "NewEvents", "Values", "check_new_event", "check_new_events", "presenter"]
+__all__ = [
+    "Joined",
+    "NewEvent",
+    "NewEvents",
+    "Values",
+    "check_new_event",
+    "check_new_events",
+    "column_picker",
+]
 
 NewEvent: TypeAlias = (
     tuple[str | int, int]
     | tuple[str | int, int, bytes | None]
     | tuple[str | int, int, bytes | None, bytes | None]
 )
-"""Foreign id, type, and if need be metadata and trace."""
+"""An event for ``insert_many``: foreign id, type, and optionally metadata and trace."""
 
 Values: TypeAlias = tuple[str, int, bytes | None, bytes | None]
 """Foreign id, type, metadata and trace, as they are stored."""
 
 _LEAST_BIGINT, _GREATEST_BIGINT = -(2**63), 2**63 - 1
 
-# Others, such as "007", would come back as the text of another id.
+# Other texts of integers, such as "007", would be returned as the text of another id.
 _is_integer = re.compile("0|-?[1-9][0-9]{0,18}").fullmatch
 
 
 class Joined(NamedTuple):
-    """Texts as one, in which a character that is in none of them stands between them."""
+    """Several texts as one, with a separator that occurs in none of them."""
 
     text: str
     separator: str
 
-    def apart(self) -> list[str]:
-        """Return the texts, of which there is one at least."""
+    def split(self) -> list[str]:
+        """Return the texts, of which there must be at least one."""
         return self.text.split(self.separator)
 
 
-def _joined(texts: Sequence[str]) -> Joined:
-    """Join texts that hold no NUL, as databases don't store it."""
+def _join(texts: Sequence[str]) -> Joined:
+    """Join texts without NUL, which databases do not store, so that it cannot be the separator."""
     together = "".join(texts)
     separator = next(
         character for character in map(chr, range(1, sys.maxunicode)) if character not in together
@@ -54,9 +62,9 @@ def _joined(texts: Sequence[str]) -> Joined:
 
 @dataclass(frozen=True, slots=True)
 class NewEvents:
-    """Events that are to be inserted together, as they are stored, column by column.
+    """Events to be inserted together, as columns of stored values.
 
-    :param metadata: ``None`` if no event has any; ``traces`` likewise
+    :param metadata: ``None`` if no event has metadata; ``traces`` likewise
     """
 
     foreign_ids: Joined
@@ -71,26 +79,26 @@ class NewEvents:
         """Return the events one by one."""
         nothing = [None] * len(self)
         return zip(
-            self.foreign_ids.apart() if self.types else (),
+            self.foreign_ids.split() if self.types else (),
             self.types,
             nothing if self.metadata is None else self.metadata,
             nothing if self.traces is None else self.traces,
             strict=True,
         )
 
-    def traced(self, trace: bytes) -> Self:
-        """Return the same events, of which those without a trace have this one."""
-        given = [None] * len(self) if self.traces is None else self.traces
-        return replace(self, traces=[trace if own is None else own for own in given])
+    def with_default_trace(self, trace: bytes) -> Self:
+        """Return the same events, with ``trace`` as the trace of those without one."""
+        traces = [None] * len(self) if self.traces is None else self.traces
+        return replace(self, traces=[trace if own is None else own for own in traces])
 
 
 def check_new_event(
     schema: EventsSchema, foreign_id: str | int, type: int, metadata: bytes | None, trace: bytes | None
 ) -> Values:
-    """Return the values of an event that is to be inserted into the table of ``schema``.
+    """Return the stored values of an event to be inserted into the table of ``schema``.
 
     :raises TypeError: if a value has the wrong type
-    :raises ValueError: if a value is out of its range, or belongs in a column that the table doesn't have
+    :raises ValueError: if a value is out of range, or the table does not have its column
     """
     if metadata is not None and not schema.metadata:
         raise _no_column(schema, "metadata")
@@ -105,31 +113,30 @@ def check_new_event(
     return stored_id, stored_type, metadata, trace
 
 
-def _no_column(schema: EventsSchema, what: str) -> ValueError:
+def _no_column(schema: EventsSchema, column: str) -> ValueError:
     name = str(schema.table)
     return ValueError(
-        f"{name} has no column for {what}: EventsTable({name!r}, {what}=True) says that it has,"
-        " and its ddl() makes it"
+        f"{name} has no column for {column}: EventsTable({name!r}, {column}=True) expects one, and its ddl() creates it"
     )
 
 
 def check_new_events(schema: EventsSchema, events: Iterable[NewEvent]) -> NewEvents:
-    """Return the values of events that are to be inserted together. See :func:`check_new_event`.
+    """Return the stored values of events to be inserted together. See :func:`check_new_event`.
 
-    What is raised has a note that tells which of the events is meant.
+    An error has a note with the index of the event.
     """
     events = list(events)
-    if (plain := _check_columns(schema, events)) is not None:
-        return plain
+    if (checked_columns := _check_columns(schema, events)) is not None:
+        return checked_columns
     checked = []
     for index, event in enumerate(events):
         try:
-            checked.append(check_new_event(schema, *_spread(event)))
+            checked.append(check_new_event(schema, *_unpack(event)))
         except (TypeError, ValueError) as exc:
-            exc.add_note(f"That was event {index} of those given: {reprlib.repr(event)}")
+            exc.add_note(f"This is event {index} of the argument: {reprlib.repr(event)}")
             raise
     foreign_ids, types, metadata, traces = zip(*checked, strict=True) if checked else ((), (), (), ())
-    return NewEvents(_joined(foreign_ids), list(types), _unless_empty(metadata), _unless_empty(traces))
+    return NewEvents(_join(foreign_ids), list(types), _unless_empty(metadata), _unless_empty(traces))
 
 
 def _unless_empty(column: Sequence[bytes | None]) -> list[bytes | None] | None:
@@ -137,10 +144,10 @@ def _unless_empty(column: Sequence[bytes | None]) -> list[bytes | None] | None:
 
 
 def _check_columns(schema: EventsSchema, events: Sequence[NewEvent]) -> NewEvents | None:
-    """Return events among which there is nothing unusual; otherwise ``None``.
+    """Return the stored values of events whose values are all of the usual kind; otherwise ``None``.
 
-    Column by column this takes an eighth of the time that it takes event by event, which is most of what the client
-    does for ``insert_many``.
+    Checking column by column takes an eighth of the time of checking event by event, which is most of the client's time
+    for ``insert_many``.
     """
     if (
         set(map(type, events)) != {tuple}
@@ -148,23 +155,23 @@ def _check_columns(schema: EventsSchema, events: Sequence[NewEvent]) -> NewEvent
         or not sizes <= {2, 3, 4}
     ):
         return None
-    # Not by zip(*events), which makes an iterator of each event, so many that the garbage collector is called.
+    # Not zip(*events): it creates an iterator for each event, so many that the garbage collector runs.
     foreign_ids, types, *more = (list(map(itemgetter(place), events)) for place in range(*sizes))
     stored_ids = _check_foreign_ids(schema, foreign_ids)
     classes = set(map(type, types))
     if stored_ids is None or not all(issubclass(kind, int) and kind is not bool for kind in classes):
         return None
-    # What has type 0 may be a noop.
+    # An event of type 0 may be a noop.
     kinds = set(types)
     if not INT32_MIN <= min(kinds) <= max(kinds) <= INT32_MAX or NOOP_TYPE in kinds:
         return None
     rest: list[list[bytes | None] | None] = []
-    for column, there in zip(more, (schema.metadata, schema.trace), strict=False):
-        if not set(map(type, column)) <= ({bytes, NoneType} if there else {NoneType}):
+    for column, exists in zip(more, (schema.metadata, schema.trace), strict=False):
+        if not set(map(type, column)) <= ({bytes, NoneType} if exists else {NoneType}):
             return None
         rest.append(_unless_empty(column))
     metadata, traces = [*rest, None, None][:2]
-    # An IntEnum's are stored as plain ones.
+    # The members of an IntEnum are stored as plain integers.
     return NewEvents(stored_ids, types if classes == {int} else list(map(int, types)), metadata, traces)
 
 
@@ -176,34 +183,34 @@ def _check_foreign_ids(schema: EventsSchema, foreign_ids: list[Any]) -> Joined |
             ):
                 return None
             try:
-                # In a tenth of the time that str() of each would take.
+                # A tenth of the time of calling str() for each.
                 text = msgspec.json.encode(foreign_ids)[1:-1].decode()
             except OverflowError:
-                # There is one that doesn't fit in 64 bits.
+                # One of them does not fit in 64 bits.
                 return None
             return Joined(text, ",")
         case [kind] if kind is str and schema.foreign_id != "bigint":
             together = "".join(foreign_ids)
-            # Others may hold half a surrogate pair.
-            plain = all(foreign_ids) and "\0" not in together and together.isascii()
-            return _joined(foreign_ids) if plain else None
+            # A text that is not ASCII may contain a lone surrogate.
+            usual = all(foreign_ids) and "\0" not in together and together.isascii()
+            return _join(foreign_ids) if usual else None
     return None
 
 
-def presenter(schema: EventsSchema) -> Callable[[Values], tuple[Any, ...]]:
-    """Return what picks those of an event's values that the table of ``schema`` has columns for."""
+def column_picker(schema: EventsSchema) -> Callable[[Values], tuple[Any, ...]]:
+    """Return a function that picks those of an event's values for which the table of ``schema`` has columns."""
     places = [0, 1] + [2] * schema.metadata + [3] * schema.trace
     picked: Callable[[Values], tuple[Any, ...]] = itemgetter(*places)
     return picked
 
 
-def _spread(event: Any) -> tuple[Any, Any, Any, Any]:
+def _unpack(event: Any) -> tuple[Any, Any, Any, Any]:
     try:
         foreign_id, kind, *more = event
         metadata, trace = more + [None] * (2 - len(more))
     except (TypeError, ValueError):
         accepted = "a tuple (foreign_id, type[, metadata[, trace]])"
-        raise TypeError(f"{event!r} is no event: accepted is {accepted}") from None
+        raise TypeError(f"{event!r} is not an event: accepted is {accepted}") from None
     return foreign_id, kind, metadata, trace
 
 

@@ -1,1 +1,1 @@
-"""Deleting old events, and measuring backlogs."""
+"""Retention: deleting old events, in batches or by partitions, and measuring the backlogs of consumers."""

@@ -1,12 +1,12 @@
-"""MySQL and MariaDB: deleting old events, a batch at a time."""
+"""MySQL and MariaDB: deleting old events in batches, and measuring backlogs."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE
 from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.drivers.mysql import LOCK_CONFLICTS, limited_lock_waits
-from reflex_aio.sql.retention.dialect import Batch, Batches, Found, RetentionDialect
+from reflex_aio.sql.drivers.mysql import LOCK_CONFLICTS, error_number, limited_lock_waits
+from reflex_aio.sql.retention.dialect import Backlog, Batch, Batches, Extent, Found, RetentionDialect
 from reflex_aio.sql.schema.mysql import FoundEvents, microseconds_sql, now_sql, timestamp_type
 from reflex_aio.sql.schema.names import EventsSchema
 
@@ -14,42 +14,41 @@ __all__ = ["MysqlRetentionDialect"]
 
 
 class MysqlRetentionDialect(RetentionDialect):
-    """Deleting events on MySQL and MariaDB."""
+    """Retention on MySQL and MariaDB."""
 
     async def open(self, driver: Driver, connection: Any, schema: EventsSchema) -> Batches:
         return _Batches(driver, schema, await FoundEvents.of(driver, connection, schema))
 
-    async def extent(
-        self, driver: Driver, connection: Any, schema: EventsSchema
-    ) -> tuple[int | None, int | None]:
+    async def extent(self, driver: Driver, connection: Any, schema: EventsSchema) -> Extent:
         table, event_id = schema.table.quoted("`"), f"`{schema.columns.id}`"
         rows = await driver.fetch(connection, f"SELECT MIN({event_id}), MAX({event_id}) FROM {table}")
-        return rows[0][0], rows[0][1]
+        return Extent.of(*rows[0])
 
     async def backlogs(
         self, driver: Driver, connection: Any, schema: EventsSchema, cursors: Sequence[int], limit: int
-    ) -> Sequence[tuple[int, float | None]]:
+    ) -> Sequence[Backlog]:
         if not cursors:
             return []
         columns, table = schema.columns, schema.table.quoted("`")
         found = await timestamp_type(driver, connection, schema)
-        # A table that isn't there is told by the statement.
+        # If the table does not exist, the statement below reports it.
         kind, precision = found or ("datetime", 6)
-        of_them = (
+        events = (
             f"FROM {table} WHERE `{columns.id}` > %s"
             f" AND NOT (`{columns.type}` = {NOOP_TYPE} AND `{columns.foreign_id}` = '{NOOP_FOREIGN_ID}')"
         )
         then, now = (
             microseconds_sql(kind, time) for time in (f"`{columns.timestamp}`", now_sql(kind, precision))
         )
-        of_one = (
-            f"SELECT (SELECT COUNT(*) FROM (SELECT 1 {of_them} LIMIT %s) AS counted),"
-            f" (SELECT {now} - {then} {of_them} ORDER BY `{columns.id}` LIMIT 1)"
+        backlog = (
+            f"SELECT (SELECT COUNT(*) FROM (SELECT 1 {events} LIMIT %s) AS counted),"
+            f" (SELECT {now} - {then} {events} ORDER BY `{columns.id}` LIMIT 1)"
         )
-        numbered = " UNION ALL ".join(f"({of_one}, {place})" for place in range(len(cursors)))
+        numbered = " UNION ALL ".join(f"({backlog}, {place})" for place in range(len(cursors)))
         args = [argument for cursor in cursors for argument in (cursor, limit, cursor)]
         rows = sorted(await driver.fetch(connection, numbered, *args), key=lambda row: int(row[2]))
-        return [(row[0], None if row[1] is None else row[1] / 1_000_000) for row in rows]
+        # The age of the first event is negative if the clock was set back.
+        return [Backlog(row[0], max(0.0, (row[1] or 0) / 1_000_000)) for row in rows]
 
 
 class _Batches(Batches):
@@ -63,7 +62,7 @@ class _Batches(Batches):
             f"SELECT MIN({event_id}), MAX({event_id}), {microseconds_sql(found.timestamp_type, found.now)}"
             f" FROM {found.name}"
         )
-        # A time that is NULL or zero is as old as can be.
+        # A time that is NULL or zero counts as old.
         self._next = (
             "SELECT COUNT(*), MAX(id), MIN(IF(time >= %s, id, NULL)), MIN(IF(noop AND time >= %s, id, NULL))"
             f" FROM (SELECT {event_id} AS id, COALESCE({time}, 0) AS time, {noop} AS noop FROM {found.name}"
@@ -82,13 +81,13 @@ class _Batches(Batches):
         return Batch(*rows[0])
 
     async def delete(self, connection: Any, after: int, last: int) -> int | None:
-        # The drivers lend connections at READ COMMITTED, where rows are locked and nothing between them: whoever comes
-        # late with an id in between, or fills a gap, isn't held up.
+        # The drivers acquire connections at READ COMMITTED, which locks rows, but not the gaps between them: a late
+        # writer with an id in between, or a process that fills a gap, is not delayed.
         async with limited_lock_waits(self._driver, connection):
             try:
                 [done] = await self._driver.fetch(connection, self._delete, after, last)
             except Exception as exc:
-                if not exc.args or exc.args[0] not in LOCK_CONFLICTS:
+                if error_number(exc) not in LOCK_CONFLICTS:
                     raise
                 return None
         count: int = done[0]

@@ -1,15 +1,16 @@
-"""Events tables that are partitioned by ranges of ids, on PostgreSQL: old events go by whole partitions."""
+"""Events tables that are partitioned by ranges of ids, on PostgreSQL: adding partitions, and dropping old ones."""
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from reflex_aio.checks import check_count
 from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers import driver_of_pool
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.retention.postgres import PostgresPartitions
-from reflex_aio.sql.retention.prune import Pruned, Retention, prune, slowest
+from reflex_aio.sql.retention.prune import Pruned, Retention, low_watermark, prune
 from reflex_aio.sql.schema.dialect import SchemaDialect
 from reflex_aio.sql.schema.names import EventsSchema
 
@@ -20,46 +21,42 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """What has become of the partitions that may go."""
+    """The result of dropping old partitions."""
 
     partitions: tuple[str, ...]
-    """The names of those that were dropped."""
+    """The names of the dropped partitions."""
     busy: tuple[str, ...]
-    """The names of those that others have used for too long: the next time, they go first."""
+    """The names of the partitions that were in use for too long. The next call begins with them."""
     kept: Pruned
-    """The first event that is kept, and what keeps it; ``events`` is how many are before it, in partitions that were
-    dropped and in the one that has newer events too."""
+    """The first event that is kept, and the reason. ``events`` counts the events before it, in the dropped partitions
+    and in the one that also has newer events."""
 
 
 class Partitions:
-    """The partitions of an events table: :meth:`~reflex_aio.sql.events.table.EventsTable.partitions` makes it.
+    """The partitions of an events table. See :meth:`~reflex_aio.sql.events.table.EventsTable.partitions`.
 
-    Ids are drawn from the sequence of the table itself, and streams read that: partitions are no concern of theirs. An
-    insert for whose id there is no partition fails: call :meth:`extend` in time, and watch :meth:`room`.
+    Ids are drawn from the sequence of the table itself, which streams read: partitions do not affect them. An insert
+    fails if there is no partition for its id: call :meth:`extend` in time, and monitor :meth:`room`.
 
-    :param size: how many ids each new partition takes
+    :param size: the number of ids in each new partition
     """
 
     def __init__(self, schema: EventsSchema, *, size: int) -> None:
-        if isinstance(size, bool) or not isinstance(size, int):
-            raise TypeError(f"size {size!r} is a {type(size).__name__}: accepted is an int")
-        if size < 1:
-            raise ValueError(f"size {size} is out of range: accepted is a number of ids from 1")
         self._schema = schema
-        self._size = size
+        self._size = check_count("size", size, least=1)
 
     def ddl(self) -> str:
-        """Return the statements that make the table, for a migration. :meth:`extend` makes its partitions."""
+        """Return the statements that create the table, for a migration. :meth:`extend` creates its partitions."""
         return dialect_part(SchemaDialect, "postgres").ddl(replace(self._schema, partitioned=True))
 
     async def room(self, pool: Any) -> int:
-        """Return how many ids there are until inserts fail.
+        """Return the number of ids that are left until inserts fail.
 
         :raises TableNotFound: if there is no such table
-        :raises TableRefused: if it isn't partitioned by ranges of ids
-        :raises TypeError: if it isn't a pool that leads to PostgreSQL
+        :raises TableRefused: if it is not partitioned by ranges of ids
+        :raises TypeError: if ``pool`` is not a pool that connects to PostgreSQL
         """
-        driver = _driver(pool)
+        driver = _postgres_driver(pool)
         with driver.errors(str(self._schema.table)):
             async with driver.acquire(pool) as connection:
                 table = await PostgresPartitions.find(driver, connection, self._schema)
@@ -67,20 +64,19 @@ class Partitions:
         return max(0, family.end - 1 - family.last)
 
     async def extend(self, pool: Any, *, ahead: int = 2) -> list[str]:
-        """Make partitions, until there is room for ``ahead`` times as many ids as one takes; return their names.
+        """Create partitions until there is room for the ids of ``ahead`` partitions; return their names.
 
-        Writers and streams go on meanwhile. Several services may do so at once. Logs a warning if there was room for
-        less than a partition's ids: then it is called too seldom, or the partitions are too small.
+        Writers and streams continue meanwhile. Several services may do so at the same time. It logs a warning if there
+        was room for the ids of less than one partition: then it is called too rarely, or the partitions are too small.
 
         :raises ValueError: if ``ahead`` is less than 1, or a partition's name would be longer than 63 bytes
-        :raises DatabaseError: if the table has been locked by others for seconds, or for what else the database reports
+        :raises DatabaseError: if the table was locked for seconds, or for other errors of the database
         :raises TableNotFound: if there is no such table
-        :raises TableRefused: if it isn't partitioned by ranges of ids
-        :raises TypeError: if it isn't a pool that leads to PostgreSQL
+        :raises TableRefused: if it is not partitioned by ranges of ids
+        :raises TypeError: if an argument has the wrong type, or ``pool`` does not connect to PostgreSQL
         """
-        if ahead < 1:
-            raise ValueError(f"ahead {ahead} is out of range: accepted is a number of partitions from 1")
-        driver = _driver(pool)
+        check_count("ahead", ahead, least=1)
+        driver = _postgres_driver(pool)
         made: list[str] = []
         with driver.errors(str(self._schema.table)):
             async with driver.acquire(pool) as connection:
@@ -88,11 +84,11 @@ class Partitions:
                 async with driver.begin(connection):
                     await table.lock(connection)
                     family = await table.family(connection)
-                    # The first one takes all that was drawn before.
+                    # The first partition includes all ids that were drawn before.
                     end = family.end if family.partitions else family.last // self._size * self._size
                     if family.partitions and end - 1 - family.last < self._size:
                         logger.warning(
-                            "%s: there is room for %d more events: make partitions sooner, or larger ones",
+                            "%s: there is room for %d more events: create partitions earlier, or larger ones",
                             str(self._schema.table),
                             max(0, end - 1 - family.last),
                         )
@@ -110,26 +106,26 @@ class Partitions:
         dry_run: bool = False,
         progress: Callable[[Pruned], object] | None = None,
     ) -> Dropped:
-        """Drop the partitions of which ``retention`` keeps no event. Writers and streams go on meanwhile.
+        """Drop the partitions of which ``retention`` keeps no event. Writers and streams continue meanwhile.
 
-        It reads the events that may go first, as :meth:`EventsTable.prune` does with ``dry_run``; ``progress`` is told
-        of that. May be cancelled at any time: the next call goes on.
+        It first reads the events that may be deleted, as :meth:`EventsTable.prune` does with ``dry_run``, which calls
+        ``progress``. It may be cancelled at any time: the next call continues.
 
         :param dry_run: drop nothing
-        :raises DatabaseError: for what the database reports
+        :raises DatabaseError: for the errors of the database
         :raises TableNotFound: if there is no such table
-        :raises TableRefused: if it isn't partitioned by ranges of ids
-        :raises ConnectionLost: if the server can't be reached
-        :raises TypeError: if it isn't a pool that leads to PostgreSQL
+        :raises TableRefused: if it is not partitioned by ranges of ids
+        :raises ConnectionLost: if the server cannot be reached
+        :raises TypeError: if ``pool`` is not a pool that connects to PostgreSQL
         """
-        driver, schema = _driver(pool), self._schema
+        driver, schema = _postgres_driver(pool), self._schema
         dropped: list[str] = []
         busy: list[str] = []
         with driver.errors(str(schema.table)):
             async with driver.acquire(pool) as connection:
                 table = await PostgresPartitions.find(driver, connection, schema)
                 if not dry_run:
-                    dropped += await table.drop_left(connection)
+                    dropped += await table.drop_detached(connection)
         kept = await prune(
             schema, pool, retention, dry_run=True, batch_size=10_000, pause=0.5, progress=progress
         )
@@ -138,24 +134,26 @@ class Partitions:
                 for partition in (await table.family(connection)).partitions:
                     end = int(kept.end)
                     if not retention.force:
-                        # Once more before each: a consumer may have been rewound, or be new.
-                        found = await slowest(
+                        # Again before each: a consumer may have been rewound, or be new.
+                        watermark = await low_watermark(
                             retention.stores, ignore=retention.ignore, expect=retention.expect
                         )
-                        end = min(end, found.position)
+                        end = min(end, watermark.position)
                     if partition.end > end and not partition.pending:
                         break
                     if dry_run or await table.drop(connection, partition):
                         dropped.append(partition.name)
                         continue
-                    # While one is being detached, no other can be.
+                    # No other partition can be detached while this one is being detached.
                     busy.append(partition.name)
                     break
         return Dropped(tuple(dropped), tuple(busy), kept)
 
 
-def _driver(pool: Any) -> Driver:
+def _postgres_driver(pool: Any) -> Driver:
     driver = driver_of_pool(pool)
     if driver.dialect != "postgres":
-        raise TypeError(f"{pool!r} is a pool of {driver.name}: accepted is one that leads to PostgreSQL")
+        raise TypeError(
+            f"{pool!r} is a pool of {driver.name}: accepted is a pool that connects to PostgreSQL"
+        )
     return driver

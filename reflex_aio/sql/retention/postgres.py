@@ -1,74 +1,103 @@
-"""PostgreSQL: deleting old events, a batch at a time."""
+"""PostgreSQL: deleting old events in batches, measuring backlogs, and the statements for partitioned tables."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from reflex_aio.errors import DatabaseError, TableNotFound, TableRefused
+from reflex_aio.errors import TableNotFound, TableRefused
 from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE
 from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.retention.dialect import Batch, Batches, Found, RetentionDialect
+from reflex_aio.sql.retention.dialect import Backlog, Batch, Batches, Extent, Found, RetentionDialect
 from reflex_aio.sql.schema.names import EventsSchema, Name
 from reflex_aio.sql.schema.postgres import FoundEvents
 
 __all__ = ["Family", "Partition", "PostgresPartitions", "PostgresRetentionDialect"]
 
-
-# How long a statement waits for whoever has locked its rows, or the table.
-_LIMIT_LOCKS = "SET LOCAL lock_timeout = '1s'"
-# A lock was waited for too long; a deadlock; a serialization failure.
+# The limit of a statement's wait for the locks of rows, or of the table.
+_LIMIT_LOCK_WAITS = "SET LOCAL lock_timeout = '1s'"
+# The SQLSTATEs of a lock timeout, a deadlock, and a serialization failure.
 _LOCKED = ("55P03", "40P01", "40001")
+
+# The comment on a partition that is detached in order to be dropped, with the oid of the table. It distinguishes what
+# an interrupted call has left behind from what was detached by hand, to be kept.
+_MARK = "reflex_aio: to be dropped"
+# The limit of a statement's wait for the users of a partition, in milliseconds, and the SQLSTATE of its timeout.
+_LOCK_TIMEOUT = 2000
+_LOCK_NOT_AVAILABLE = "55P03"
+
+# $1: the table, $2: the id column. No row if there is no such table; the last column is NULL unless the table is
+# partitioned by ranges of the id alone.
+_ROOT = """
+SELECT quote_ident(n.nspname), c.oid::int8, pg_get_serial_sequence($1, $2),
+       (SELECT true FROM pg_partitioned_table p JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = $2
+        WHERE p.partrelid = c.oid AND p.partstrat = 'r' AND p.partnatts = 1 AND p.partattrs[0] = a.attnum)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)
+"""
+# The bounds are returned as text: numbers, MINVALUE or MAXVALUE. They are NULL for a default partition.
+_PARTITIONS = r"""
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), i.inhdetachpending,
+       substring(pg_get_expr(c.relpartbound, c.oid) FROM '^FOR VALUES FROM \(''?(-?\d+|MINVALUE)''?\)'),
+       substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \(''?(-?\d+|MAXVALUE)''?\)$'),
+       coalesce(obj_description(c.oid, 'pg_class') = $2, false)
+FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE i.inhparent = $1::int8::oid
+"""
+_DETACHED = """
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND obj_description(c.oid, 'pg_class') = $1
+"""
+
+_INFINITY = 2**63
 
 
 class PostgresRetentionDialect(RetentionDialect):
-    """Deleting events on PostgreSQL."""
+    """Retention on PostgreSQL."""
 
     async def open(self, driver: Driver, connection: Any, schema: EventsSchema) -> Batches:
         return _Batches(driver, schema, (await FoundEvents.of(driver, connection, schema)).name)
 
-    async def extent(
-        self, driver: Driver, connection: Any, schema: EventsSchema
-    ) -> tuple[int | None, int | None]:
+    async def extent(self, driver: Driver, connection: Any, schema: EventsSchema) -> Extent:
         table, event_id = schema.table.quoted('"'), f'"{schema.columns.id}"'
         rows = await driver.fetch(
             connection, f"SELECT min({event_id})::int8, max({event_id})::int8 FROM {table}"
         )
-        return rows[0][0], rows[0][1]
+        return Extent.of(*rows[0])
 
     async def backlogs(
         self, driver: Driver, connection: Any, schema: EventsSchema, cursors: Sequence[int], limit: int
-    ) -> Sequence[tuple[int, float | None]]:
+    ) -> Sequence[Backlog]:
         columns, table = schema.columns, schema.table.quoted('"')
         event_id = f'"{columns.id}"'
-        of_them = (
+        events = (
             f"FROM {table} WHERE {event_id} > cursor"
             f' AND ("{columns.type}", "{columns.foreign_id}"::text)'
             f" IS DISTINCT FROM ({NOOP_TYPE}, '{NOOP_FOREIGN_ID}'::text)"
         )
-        # One without a time zone is taken as UTC, and so is its epoch.
+        # A timestamp without time zone is interpreted as UTC, as is its epoch.
         age = f'extract(epoch FROM clock_timestamp()) - extract(epoch FROM "{columns.timestamp}")'
         rows = await driver.fetch(
             connection,
-            f"SELECT (SELECT count(*) FROM (SELECT {of_them} LIMIT $2) AS counted),"
-            f" (SELECT ({age})::float8 {of_them} ORDER BY {event_id} LIMIT 1)"
+            f"SELECT (SELECT count(*) FROM (SELECT {events} LIMIT $2) AS counted),"
+            f" (SELECT ({age})::float8 {events} ORDER BY {event_id} LIMIT 1)"
             " FROM unnest($1::int8[]) WITH ORDINALITY AS given(cursor, place) ORDER BY place",
             cursors,
             limit,
         )
-        return [(row[0], row[1]) for row in rows]
+        # The age of the first event is negative if the clock was set back.
+        return [Backlog(row[0], max(0.0, row[1] or 0.0)) for row in rows]
 
 
 class _Batches(Batches):
     def __init__(self, driver: Driver, schema: EventsSchema, table: str) -> None:
         columns = schema.columns
         event_id = f'"{columns.id}"'
-        # One without a time zone is taken as UTC, and so is its epoch. One that is NULL is as old as can be.
+        # A timestamp without time zone is interpreted as UTC, as is its epoch. NULL counts as old.
         time = f"(extract(epoch FROM coalesce(\"{columns.timestamp}\", 'epoch')) * 1000000)::int8"
         noop = (
             f'("{columns.type}", "{columns.foreign_id}"::text)'
             f" IS NOT DISTINCT FROM ({NOOP_TYPE}, '{NOOP_FOREIGN_ID}'::text)"
         )
         self._driver = driver
-        self._table = str(schema.table)
         self._found = (
             f"SELECT min({event_id})::int8, max({event_id})::int8,"
             f" (extract(epoch FROM clock_timestamp()) * 1000000)::int8 FROM {table}"
@@ -94,14 +123,13 @@ class _Batches(Batches):
 
     async def delete(self, connection: Any, after: int, last: int) -> int | None:
         fetch = self._driver.fetch
-        # A row that somebody else has deleted meanwhile is an error at any higher level.
+        # At a higher level, a row that another transaction has deleted meanwhile would be an error.
         await fetch(connection, "BEGIN ISOLATION LEVEL READ COMMITTED")
         try:
-            await fetch(connection, _LIMIT_LOCKS)
-            with self._driver.errors(self._table):
-                count: int = (await fetch(connection, self._delete, after, last))[0][0]
-        except DatabaseError as exc:
-            if exc.sqlstate not in _LOCKED:
+            await fetch(connection, _LIMIT_LOCK_WAITS)
+            count: int = (await fetch(connection, self._delete, after, last))[0][0]
+        except Exception as exc:
+            if getattr(exc, "sqlstate", None) not in _LOCKED:
                 raise
             await fetch(connection, "ROLLBACK")
             return None
@@ -109,49 +137,17 @@ class _Batches(Batches):
         return count
 
 
-# The comment of what is detached in order to be dropped, with the root's oid: to tell what was left behind by who was
-# cut off midway from what somebody else has detached, to keep it.
-_MARK = "reflex_aio: to be dropped"
-# For how long to wait for others who use a table, in milliseconds; and the error if that wasn't enough.
-_LOCK_TIMEOUT = 2000
-_LOCK_NOT_AVAILABLE = "55P03"
-
-# $1: the table, $2: the id column. No row if there is no such table; NULL for the last if it is no such partitioning.
-_ROOT = """
-SELECT quote_ident(n.nspname), c.oid::int8, pg_get_serial_sequence($1, $2),
-       (SELECT true FROM pg_partitioned_table p JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = $2
-        WHERE p.partrelid = c.oid AND p.partstrat = 'r' AND p.partnatts = 1 AND p.partattrs[0] = a.attnum)
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)
-"""
-# The bounds as text: they are numbers, MINVALUE or MAXVALUE. That of a default partition is another.
-_PARTITIONS = r"""
-SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), i.inhdetachpending,
-       substring(pg_get_expr(c.relpartbound, c.oid) FROM '^FOR VALUES FROM \(''?(-?\d+|MINVALUE)''?\)'),
-       substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \(''?(-?\d+|MAXVALUE)''?\)$'),
-       coalesce(obj_description(c.oid, 'pg_class') = $2, false)
-FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE i.inhparent = $1::int8::oid
-"""
-_LEFT = """
-SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname)
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND obj_description(c.oid, 'pg_class') = $1
-"""
-
-_EVERYTHING = 2**63
-
-
 class Partition(NamedTuple):
-    """A partition, of the ids from ``first`` up to ``end``, which isn't in it."""
+    """A partition of the ids from ``first`` up to, but not including, ``end``."""
 
     name: str
     """With the schema, quoted."""
     first: int
     end: int
     pending: bool
-    """Whether it is being detached: it isn't read any more."""
+    """Whether it is being detached, and so is no longer read."""
     marked: bool
-    """Whether it was to be dropped once before."""
+    """Whether an earlier call began to drop it."""
 
 
 class Family(NamedTuple):
@@ -160,11 +156,11 @@ class Family(NamedTuple):
     partitions: Sequence[Partition]
     """In the order of their ids."""
     last: int
-    """The last id that was drawn; 0 if none was."""
+    """The last id that was drawn; 0 if there is none."""
 
     @property
     def end(self) -> int:
-        """The first id that has no partition."""
+        """The first id without a partition."""
         return max((each.end for each in self.partitions), default=0)
 
 
@@ -187,7 +183,7 @@ class PostgresPartitions:
         """Find the table.
 
         :raises TableNotFound: if there is no such table
-        :raises TableRefused: if it isn't partitioned by ranges of its id, which one sequence feeds
+        :raises TableRefused: if it is not partitioned by ranges of its id, which one sequence feeds
         """
         columns, table = schema.columns, schema.table.quoted('"')
         rows = await driver.fetch(connection, _ROOT, table, columns.id)
@@ -200,14 +196,14 @@ class PostgresPartitions:
                 reason=f"it isn't partitioned by ranges of {columns.id}"
                 if not by_id
                 else f"no sequence belongs to its {columns.id}",
-                remedy="make it as partitions(size).ddl() says; prune() is for tables without partitions",
+                remedy="create it as partitions(size).ddl() does; prune() is for tables without partitions",
             )
         return cls(schema, driver, namespace=namespace, root=root, sequence=sequence)
 
     async def family(self, connection: Any) -> Family:
-        """Return the partitions that there are now.
+        """Return the present partitions.
 
-        :raises TableRefused: if one is a default partition, which keeps others from being detached quietly
+        :raises TableRefused: if one is a default partition, with which others cannot be detached concurrently
         """
         fetch = self._driver.fetch
         found = []
@@ -223,15 +219,12 @@ class PostgresPartitions:
         return Family(sorted(found, key=lambda each: each.first), int(last) if called else int(last) - 1)
 
     async def add(self, connection: Any, first: int, end: int) -> str:
-        """Make a partition and attach it; return its name. Writers go on meanwhile.
-
-        In the caller's transaction.
-        """
+        """Create and attach a partition, in the caller's transaction; return its name. Writers continue meanwhile."""
         table = self._schema.table.table
         name = f"{self._namespace}.{Name(f'{table}_from_{max(first, 0)}').quoted(chr(34))}"
         lower = "MINVALUE" if first < 0 else str(first)
         fetch = self._driver.fetch
-        # CREATE TABLE ... PARTITION OF would lock out all writers and readers of the table.
+        # CREATE TABLE ... PARTITION OF would block all writers and readers of the table.
         await fetch(
             connection,
             f"CREATE TABLE {name} (LIKE {self._name} INCLUDING ALL EXCLUDING IDENTITY EXCLUDING COMMENTS)",
@@ -243,7 +236,7 @@ class PostgresPartitions:
         return name
 
     async def lock(self, connection: Any) -> None:
-        """Keep others from adding partitions until the caller's transaction ends."""
+        """Prevent other processes from adding partitions, until the end of the caller's transaction."""
         await self._driver.fetch(connection, f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT}")
         await self._driver.fetch(
             connection,
@@ -252,36 +245,35 @@ class PostgresPartitions:
         )
 
     async def drop(self, connection: Any, partition: Partition) -> bool:
-        """Detach a partition and drop it; tell whether that could be done without waiting for others for too long.
+        """Detach and drop a partition; return ``False`` if it was in use for too long.
 
-        Not in a transaction. If it is cut off midway, the next call, or :meth:`drop_left`, goes on.
+        No transaction may be open. If this is interrupted, the next call, or :meth:`drop_detached`, continues.
         """
         fetch, name = self._driver.fetch, partition.name
         if partition.pending and not partition.marked:
             return False
         await fetch(connection, f"SET lock_timeout = {_LOCK_TIMEOUT}")
         detach = f"ALTER TABLE {self._name} DETACH PARTITION {name}"
-        done = True
+        dropped = True
         try:
-            with self._driver.errors(str(self._schema.table)):
-                await fetch(connection, f"COMMENT ON TABLE {name} IS '{self._mark}'")
-                # Without CONCURRENTLY it would lock out all writers and readers of the table.
-                await fetch(connection, f"{detach} {'FINALIZE' if partition.pending else 'CONCURRENTLY'}")
-                await fetch(connection, f"DROP TABLE {name}")
-        except DatabaseError as exc:
-            if exc.sqlstate != _LOCK_NOT_AVAILABLE:
+            await fetch(connection, f"COMMENT ON TABLE {name} IS '{self._mark}'")
+            # Without CONCURRENTLY it would block all writers and readers of the table.
+            await fetch(connection, f"{detach} {'FINALIZE' if partition.pending else 'CONCURRENTLY'}")
+            await fetch(connection, f"DROP TABLE {name}")
+        except Exception as exc:
+            if getattr(exc, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
                 raise
-            done = False
+            dropped = False
         await fetch(connection, "RESET lock_timeout")
-        return done
+        return dropped
 
-    async def drop_left(self, connection: Any) -> list[str]:
-        """Drop what was detached to be dropped, and wasn't; return the names."""
-        left = [row[0] for row in await self._driver.fetch(connection, _LEFT, self._mark)]
-        for name in left:
+    async def drop_detached(self, connection: Any) -> list[str]:
+        """Drop the partitions that an interrupted call has detached; return their names."""
+        detached = [row[0] for row in await self._driver.fetch(connection, _DETACHED, self._mark)]
+        for name in detached:
             await self._driver.fetch(connection, f"DROP TABLE {name}")
-        return left
+        return detached
 
 
 def _bound(text: str) -> int:
-    return {"MINVALUE": -_EVERYTHING, "MAXVALUE": _EVERYTHING}.get(text) or int(text)
+    return {"MINVALUE": -_INFINITY, "MAXVALUE": _INFINITY}.get(text) or int(text)

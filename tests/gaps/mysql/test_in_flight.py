@@ -73,12 +73,12 @@ async def test_who_holds_a_gap_is_told_after_a_while(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gaps, "_TELL_PERIOD", 0.05)
+    monkeypatch.setattr(gaps, "_LOG_INTERVAL", 0.05)
     holder = await new_writer(begin=True)
     await holder.insert()
     await writer.insert()
     async with reading(events.stream(readers)) as reader:
-        await eventually(lambda: "the event after 0 has been waited for" in caplog.text)
+        await eventually(lambda: "waiting for the event after 0" in caplog.text)
         assert f"(thread {await holder.thread()}, since 20" in caplog.text
         await holder.run("COMMIT")
         await delivers_all(reader, writer)

@@ -34,7 +34,7 @@ def test_ids_are_missing_only_up_to_the_first_in_flight_and_as_far_as_was_looked
     rows = [
         sorted(i for i in seen if first <= i <= last)[:limit] for seen in (committed | in_flight, visible)
     ]
-    found = missing_ids(first, last, peeked=rows[0], committed=rows[1], limit=limit, most=most)
+    found = missing_ids(first, last, uncommitted=rows[0], committed=rows[1], limit=limit, most=most)
 
     assert found.end <= last
     looked_at = list(range(first, found.end + 1))

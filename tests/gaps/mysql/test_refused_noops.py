@@ -33,7 +33,7 @@ HINDRANCES = {
             "CREATE TRIGGER other_ids BEFORE INSERT ON events FOR EACH ROW IF NEW.type = 0 THEN"
             " SET NEW.id = 0; END IF"
         ),
-        "does a trigger change the row",
+        "so a trigger may change the row",
     ),
     "another key": (
         "ALTER TABLE events ADD COLUMN kind int AS (IF(foreign_id = 'gap', NULL, type)) STORED UNIQUE",
@@ -64,5 +64,5 @@ async def test_a_noop_that_the_table_does_not_take_ends_the_stream(
             error = await reader.failure()
             assert reader.ids == [first]
         assert isinstance(error, TableRefused)
-        assert "a noop that was to fill a gap was not taken" in str(error)
+        assert "a noop that should fill a gap was not inserted" in str(error)
         assert told in str(error)

@@ -8,7 +8,7 @@ import pytest
 
 from reflex_aio import DatabaseError, Event, SchemaError
 from reflex_aio.sql import EventColumns, EventsTable
-from reflex_aio.sql.events.mysql.queries import Queries, batch_of
+from reflex_aio.sql.events.mysql.queries import Queries, decode_rows
 from tests.fix_backends import MYSQL, MysqlBackend
 from tests.fix_mariadb import MysqlDatabase, make_mariadb
 
@@ -33,7 +33,7 @@ async def read(
     settings = table._settings
     queries = Queries(settings, settings.schema.table.quoted("`"), timestamp_type)
     connection = await mysql.connect(**arguments)
-    return list(batch_of(await mysql.driver.fetch(connection, queries.page, 0, 1_000_000), settings))
+    return list(decode_rows(await mysql.driver.fetch(connection, queries.page, 0, 1_000_000), settings))
 
 
 async def clock(mysql: MysqlBackend) -> int:
@@ -129,7 +129,7 @@ async def test_events_are_the_same_in_every_session(mysql: MysqlBackend, charset
 async def test_what_does_not_fit_is_an_error_where_sql_mode_is_not_strict_too(mysql: MysqlBackend) -> None:
     connection = await mysql.connect(init_command="SET sql_mode = ''")
     await users.create(connection)
-    told = "the database has stored something else than was inserted, as sql_mode isn't strict"
+    told = "the database stored another value than the inserted one, as sql_mode is not strict"
     with pytest.raises(DatabaseError, match=told):
         await users.insert(connection, "x" * 256, 1)
     with pytest.raises(DatabaseError, match=told):
@@ -236,7 +236,7 @@ async def test_a_table_that_gives_no_ids_is_an_error(mysql: MysqlBackend) -> Non
     await mysql.fetch(connection, "ALTER TABLE user_events MODIFY id bigint NOT NULL DEFAULT 7")
     with pytest.raises(SchemaError, match='column "id" is bigint: accepted is int auto_increment'):
         await users.validate(connection)
-    with pytest.raises(DatabaseError, match='is column "id" not AUTO_INCREMENT'):
+    with pytest.raises(DatabaseError, match='check that column "id" is AUTO_INCREMENT'):
         await users.insert(connection, 1, 1)
 
 

@@ -55,7 +55,7 @@ async def test_invalid_events_are_not_inserted(
     with pytest.raises(error) as raised:
         await table.insert_many(writer, [(2, 1), (foreign_id, kind)])
     assert str(raised.value) == message
-    assert raised.value.__notes__ == [f"That was event 1 of those given: {(foreign_id, kind)!r}"]
+    assert raised.value.__notes__ == [f"This is event 1 of the argument: {(foreign_id, kind)!r}"]
     await unchanged(writer)
 
 
@@ -90,7 +90,7 @@ async def test_metadata_and_traces_are_bytes(writer: asyncpg.Connection, wrong: 
 @pytest.mark.parametrize("wrong", [7, None, (), (1,), (1, 1, b"m", b"t", 5), {"foreign_id": 1}])
 async def test_tuples_that_are_not_events_are_refused(writer: asyncpg.Connection, wrong: Any) -> None:
     with pytest.raises(
-        TypeError, match=r"is no event: accepted is a tuple \(foreign_id, type\[, metadata\[, t"
+        TypeError, match=r"is not an event: accepted is a tuple \(foreign_id, type\[, metadata\[, t"
     ):
         await full.insert_many(writer, [(1, 1), wrong])
     await unchanged(writer)

@@ -51,7 +51,7 @@ async def test_names_that_are_too_long_or_of_the_wrong_kind_are_refused() -> Non
 @pytest.mark.parametrize(
     ("argument", "value", "error", "accepted"),
     [
-        *(("page_size", size, ValueError, "accepted is 1 to 100000") for size in (0, -1, 100_001)),
+        *(("page_size", size, ValueError, "accepted is an int from 1 to 100000") for size in (0, -1, 100_001)),
         *(("page_size", size, TypeError, "accepted is an int") for size in ("10", 1.5, True, None)),
         *(
             (what, seconds, ValueError, "accepted is a number of seconds above 0")
@@ -64,12 +64,12 @@ async def test_names_that_are_too_long_or_of_the_wrong_kind_are_refused() -> Non
             for seconds in (None, "1", True)
         ),
         *(("wakeups", way, ValueError, "'commit', 'transaction', 'trigger', None are") for way in ("yes", True)),
-        ("notifier", object(), TypeError, "accepted is a Notifier or None"),
+        ("notifier", object(), TypeError, "accepted is a Notifier, or None"),
         ("metadata", "meta", TypeError, "a bool, which tells whether there is such a column"),
         ("trace", 1, TypeError, "a bool, which tells whether there is such a column"),
         ("include_noops", 1, TypeError, "accepted is a bool"),
-        *((what, "f", TypeError, "accepted is an async function or None") for what in ("loader", "inserter")),
-        ("hooks", object(), TypeError, "accepted is a Hooks or None"),
+        *((what, "f", TypeError, "accepted is an async function, or None") for what in ("loader", "inserter")),
+        ("hooks", object(), TypeError, "accepted is a Hooks, or None"),
         ("clock", 1.0, TypeError, "accepted is a function that returns seconds"),
         ("columns", {"id": "number"}, TypeError, "accepted is an EventColumns, or None"),
         *(("foreign_id", kind, ValueError, "'text' or 'bigint' is") for kind in ("int", int, None)),

@@ -1,4 +1,4 @@
-"""MySQL and MariaDB: their SQL, how their gaps are resolved, and how their tables are made."""
+"""MySQL and MariaDB: inserting and streaming events, and resolving gaps with noops."""
 
 from reflex_aio.sql.events.mysql.dialect import MysqlEventsDialect
 

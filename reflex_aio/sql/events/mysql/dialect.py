@@ -1,4 +1,4 @@
-"""MySQL and MariaDB: what it takes to write and read events."""
+"""MySQL and MariaDB: the implementation of the events dialect, and inserting events."""
 
 from collections.abc import Hashable, Iterator, Sequence
 from itertools import chain
@@ -6,50 +6,76 @@ from typing import Any, ClassVar
 
 from reflex_aio.errors import DatabaseError
 from reflex_aio.sql.drivers.base import Driver, Row
-from reflex_aio.sql.events.dialect import EventsDialect, EventsSettings, EventsWriter, Wakeups
+from reflex_aio.sql.events.dialect import EventsDialect, EventsWriter
 from reflex_aio.sql.events.loader import Loader
 from reflex_aio.sql.events.mysql.loader import MysqlLoader
 from reflex_aio.sql.events.mysql.queries import head_sql, insert_sql
-from reflex_aio.sql.events.values import NewEvents, Values, presenter
+from reflex_aio.sql.events.settings import EventsSettings, Wakeups
+from reflex_aio.sql.events.values import NewEvents, Values, column_picker
 from reflex_aio.sql.schema.mysql import now_sql, timestamp_type
 
-__all__ = ["MysqlEventsDialect", "MysqlWriter"]
+__all__ = ["MysqlEventsDialect"]
 
-# What an event takes in an INSERT beside its values, and what a statement takes beside its events: generous, in bytes.
+# Generous estimates of the size of an event in an INSERT without its values, and of a statement without its events, in
+# bytes.
 _EVENT_OVERHEAD = 200
 _STATEMENT_OVERHEAD = 4096
-# An event above this may be refused by servers whose limit is the least that is usual.
+# A larger event may exceed max_allowed_packet, whose lowest usual value this is.
 _LARGE = 1 << 18
 
-# The numbers of warnings that tell of a value that was changed to fit its column.
+# The numbers of warnings about a value that was changed to fit its column.
 _CHANGED = frozenset({1048, 1264, 1265, 1292, 1366, 1406})
 
 
-class MysqlWriter(EventsWriter):
-    """Inserts the events of one table, on MySQL and MariaDB.
+class MysqlEventsDialect(EventsDialect):
+    """Events on MySQL and MariaDB."""
 
-    Ids come from AUTO_INCREMENT, not from RETURNING, which MySQL doesn't have. The client library is told that of the
-    statement's first row. An INSERT whose number of rows is known takes all its ids at once, whatever
-    ``innodb_autoinc_lock_mode`` is, so the others follow in steps of ``auto_increment_increment``.
-    Source: https://dev.mysql.com/doc/refman/8.4/en/innodb-auto-increment-handling.html
+    wakeups: ClassVar[tuple[Wakeups, ...]] = "commit", None
+    topic: ClassVar[str] = (
+        "SELECT CONCAT(DATABASE(), '.', REPLACE(%s, '`', '')) FROM dual WHERE DATABASE() IS NOT NULL"
+    )
+
+    def table(self, settings: EventsSettings) -> str:
+        return settings.schema.table.quoted("`")
+
+    def writer(self, settings: EventsSettings) -> EventsWriter:
+        return _Writer(settings, self.table(settings))
+
+    def head(self, settings: EventsSettings) -> str:
+        return head_sql(settings, self.table(settings))
+
+    def loader(
+        self, settings: EventsSettings, driver: Driver, pool: Any, *, primary: Any, fill_gaps: bool
+    ) -> Loader:
+        return MysqlLoader(settings, driver, pool, primary=primary, fill_gaps=fill_gaps)
+
+
+class _Writer(EventsWriter):
+    """Inserts the events of one table.
+
+    The ids come from the AUTO_INCREMENT id of the statement's first row, which the client library receives, as MySQL
+    has no RETURNING. An INSERT whose number of rows is known draws all of its ids at once, whatever
+    ``innodb_autoinc_lock_mode`` is, so the others follow in steps of ``auto_increment_increment``. Source:
+    https://dev.mysql.com/doc/refman/8.4/en/innodb-auto-increment-handling.html
     """
 
     def __init__(self, settings: EventsSettings, table: str) -> None:
         self._settings = settings
         self._table = table
-        self._present = presenter(settings.schema)
-        # By server and database: which expression the current time is to be stored by.
+        self._pick_columns = column_picker(settings.schema)
+        # The expression for the current time, by server and database.
         self._now: dict[Hashable, str] = {}
-        self._one: dict[str, str] = {}
+        # The INSERT of one event, by the expression for the current time.
+        self._insert_one: dict[str, str] = {}
 
     async def insert(self, driver: Driver, connection: Any, values: Values) -> Row:
         server = await driver.server(connection)
         now = await self._current_time(driver, connection, server)
         if _size(values) > _LARGE:
             self._check_size(values, _size(values), (await self._limits(driver, connection))[1])
-        if now not in self._one:
-            self._one[now] = insert_sql(self._settings, self._table, now)
-        first_id = await self._insert(driver, connection, self._one[now], [values])
+        if now not in self._insert_one:
+            self._insert_one[now] = insert_sql(self._settings, self._table, now)
+        first_id = await self._insert(driver, connection, self._insert_one[now], [values])
         return first_id, (server, self._table)
 
     async def insert_many(
@@ -77,16 +103,16 @@ class MysqlWriter(EventsWriter):
             return await insert_chunks(), (server, self._table)
 
     async def _insert(self, driver: Driver, connection: Any, statement: str, events: Sequence[Values]) -> int:
-        """Insert events, and return the first one's id."""
-        values = chain.from_iterable(map(self._present, events))
+        """Insert events, and return the id of the first one."""
+        values = chain.from_iterable(map(self._pick_columns, events))
         ((_, first_id, warned),) = await driver.fetch(connection, statement, *values)
         if warned:
             await self._check_warnings(driver, connection)
         if not first_id:
             settings = self._settings
             raise DatabaseError(
-                f'{settings.name}: the database gave the event no id: is column "{settings.schema.columns.id}" not'
-                " AUTO_INCREMENT, or does a trigger set it?"
+                f"{settings.name}: the database generated no id for the event: check that column"
+                f' "{settings.schema.columns.id}" is AUTO_INCREMENT, and that no trigger sets it'
             )
         return int(first_id)
 
@@ -95,13 +121,13 @@ class MysqlWriter(EventsWriter):
         if now is None:
             found = await timestamp_type(driver, connection, self._settings.schema)
             if found is None:
-                # The INSERT tells what is wrong.
+                # The INSERT will report the problem.
                 return now_sql("datetime", 6)
             now = self._now[server] = now_sql(*found)
         return now
 
     async def _limits(self, driver: Driver, connection: Any) -> tuple[int, int]:
-        """Return the step from one id to the next, and the length of the longest statement, in bytes."""
+        """Return the step between ids, and the length of the longest statement, in bytes."""
         rows = await driver.fetch(connection, "SELECT @@auto_increment_increment, @@max_allowed_packet")
         return rows[0][0], rows[0][1]
 
@@ -117,19 +143,19 @@ class MysqlWriter(EventsWriter):
         for level, number, message in await driver.fetch(connection, "SHOW WARNINGS"):
             if level == "Warning" and number in _CHANGED:
                 raise DatabaseError(
-                    f"{self._settings.name}: the database has stored something else than was inserted, as sql_mode"
-                    f" isn't strict: {message} (warning {number})"
+                    f"{self._settings.name}: the database stored another value than the inserted one, as sql_mode is"
+                    f" not strict: {message} (warning {number})"
                 )
 
 
 def _size(values: Values) -> int:
-    """Return how many bytes an event takes in a statement, at most."""
+    """Return the greatest size that an event can have in a statement, in bytes."""
     foreign_id, _, metadata, trace = values
     return 2 * (len(foreign_id.encode()) + len(metadata or b"") + len(trace or b"")) + _EVENT_OVERHEAD
 
 
 def _chunks(events: Sequence[Values], sizes: Sequence[int], largest: int) -> Iterator[Sequence[Values]]:
-    """Cut events into runs, each of which takes at most ``largest`` bytes in a statement, or is of one event."""
+    """Split events into chunks of at most ``largest`` bytes in a statement, or of a single event."""
     start = total = 0
     for index, size in enumerate(sizes):
         total += size
@@ -137,29 +163,3 @@ def _chunks(events: Sequence[Values], sizes: Sequence[int], largest: int) -> Ite
             yield events[start:index]
             start, total = index, size
     yield events[start:]
-
-
-class MysqlEventsDialect(EventsDialect):
-    """Events on MySQL and MariaDB."""
-
-    wakeups: ClassVar[tuple[Wakeups, ...]] = "commit", None
-    topic: ClassVar[str] = (
-        "SELECT CONCAT(DATABASE(), '.', REPLACE(%s, '`', '')) FROM dual WHERE DATABASE() IS NOT NULL"
-    )
-
-    def table(self, settings: EventsSettings) -> str:
-        return settings.schema.table.quoted("`")
-
-    def writer(self, settings: EventsSettings) -> EventsWriter:
-        return MysqlWriter(settings, self.table(settings))
-
-    def head(self, settings: EventsSettings) -> str:
-        return head_sql(settings, self.table(settings))
-
-    def notify(self) -> str:
-        raise NotImplementedError("MySQL and MariaDB have no NOTIFY")
-
-    def loader(
-        self, settings: EventsSettings, driver: Driver, pool: Any, *, primary: Any, fill_gaps: bool
-    ) -> Loader:
-        return MysqlLoader(settings, driver, pool, primary=primary, fill_gaps=fill_gaps)

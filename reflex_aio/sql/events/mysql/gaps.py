@@ -1,9 +1,9 @@
-"""MySQL and MariaDB: filling the missing ids of a gap with noops, once it is unlikely that a writer has one in hand.
+"""MySQL and MariaDB: resolving gaps with noops, once it is unlikely that a writer owns one of the missing ids.
 
 No view of locks that every user may read covers the moment between drawing an id and inserting it. So the only proof
-that an id can never appear any more is a row that has it: where no writer has inserted one, a noop. Which ids to try,
-and when, is a matter of courtesy towards writers: events are safe whatever is decided here, as streams go on over ids
-of which they have read a committed row, and over nothing else.
+that an id can never appear any more is a row with that id: where no writer has inserted one, a noop. The choice of the
+ids to fill, and of the time, is a courtesy to writers. It does not affect the safety of events: streams only pass ids
+of which they have read a committed row.
 """
 
 import asyncio
@@ -18,57 +18,88 @@ from typing import Any, NamedTuple, NoReturn
 from reflex_aio.errors import CursorAhead, TableRefused, TableReplaced
 from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.drivers.pinned_connection import PinnedConnection
-from reflex_aio.sql.events.dialect import EventsSettings
-from reflex_aio.sql.events.mysql.catalog import is_fit, next_id, replicates_from, unless_denied
-from reflex_aio.sql.events.mysql.gap_fill import FillOutcome, GapFiller, peek
-from reflex_aio.sql.events.mysql.queries import GapQueries
+from reflex_aio.sql.events.loader import GapResolver
+from reflex_aio.sql.events.mysql.catalog import (
+    check_fillable,
+    fetch_unless_denied,
+    next_id,
+    replicates_from,
+)
+from reflex_aio.sql.events.mysql.gap_fill import FillOutcome, GapFiller
+from reflex_aio.sql.events.mysql.queries import GapQueries, dirty_read
+from reflex_aio.sql.events.settings import EventsSettings
 from reflex_aio.sql.schema.mysql import FoundEvents
 from reflex_aio.sql.wakeups.notifier import TimedEvent, wait_for_wakeup
 
 __all__ = ["AgedHead", "Gaps", "Missing", "missing_ids"]
 
-# How far apart the ids that are kept were seen at least, in seconds: a dozen of them are as good as all.
+logger = logging.getLogger(__name__)
+
+# The age of an id at which the missing ids below it are filled, in seconds: a thousand times the time to insert a row,
+# so that hardly any writer is refused.
+_AGE = 0.1
+# The shortest and the longest interval of attempts while a gap is open, in seconds. It grows with each attempt.
+_SHORTEST_INTERVAL, _LONGEST_INTERVAL = 0.010, 0.050
+# The greatest number of rows that each of the two reads of a round returns.
+_ROUND = 5000
+# Missing ids this far below the first event were pruned; an event may still appear with an id closer to it.
+_BELOW_FIRST = 1000
+# Ids that jumped by more than this were set by hand: filling the jump would do more harm than good.
+_MOST_MISSING = 1_000_000
+# How long the checks of table and server remain valid for noops, and the wait after a denied noop, in seconds.
+_CHECK_INTERVAL = 1.0
+_DENIED_INTERVAL = 1.0
+# The interval of log messages about an open gap, in seconds.
+_LOG_INTERVAL = 10.0
+# The least time between the ids that AgedHead keeps, in seconds: a dozen of them are as good as all.
 _STEP = 0.01
+
+# The values of @@read_only on a server that accepts writes.
+_WRITABLE = ("0", "OFF")
+_OPEN_TRANSACTIONS = """
+SELECT trx_mysql_thread_id, trx_started FROM information_schema.innodb_trx
+WHERE trx_rows_modified > 0 OR trx_rows_locked > 0 ORDER BY trx_started LIMIT 3
+"""
 
 
 class AgedHead:
-    """The greatest id that had been seen a while ago.
+    """The greatest id that was seen some time ago.
 
-    Every id below it had been drawn by then. It moves on with what is seen, however many gaps open meanwhile: a timer
-    for each gap, or each page, would start anew with every gap.
+    Every id below it had been drawn by then. It advances with the ids that are seen, however many gaps open meanwhile:
+    a timer for each gap, or for each page, would restart with every gap.
 
-    :param age: how long ago, in seconds
+    :param age: the time since it was seen, in seconds
     """
 
     def __init__(self, age: float) -> None:
         self._age = age
-        # What was seen and when, both rising; of those that are old enough only the last is kept.
+        # Pairs of time and id, both ascending. Of those that are old enough, only the last is kept.
         self._seen: deque[tuple[float, int]] = deque()
 
     def saw(self, id: int, now: float) -> None:
-        """Take in that there is a row of this id. ``now`` never goes back, in seconds."""
+        """Register that there is a row with this id. ``now`` never decreases, in seconds."""
         if self._seen and (id <= self._seen[-1][1] or now - self._seen[-1][0] < _STEP):
             return
         self._seen.append((now, id))
-        self._drop(now)
+        self._drop_older(now)
 
     def at(self, now: float) -> int:
-        """Return the greatest id seen at least ``age`` before ``now``; 0 if none was."""
-        self._drop(now)
+        """Return the greatest id that was seen at least ``age`` before ``now``; 0 if there is none."""
+        self._drop_older(now)
         return self._seen[0][1] if self._seen and self._is_old(self._seen[0], now) else 0
 
     def due(self, position: int, now: float) -> float | None:
-        """Return in how many seconds an id above ``position`` will be old enough; ``None`` if none was seen yet."""
+        """Return the time until an id above ``position`` is old enough, in seconds; ``None`` if none was seen."""
         for at, seen in self._seen:
             if seen > position:
                 return max(0.0, at + self._age - now)
         return None
 
     def forget(self) -> None:
-        """Start anew, after any error: the ids may be another server's."""
+        """Forget all ids, after any error: they may be another server's."""
         self._seen.clear()
 
-    def _drop(self, now: float) -> None:
+    def _drop_older(self, now: float) -> None:
         while len(self._seen) > 1 and self._is_old(self._seen[1], now):
             self._seen.popleft()
 
@@ -77,80 +108,58 @@ class AgedHead:
 
 
 class Missing(NamedTuple):
-    """What is to be done about a range of ids."""
+    """The missing ids of a range."""
 
     ids: Sequence[int]
-    """The least of the ids that nobody has inserted, below ``end``."""
+    """The lowest of the ids without a row, up to ``end``."""
     total: int
-    """How many these are altogether."""
+    """The number of all of them."""
     end: int
-    """The last id that was looked at, or the one before the first in flight."""
+    """The last id that was examined, or the one before the first in flight."""
     in_flight: int | None
-    """The first id in flight, if there is one."""
+    """The first id whose row is uncommitted, if there is one."""
 
 
 def missing_ids(
-    first: int, last: int, *, peeked: Sequence[int], committed: Sequence[int], limit: int, most: int
+    first: int, last: int, *, uncommitted: Sequence[int], committed: Sequence[int], limit: int, most: int
 ) -> Missing:
-    """Return which of the ids from ``first`` to ``last`` are missing, up to the first in flight.
+    """Return the missing ids from ``first`` to ``last``, up to the first in flight, from the results of two reads.
 
-    Beyond that there may be further ids of the same transaction, which it has drawn and not inserted yet.
+    The first read also sees uncommitted rows, the second one committed rows only. A row that only the first has seen is
+    in flight, or was rolled back in between. In the opposite order, each row that is committed between the two would
+    look as if it were in flight, and everything behind it would have to wait for another round.
 
-    :param peeked: the ids in this range that the peek has seen, in order
-    :param committed: those that the read after it has seen, in order
-    :param limit: how many ids each of the two returns at most: what lies beyond the last of so many wasn't looked at
-    :param most: how many missing ids to return at most
+    Beyond an id in flight there may be other ids of the same transaction, which it has drawn and not inserted yet.
+
+    :param uncommitted: the ids in this range that the first read has seen, in ascending order
+    :param committed: those that the second read has seen, in ascending order
+    :param limit: the limit of both reads: the ids after the last one of a full result were not examined
+    :param most: the greatest number of missing ids to return
     """
-    end = min([last, *(seen[-1] for seen in (peeked, committed) if len(seen) >= limit)])
-    there = set(committed)
-    in_flight = next((each for each in peeked if each <= end and each not in there), None)
+    end = min([last, *(seen[-1] for seen in (uncommitted, committed) if len(seen) >= limit)])
+    present = set(committed)
+    in_flight = next((each for each in uncommitted if each <= end and each not in present), None)
     if in_flight is not None:
         end = in_flight - 1
     total = max(0, end - first + 1 - sum(1 for each in committed if first <= each <= end))
-    ids = list(islice((each for each in range(first, end + 1) if each not in there), min(most, total)))
+    ids = list(islice((each for each in range(first, end + 1) if each not in present), min(most, total)))
     return Missing(ids, total, end, in_flight)
 
 
-logger = logging.getLogger(__name__)
-
-# How long ago an id must have been drawn before those below it are taken, in seconds: a thousand times what it takes
-# to insert a row, so that hardly any writer is refused.
-_AGE = 0.1
-# While a gap is open it is looked at after the first of these, and ever later up to the second, in seconds.
-_LOOK_AFTER, _LOOK_AFTER_AT_MOST = 0.010, 0.050
-# How many rows each of a round's two reads returns at most.
-_ROUND = 5000
-# What lies this far below the first event has been pruned; what lies nearer may be still to come.
-_BELOW_FIRST = 1000
-# Ids that jumped this far were set by hand: to fill that would do more harm.
-_MOST_MISSING = 1_000_000
-# How long what was checked of table and server holds for noops, in seconds; and how long to wait after a denied one.
-_CHECK_PERIOD = 1.0
-_DENIED_PERIOD = 1.0
-# When to tell, and tell again, what holds a gap open, in seconds.
-_TELL_PERIOD = 10.0
-
-# What @@read_only says of servers that may be written to.
-_WRITABLE = ("0", "OFF")
-_HOLDERS = """
-SELECT trx_mysql_thread_id, trx_started FROM information_schema.innodb_trx
-WHERE trx_rows_modified > 0 OR trx_rows_locked > 0 ORDER BY trx_started LIMIT 3
-"""
-
-
-class _Outcome(Enum):
-    GO_ON = auto()
-    """The next page may show more."""
+class _Attempt(Enum):
+    DONE = auto()
+    """The next page may contain more."""
     WAIT = auto()
-    AGAIN = auto()
-    """Time has been spent waiting."""
+    """There is nothing to do yet."""
+    REPEAT = auto()
+    """The attempt has already waited for a lock."""
 
 
-class Gaps:
+class Gaps(GapResolver):
     """Fills the gaps of one table.
 
-    :param statements: where noops are written: on the primary
-    :param insist: raise rather than wait for somebody else, if noops can't be written
+    :param statements: a connection to the server where noops are inserted, the primary
+    :param insist: raise if noops cannot be inserted, rather than wait for another process to fill the gaps
     """
 
     def __init__(
@@ -170,13 +179,15 @@ class Gaps:
         self._queries = GapQueries(settings, found.name)
         self._filler = GapFiller(settings, driver, found)
         self._heads = AgedHead(_AGE)
-        self._turn = asyncio.Lock()
+        self._attempting = asyncio.Lock()
         self._seen = 0
-        self._checked_at = self._fit_at = self._denied_at = self._told_denial_at = float("-inf")
+        self._fillable_at = self._denied_at = self._denial_logged_at = float("-inf")
+        self.checked_at = float("-inf")
+        """The time of the last check that the table is the one that was opened, by :func:`time.monotonic`."""
         self.floor = 0
-        """Below this id everything has been pruned."""
+        """Everything below this id was pruned."""
         self.replaced: TableReplaced | None = None
-        """Once set, nothing that was known of the table is true any more."""
+        """If set, nothing that was known of the table is valid any more."""
 
     async def open(self) -> None:
         """Check that gaps can be filled.
@@ -186,140 +197,134 @@ class Gaps:
         await self._statements.use(self._open)
 
     async def _open(self, connection: Any) -> None:
-        await self._check_fit(connection)
-        if not await self._filler.may(connection):
+        await self._check_fillable(connection)
+        if not await self._filler.is_allowed(connection):
             self._deny()
 
     def saw(self, id: int) -> None:
-        """Take in that there is a committed row of this id. Ids up to here have been drawn, even if it is deleted."""
+        """Register that there is a committed row with this id. The ids below have been drawn, even if it is deleted."""
         self._seen = max(self._seen, id)
         self._heads.saw(self._seen, time.monotonic())
 
     def forget(self) -> None:
-        """Take nothing for granted, after any error: the next statement may reach another server."""
+        """Forget what was checked and seen, after any error: the next statement may reach another server."""
         self._heads.forget()
-        self._checked_at = self._fit_at = float("-inf")
+        self.checked_at = self._fillable_at = float("-inf")
 
-    @property
-    def unchecked_for(self) -> float:
-        """How long ago it was checked that the table is the one that was opened, in seconds."""
-        return time.monotonic() - self._checked_at
-
-    async def check(self, position: int, *, anew: bool) -> None:
-        """Check that AUTO_INCREMENT is beyond ``position``, and beyond every id that was ever seen here.
-
-        :raises CursorAhead: if it isn't beyond ``position``
-        :raises TableReplaced: if it has gone back
-        """
-        if anew or position > self._seen:
-            await self._statements.use(lambda connection: self._check_ids(connection, position))
+    async def check(self, position: int, *, replaced: bool) -> None:
+        if replaced or position > self._seen:
+            await self._statements.use(self._check_ids, position)
 
     async def _check_ids(self, connection: Any, position: int) -> None:
-        # Before it is asked: rows that are seen meanwhile may be newer than the answer.
+        # Taken before the query: rows that are seen meanwhile may be newer than its result.
         seen = self._seen
         following = await next_id(self._driver, connection, self._found)
         if following is None:
-            self._replace("the table is gone")
+            self._replace("the table no longer exists")
         if following <= seen:
             self._replace(f"its AUTO_INCREMENT has gone back to {following}, below event {seen}")
         if following <= position:
             raise CursorAhead(table=self._settings.name, cursor=str(position), last=str(following - 1 or ""))
-        self._checked_at = time.monotonic()
+        self.checked_at = time.monotonic()
 
     def _replace(self, what: str) -> NoReturn:
         self.replaced = TableReplaced(table=self._settings.name, what=what)
         raise self.replaced
 
-    async def _check_fit(self, connection: Any) -> None:
-        await is_fit(self._driver, connection, self._settings, self._found)
+    async def _check_fillable(self, connection: Any) -> None:
+        await check_fillable(self._driver, connection, self._settings, self._found)
         source = await replicates_from(self._driver, connection, self._found)
         if source is not None:
             raise TableRefused(
                 table=self._settings.name,
-                reason=f"the server replicates from {source}: a noop here would break that",
+                reason=f"the server replicates from {source}: a noop here would break replication",
                 remedy="stream from the primary, or give its pool too: source(replica_pool, primary=primary_pool)",
             )
-        self._fit_at = time.monotonic()
+        self._fillable_at = time.monotonic()
 
-    async def resolve(self, position: int, woken: TimedEvent | None) -> None:
-        """Return once the ids after ``position`` have rows, or some of them."""
-        began = told = time.monotonic()
-        wait = _LOOK_AFTER
+    async def resolve(self, position: int, woken: TimedEvent | None = None) -> None:
+        """Wait until the ids after ``position``, or some of them, have rows."""
+        began = logged_at = time.monotonic()
+        interval = _SHORTEST_INTERVAL
         while True:
-            # In turn: several streams would take the same ids.
-            async with self._turn:
+            # One reader at a time: several would fill the same ids.
+            async with self._attempting:
                 try:
-                    outcome = await self._statements.use(lambda connection: self._try(connection, position))
+                    outcome = await self._statements.use(self._attempt, position)
                 except Exception:
                     self.forget()
                     raise
-            if outcome is _Outcome.GO_ON:
+            if outcome is _Attempt.DONE:
                 return
             now = time.monotonic()
-            if now - told > _TELL_PERIOD:
-                told = now
-                await self._tell(position, now - began)
-            if outcome is _Outcome.WAIT:
-                due = self._heads.due(position, now) or wait
-                await wait_for_wakeup(min(wait, due), woken)
-                wait = min(wait * 1.5, _LOOK_AFTER_AT_MOST)
+            if now - logged_at > _LOG_INTERVAL:
+                logged_at = now
+                await self._log_transactions(position, now - began)
+            if outcome is _Attempt.WAIT:
+                due = self._heads.due(position, now) or interval
+                await wait_for_wakeup(min(interval, due), woken)
+                interval = min(interval * 1.5, _LONGEST_INTERVAL)
 
-    async def _try(self, connection: Any, position: int) -> _Outcome:
-        [(following, head, read_only)] = await self._fetch(connection, self._queries.look, position)
+    async def _attempt(self, connection: Any, position: int) -> _Attempt:
+        """Fill some of the missing ids after ``position``, if they are old enough."""
+        fetch = self._driver.fetch
+        [(following, head, read_only)] = await fetch(connection, self._queries.state, position)
         self.saw(head or 0)
         if following == position + 1:
-            return _Outcome.GO_ON
+            return _Attempt.DONE
         now = time.monotonic()
         aged = self._heads.at(now)
-        if aged <= position or now - self._denied_at < _DENIED_PERIOD:
-            return _Outcome.WAIT
-        if (await self._peek(connection, self._queries.next, position))[0][0] == position + 1:
-            # In flight; and what is behind it may be the same writer's.
-            return _Outcome.WAIT
+        if aged <= position or now - self._denied_at < _DENIED_INTERVAL:
+            return _Attempt.WAIT
+        if (await self._dirty_read(connection, self._queries.next, position))[0][0] == position + 1:
+            # In flight; the ids behind it may be the same writer's.
+            return _Attempt.WAIT
         if (following or aged + 1) - position > _BELOW_FIRST:
             await self._find_floor(connection, following, aged)
             if following is not None and following <= self.floor:
-                return _Outcome.GO_ON
-        return await self._round(connection, max(position + 1, self.floor), aged, read_only)
+                return _Attempt.DONE
+        return await self._fill_round(connection, max(position + 1, self.floor), aged, read_only)
 
-    async def _round(self, connection: Any, first: int, aged: int, read_only: object) -> _Outcome:
-        peeked = _ids(await self._peek(connection, self._queries.ids, first, aged, _ROUND))
-        committed = _ids(await self._fetch(connection, self._queries.ids, first, aged, _ROUND))
+    async def _fill_round(self, connection: Any, first: int, aged: int, read_only: object) -> _Attempt:
+        """Fill the missing ids from ``first`` to ``aged``, up to the first in flight."""
+        fetch, ids = self._driver.fetch, self._queries.ids
+        uncommitted = _ids(await self._dirty_read(connection, ids, first, aged, _ROUND))
+        committed = _ids(await fetch(connection, ids, first, aged, _ROUND))
         missing = missing_ids(
-            first, aged, peeked=peeked, committed=committed, limit=_ROUND, most=self._filler.batch
+            first, aged, uncommitted=uncommitted, committed=committed, limit=_ROUND, most=self._filler.batch
         )
         if not missing.ids:
-            return _Outcome.GO_ON if missing.end >= first else _Outcome.WAIT
+            return _Attempt.DONE if missing.end >= first else _Attempt.WAIT
         if missing.total > _MOST_MISSING:
             raise TableRefused(
                 table=self._settings.name,
                 reason=f"{missing.total} of the ids from {first} to {missing.end} are missing",
-                remedy="was an id or AUTO_INCREMENT set by hand? Move the cursor past the jump",
+                remedy="if an id or AUTO_INCREMENT was set by hand, move the cursor past the jump",
             )
         if not committed or missing.ids[-1] > committed[-1]:
-            # The newest rows were deleted; or all, with the counter of ids.
+            # The newest rows were deleted; or all rows, and the ids were restarted.
             await self._check_ids(connection, first - 1)
-        if time.monotonic() - self._fit_at > _CHECK_PERIOD:
-            await self._check_fit(connection)
+        if time.monotonic() - self._fillable_at > _CHECK_INTERVAL:
+            await self._check_fillable(connection)
             await self._check_ids(connection, first - 1)
         if str(read_only) not in _WRITABLE:
             self._filler.denial = "the server is read-only"
-            taking = FillOutcome.DENIED
+            outcome = FillOutcome.DENIED
         else:
-            taking = await self._filler.take(connection, missing.ids)
-        if taking is FillOutcome.DENIED:
+            outcome = await self._filler.fill(connection, missing.ids)
+        if outcome is FillOutcome.DENIED:
             self._deny()
-            return _Outcome.WAIT
-        return _Outcome.GO_ON if taking is FillOutcome.FILLED else _Outcome.AGAIN
+            return _Attempt.WAIT
+        return _Attempt.DONE if outcome is FillOutcome.FILLED else _Attempt.REPEAT
 
     async def _find_floor(self, connection: Any, following: int | None, aged: int) -> None:
-        """Look how far the beginning of the table was pruned."""
-        # By a peek, as the first rows may be in flight, however many they are.
-        [(least, event)] = await self._peek(connection, self._queries.bottom, _BELOW_FIRST + 1)
+        """Find the id up to which the beginning of the table was pruned."""
+        # By a dirty read, as any number of the first rows may be in flight.
+        [(least, event)] = await self._dirty_read(connection, self._queries.bottom, _BELOW_FIRST + 1)
         if least is None:
-            # Whatever was there has been deleted; what is still to come lies as near as in any pruned table.
+            # All rows have been deleted. An event that is still to come is as close to them as in any pruned table.
             least = event = aged + 1
-        # Without an event as far as one looks, there are noops: to go on below them would be to go on for ever.
+        # If the first rows are all noops, filling the ids below them would never end.
         floor = least if event is None else min(least, max(1, event - _BELOW_FIRST))
         self.floor = floor if following is None else min(floor, following)
 
@@ -329,40 +334,37 @@ class Gaps:
             raise TableRefused(
                 table=self._settings.name,
                 reason=f"noops can't be inserted: {self._filler.denial}",
-                remedy="grant INSERT on it to the user that fills its gaps, on a server that may be written to",
+                remedy="grant INSERT on it to the user that fills its gaps, on a server that accepts writes",
             )
-        if now - self._told_denial_at > _TELL_PERIOD:
-            self._told_denial_at = now
+        if now - self._denial_logged_at > _LOG_INTERVAL:
+            self._denial_logged_at = now
             logger.warning(
-                "%s: noops can't be inserted, so the stream will stay at each gap that rolled-back transactions leave,"
-                " until fill_gaps() has filled it, run by a user who may: grant INSERT on it (%s)",
+                "%s: noops can't be inserted, so the stream will wait at each gap of a rolled-back transaction until"
+                " fill_gaps(), run by a user with the privilege, has filled it: grant INSERT on it (%s)",
                 self._settings.name,
                 self._filler.denial,
             )
 
-    async def _tell(self, position: int, seconds: float) -> None:
-        rows = await self._statements.use(
-            lambda connection: unless_denied(self._driver, connection, _HOLDERS)
-        )
+    async def _log_transactions(self, position: int, seconds: float) -> None:
+        rows = await self._statements.use(self._open_transactions)
         logger.warning(
-            "%s: the event after %d has been waited for since %.0f s: its id was drawn, or is locked, by an open"
-            " transaction%s",
+            "%s: waiting for the event after %d for %.0f s: its id was drawn, or is locked, by an open transaction%s",
             self._settings.name,
             position,
             seconds,
-            " (needs PROCESS to be told which)"
+            " (the privilege PROCESS is needed to list them)"
             if rows is None
             else "".join(f" (thread {thread}, since {since})" for thread, since in rows),
         )
 
-    async def _fetch(self, connection: Any, sql: str, *args: Any) -> Sequence[Row]:
-        return await self._driver.fetch(connection, sql, *args)
+    async def _open_transactions(self, connection: Any) -> Sequence[Row] | None:
+        return await fetch_unless_denied(self._driver, connection, _OPEN_TRANSACTIONS)
 
-    async def _peek(self, connection: Any, sql: str, *args: Any) -> Sequence[Row]:
-        return await peek(self._driver, connection, sql, *args)
+    async def _dirty_read(self, connection: Any, sql: str, *args: Any) -> Sequence[Row]:
+        return await dirty_read(self._driver, connection, sql, *args)
 
     async def aclose(self) -> None:
-        """Give back the connection."""
+        """Release the connection."""
         await self._statements.aclose()
 
 

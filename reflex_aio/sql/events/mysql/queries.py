@@ -1,25 +1,27 @@
-"""MySQL and MariaDB: the statements that write and read events.
+"""MySQL and MariaDB: the statements that insert and read events, and the decoding of their pages.
 
-They mean the same whatever the session's time zone, character set and sql_mode are. Names that come from the user are
-quoted before they get here; values are always arguments.
+They do not depend on the session's time zone, character set and sql_mode. Names from the user are quoted by the
+callers; values are always arguments.
 """
 
+import time
 from collections.abc import Sequence
 from operator import itemgetter
+from typing import Any
 
 from reflex_aio.errors import SchemaError
-from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE, EventBatch
-from reflex_aio.sql.drivers.base import Row
-from reflex_aio.sql.events.dialect import EventsSettings
+from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE, Event, EventBatch
+from reflex_aio.sql.drivers.base import Driver, Row
+from reflex_aio.sql.events.settings import EventsSettings
 from reflex_aio.sql.schema.mysql import microseconds_sql
 
-__all__ = ["GapQueries", "Queries", "batch_of", "head_sql", "insert_sql"]
+__all__ = ["GapQueries", "Queries", "decode_rows", "dirty_read", "head_sql", "insert_sql"]
 
 
 def insert_sql(settings: EventsSettings, table: str, now: str, count: int = 1) -> str:
     """Return the INSERT of ``count`` events.
 
-    Its arguments, for each event: foreign id, type, and metadata and trace if the table has them.
+    Arguments, for each event: foreign id, type, and metadata and trace if the table has them.
     """
     columns = settings.columns
     names = [columns.foreign_id, columns.type]
@@ -35,18 +37,18 @@ def head_sql(settings: EventsSettings, table: str) -> str:
 
 
 class Queries:
-    """The statements that read one table, once it has been found.
+    """The queries that read one table.
 
     :param table: its name with the database, quoted
-    :param timestamp_type: the type of its timestamp column, one of ``TIMESTAMP_TYPES``
+    :param timestamp_type: the type of its timestamp column, see :func:`~reflex_aio.sql.schema.mysql.microseconds_sql`
     """
 
     def __init__(self, settings: EventsSettings, table: str, timestamp_type: str) -> None:
         columns, event_id = settings.columns, _id(settings)
-        time = microseconds_sql(timestamp_type, f"`{columns.timestamp}`")
+        microseconds = microseconds_sql(timestamp_type, f"`{columns.timestamp}`")
         # As bytes, as the session's character set may lack some of its characters.
         foreign_id = f"CAST(CONVERT(`{columns.foreign_id}` USING utf8mb4) AS BINARY)"
-        parts = [event_id, f"`{columns.type}`", foreign_id, time]
+        parts = [event_id, f"`{columns.type}`", foreign_id, microseconds]
         if settings.schema.metadata or settings.schema.trace:
             parts.append(f"`{columns.metadata}`" if settings.schema.metadata else "NULL")
         if settings.schema.trace:
@@ -54,45 +56,16 @@ class Queries:
         self.page = (
             f"SELECT {', '.join(parts)} FROM {table} WHERE {event_id} > %s ORDER BY {event_id} LIMIT %s"
         )
-        """Rows after an id, at most so many."""
+        """The rows after an id, up to a limit."""
         self.head = head_sql(settings, table)
         self.head_by_age = (
-            f"SELECT {event_id} FROM {table} WHERE {time} <= %s ORDER BY {event_id} DESC LIMIT 1"
+            f"SELECT {event_id} FROM {table} WHERE {microseconds} <= %s ORDER BY {event_id} DESC LIMIT 1"
         )
-        """The greatest id of an event from before a time, in microseconds."""
-
-
-def batch_of(rows: Sequence[Row], settings: EventsSettings) -> EventBatch:
-    """Turn the rows of a page into events, noops left out unless the table includes them.
-
-    :raises SchemaError: if one has no timestamp
-    """
-    if not rows:
-        return EventBatch((), (), (), ())
-    schema = settings.schema
-    # Not zip(*rows), which makes an iterator of each row: a page of them keeps the garbage collector busy.
-    ids, types, foreign_ids, timestamps, *rest = (list(map(itemgetter(i), rows)) for i in range(len(rows[0])))
-    if None in timestamps:
-        without = ids[timestamps.index(None)]
-        problem = f'column "{schema.columns.timestamp}" of event {without} is NULL or zero'
-        raise SchemaError(table=settings.name, differences=[problem])
-    batch = EventBatch(
-        list(map(str, ids)),
-        types,
-        list(map(bytes.decode, foreign_ids)),
-        timestamps,
-        rest[0] if schema.metadata else None,
-        rest[1] if schema.trace else None,
-    )
-    return batch if settings.include_noops else batch.without_noops()
-
-
-def _id(settings: EventsSettings) -> str:
-    return f"`{settings.columns.id}`"
+        """The greatest id of an event from before a time, in microseconds since 1970."""
 
 
 class GapQueries:
-    """The statements that look at the ids of one table.
+    """The queries of the ids of one table.
 
     :param table: its name with the database, quoted
     """
@@ -100,19 +73,66 @@ class GapQueries:
     def __init__(self, settings: EventsSettings, table: str) -> None:
         columns = settings.columns
         event_id, kind, foreign_id = f"`{columns.id}`", f"`{columns.type}`", f"`{columns.foreign_id}`"
-        self.look = (
+        self.state = (
             f"SELECT MIN({event_id}), MAX({event_id}), @@GLOBAL.read_only FROM {table} WHERE {event_id} > %s"
         )
-        """The next id after one, the greatest, and whether the server is read-only."""
+        """The next id after one, the greatest id, and whether the server is read-only."""
         self.next = f"SELECT MIN({event_id}) FROM {table} WHERE {event_id} > %s"
         """The next id after one."""
         self.ids = (
             f"SELECT {event_id} FROM {table} WHERE {event_id} BETWEEN %s AND %s ORDER BY {event_id} LIMIT %s"
         )
-        """Ids from one to another, at most so many."""
+        """The ids from one to another, up to a limit."""
         first = f"SELECT {event_id} AS id, {kind} <=> {NOOP_TYPE} AND {foreign_id} <=> '{NOOP_FOREIGN_ID}' AS noop"
         first += f" FROM {table} ORDER BY {event_id} LIMIT %s"
         self.bottom = (
             f"SELECT MIN({event_id}), (SELECT MIN(id) FROM ({first}) AS first WHERE NOT noop) FROM {table}"
         )
-        """The least id, and the least of one that is no noop, if it is among the first so many."""
+        """The least id, and the least id that is not a noop's, if it is among the first, up to a limit."""
+
+
+async def dirty_read(driver: Driver, connection: Any, sql: str, *args: Any) -> Sequence[Row]:
+    """Run one query that also reads uncommitted rows.
+
+    :param connection: a connection with autocommit. If this raises or is cancelled, it must be closed, as its next
+        statement might read uncommitted rows too
+    """
+    # For the next transaction only, which is the query. SET SESSION would also affect the next user of the connection.
+    await driver.fetch(connection, "SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED")
+    return await driver.fetch(connection, sql, *args)
+
+
+def decode_rows(rows: Sequence[Row], settings: EventsSettings, batch: bool = False) -> Sequence[Event]:
+    """Return the events of a page's rows, without noops unless the table includes them.
+
+    :param batch: return a batch rather than event objects
+    :raises SchemaError: if an event has no timestamp
+    """
+    began, schema = time.perf_counter(), settings.schema
+    events: Sequence[Event] = ()
+    if rows:
+        # Not zip(*rows): it creates an iterator for each row, so many for a page that the garbage collector runs.
+        ids, types, foreign_ids, timestamps, *rest = (
+            list(map(itemgetter(i), rows)) for i in range(len(rows[0]))
+        )
+        if None in timestamps:
+            event_id = ids[timestamps.index(None)]
+            problem = f'column "{schema.columns.timestamp}" of event {event_id} is NULL or zero'
+            raise SchemaError(table=settings.name, differences=[problem])
+        columns = EventBatch(
+            list(map(str, ids)),
+            types,
+            list(map(bytes.decode, foreign_ids)),
+            timestamps,
+            rest[0] if schema.metadata else None,
+            rest[1] if schema.trace else None,
+        )
+        if not settings.include_noops:
+            columns = columns.without_noops()
+        events = columns if batch else list(columns)
+    settings.hooks.page_decoded(settings.name, len(events), time.perf_counter() - began)
+    return events
+
+
+def _id(settings: EventsSettings) -> str:
+    return f"`{settings.columns.id}`"

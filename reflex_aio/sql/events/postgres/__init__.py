@@ -1,4 +1,4 @@
-"""PostgreSQL: its SQL, how its gaps are resolved, and how its tables are made."""
+"""PostgreSQL: inserting and streaming events, and resolving gaps by the locks of the sequence."""
 
 from reflex_aio.sql.events.postgres.dialect import PostgresEventsDialect
 

@@ -1,4 +1,4 @@
-"""What PostgreSQL's catalogs tell of an events table: where it is, what feeds its ids, and who is drawing from that."""
+"""PostgreSQL: scans of the catalogs for an events table, its sequence, and the transactions that draw ids from it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from reflex_aio.sql.events.postgres.horizon import Holder
 
 __all__ = ["Scan", "describe_sql", "identity_sql", "scan_sql"]
 
-# What makes the rows of one statement and the locks of another those of one table: a table made anew, and a sequence
-# that was restarted, which gets a new file, give another value. {server} adds what changes when a server restarts.
+# It ties the rows of one statement and the locks of another to one table. It changes if the table is created again, or
+# its sequence is restarted, which gives that a new file. {server} adds values that change when a server restarts.
 _IDENTITY = """
 (SELECT hashtextextended(
      concat_ws(' ', coalesce(to_regclass({table})::oid, 0), coalesce(max(relfilenode), 0){server}), 0)
@@ -18,9 +18,9 @@ _IDENTITY = """
 """
 _SERVER = ", extract(epoch FROM pg_postmaster_start_time()), pg_is_in_recovery()"
 
-# The table with its partitions and inheritance children, since reading it reads those; all sequences that feed or
-# belong to their id columns; and their defaults that draw from none.
-# $1: the table, $2: the sequence, $3: the id column.
+# The table with its partitions and inheritance children, as reading it reads those; all sequences that feed or belong
+# to their id columns; and the defaults of these columns that draw from no sequence. $1: the table, $2: the sequence,
+# $3: the id column.
 _CATALOG = """
 WITH RECURSIVE family AS (
     SELECT to_regclass($1)::oid AS rel
@@ -61,24 +61,24 @@ LEFT JOIN pg_sequence q ON q.seqrelid = s.oid
 
 
 def identity_sql(table: str, sequence: str, *, server: bool) -> str:
-    """Return the expression that tells one incarnation of a table from another; the arguments are placeholders.
+    """Return the expression for the identity of one incarnation of a table. The arguments are placeholders.
 
-    :param server: whether it is also to tell one run of one server from any other
+    :param server: whether it must also identify the server, and the run of the server
     """
     return _IDENTITY.format(table=table, sequence=sequence, server=_SERVER if server else "")
 
 
 def describe_sql() -> str:
-    """Return the statement that describes a table before its sequence is known ($2 is not read: pass 0)."""
+    """Return the statement that describes a table whose sequence is not yet known. $2 is not used: pass 0."""
     first = "CASE WHEN $2::int8 = 0 THEN (SELECT min(sequence) FROM feeds) ELSE $2::int8::oid END"
     return f"{_CATALOG}, 0::int8, 0::int8, ARRAY[]::text[] {_FROM.format(sequence=first)}"
 
 
 def scan_sql(table: str, id_column: str, *, server: bool) -> str:
-    """Return the statement that describes a table and lists who draws its ids; both names are quoted already.
+    """Return the statement that describes a table and lists the holders of its sequence. Both names are quoted.
 
-    The greatest id comes from the statement's snapshot, which is older than any row of pg_locks that it reads. To ask
-    the sequence instead would take the very lock that is being looked for.
+    The greatest id comes from the statement's snapshot, which is older than every row of pg_locks that it reads.
+    Reading the sequence instead would take the very lock that the statement looks for.
 
     :param server: see :func:`identity_sql`
     """
@@ -92,7 +92,7 @@ def scan_sql(table: str, id_column: str, *, server: bool) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """A table as the catalogs, and pg_locks, show it at one moment."""
+    """A table in the catalogs and in pg_locks at one moment."""
 
     table: int | None
     sequences: Sequence[int]
@@ -112,15 +112,16 @@ class Scan:
 
     @classmethod
     def of(cls, row: Row) -> "Scan":
-        """Take in a row of :func:`describe_sql` or :func:`scan_sql`."""
-        holders = [_holder(text) for text in row[-1]]
+        """Return the scan of a row of :func:`describe_sql` or :func:`scan_sql`."""
+        texts = [text.partition(" ") for text in row[-1]]
+        holders = [Holder(key, int(pid) if pid else None) for key, _, pid in texts]
         return cls(*row[:-1], holders)  # type: ignore[call-arg]
 
-    def refuse(self, table: str, *, fenced: bool) -> None:
-        """Refuse a table whose gaps can't be told from events that are still to come.
+    def check(self, table: str, *, filled: bool) -> None:
+        """Refuse a table whose gaps cannot be distinguished from events that are still to come.
 
-        :param fenced: noops take the missing ids, so that it doesn't matter when they were drawn
-        :raises TableRefused: with what to do about it
+        :param filled: whether noops take the missing ids, so that the time at which an id was drawn does not matter
+        :raises TableRefused: with a remedy
         """
         reason = remedy = ""
         if self.odd_defaults:
@@ -136,11 +137,11 @@ class Scan:
             reason = "a logical replication subscription fills it, in another order than that of its ids"
             remedy = "stream from the publisher"
         elif self.cache is None or self.increment is None or self.start is None:
-            reason = "its sequence vanished"
-            remedy = "look whether the table is being changed"
-        elif self.cache != 1 and not fenced:
+            reason = "its sequence has disappeared"
+            remedy = "check whether the table is being changed"
+        elif self.cache != 1 and not filled:
             reason = (
-                f"its sequence {self.sequence_name} hands out ids in blocks of {self.cache}, so out of order"
+                f"its sequence {self.sequence_name} assigns ids in blocks of {self.cache}, so out of order"
             )
             remedy = f"ALTER SEQUENCE {self.sequence_name} CACHE 1, or stream with fill_gaps=True"
         elif self.increment < 1 or self.start < 1:
@@ -149,22 +150,22 @@ class Scan:
             )
             remedy = f"ALTER SEQUENCE {self.sequence_name} INCREMENT BY 1, with ids above 0"
         elif self.cycle:
-            reason = f"its sequence {self.sequence_name} begins again when it is exhausted"
+            reason = f"its sequence {self.sequence_name} starts again when it is exhausted"
             remedy = f"ALTER SEQUENCE {self.sequence_name} NO CYCLE"
+        elif self.in_recovery:
+            reason = "the server is a standby, where the locks of the primary can't be seen"
+            remedy = (
+                "stream from the primary, or give its pool too: source(standby_pool, primary=primary_pool)"
+            )
         if reason:
             raise TableRefused(table=table, reason=reason, remedy=remedy)
 
     def compare(self, before: "Scan", table: str) -> None:
-        """Compare with an earlier scan of what should be the same table.
+        """Check that an earlier scan is of the same table.
 
-        :raises TableReplaced: if it isn't
+        :raises TableReplaced: if it is not
         """
         if self.table != before.table:
-            raise TableReplaced(table=table, what="the table was dropped, and perhaps made anew,")
+            raise TableReplaced(table=table, what="the table was dropped, and perhaps created again,")
         if (self.sequences, self.relfilenode) != (before.sequences, before.relfilenode):
             raise TableReplaced(table=table, what="the id's sequence was restarted or replaced")
-
-
-def _holder(text: str) -> Holder:
-    key, _, pid = text.partition(" ")
-    return Holder(key, int(pid) if pid else None)

@@ -1,4 +1,4 @@
-"""PostgreSQL: taking missing ids for noops, so that no writer can come late with one of them."""
+"""PostgreSQL: filling missing ids with noops, so that no late writer can insert an event with one of them."""
 
 import logging
 from bisect import bisect_right
@@ -6,29 +6,31 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-from reflex_aio.errors import DatabaseError, TableRefused
+from reflex_aio.errors import TableRefused
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.drivers.pinned_connection import PinnedConnection
-from reflex_aio.sql.events.dialect import EventsSettings
 from reflex_aio.sql.events.postgres.queries import Queries, insert_noops_sql
+from reflex_aio.sql.events.settings import EventsSettings
 
 __all__ = ["GapFiller"]
 
 logger = logging.getLogger(__name__)
 
-# Noops per statement at most. One id that a late writer has in hand must not hold back those below it: when a statement
-# has waited for one in vain, the next takes fewer ids by this factor, and when it hasn't, more.
+# The greatest number of noops per statement, and the factor by which it changes. One id that a late writer has locked
+# must not delay those below it: after a statement that waited for a lock until its timeout, the next one takes fewer
+# ids, and otherwise more.
 _MOST, _FACTOR = 1000, 8
-# How long a statement waits for a late writer, in seconds, as long as that is well within what a query may take.
+# The limit of a statement's wait for a late writer, in seconds, as long as that is well below the time limit of a
+# query.
 _LOCK_TIMEOUT = 1.0
-# A lock was waited for too long; a deadlock.
-_IN_HAND = ("55P03", "40P01")
-# What lies this far below the first event has been pruned; what lies nearer may be still to come.
+# The SQLSTATEs of a lock timeout and a deadlock.
+_LOCKED = ("55P03", "40P01")
+# Missing ids this far below the first event were pruned; an event may still appear with an id closer to it.
 _BELOW_FIRST = 1000
-# A sequence that jumped this far was set by hand: to fill that would do more harm.
+# A sequence that jumped by more than this was set by hand: filling the jump would do more harm than good.
 _MOST_MISSING = 1_000_000
 
-# Whether an index makes the id unique by itself: a partitioned table's key of id and another column doesn't.
+# Whether an index on the id alone is unique. That of a partitioned table, on the id and another column, is not enough.
 _UNIQUE = """
 SELECT EXISTS (
     SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
@@ -39,7 +41,7 @@ SELECT EXISTS (
 
 
 class GapFiller:
-    """Takes the ids that are missing after a position. Never before these have been resolved."""
+    """Fills the missing ids after a position. They must be resolved before."""
 
     def __init__(
         self,
@@ -60,14 +62,14 @@ class GapFiller:
         self._batch = _MOST
 
     async def open(self) -> None:
-        """Check that noops can be inserted and will hold.
+        """Check that noops can be inserted, and that they prevent other rows with the same id.
 
         :raises TableRefused: if not
         """
         unique, allowed = (await self._statements.fetch(_UNIQUE, self._name, self._settings.columns.id))[0]
         reason = remedy = ""
         if not unique:
-            reason = "nothing makes its id unique by itself, so a noop wouldn't keep a late writer out"
+            reason = "its id has no unique index of its own, so a noop would not prevent the event of a late writer"
             remedy = (
                 f"create a unique index on {self._settings.columns.id} alone, or stream without fill_gaps"
             )
@@ -79,62 +81,59 @@ class GapFiller:
         if reason:
             raise TableRefused(table=self._settings.name, reason=reason, remedy=remedy)
 
-    async def is_whole(
-        self, connection: Any, start: int, position: int, limit: int, ids: Sequence[int]
-    ) -> bool:
-        """Tell whether every id above ``position``, up to ``limit``, is among ``ids``; if not, take those missing.
+    async def fill(self, connection: Any, start: int, position: int, limit: int, ids: Sequence[int]) -> bool:
+        """Return whether ``ids`` contains every id after ``position``, up to ``limit``; if not, fill missing ids.
 
-        What was taken, or belongs to a writer who was quicker, is there for the next read.
+        The next read returns the noops, or the events of writers that were faster.
 
-        :param start: the first id that the sequence gave out
-        :raises TableRefused: if more are missing than can have been drawn by writers
+        :param start: the first id of the sequence
+        :raises TableRefused: if more ids are missing than writers can have drawn
         """
         count = bisect_right(ids, limit)
         if limit - position == count:
             return True
-        first = max(position + 1, await self._first(connection, start, limit))
+        first = max(position + 1, await self._first_missing(connection, start, limit))
         if limit - first + 1 - count > _MOST_MISSING:
             raise TableRefused(
                 table=self._settings.name,
                 reason=f"{limit - first + 1 - count} ids are missing between {first} and {limit}",
-                remedy="was its sequence set by hand? Move the cursor past the jump",
+                remedy="if its sequence was set by hand, move the cursor past the jump",
             )
-        there = set(ids)
-        missing = list(islice((i for i in range(first, limit + 1) if i not in there), self._batch))
+        present = set(ids)
+        missing = list(islice((i for i in range(first, limit + 1) if i not in present), self._batch))
         if not missing:
             return True
-        if await self._taken(connection, missing):
+        if await self._insert_noops(connection, missing):
             self._batch = min(self._batch * _FACTOR, _MOST)
         else:
             self._batch = max(len(missing) // _FACTOR, 1)
         return False
 
-    async def _first(self, connection: Any, start: int, limit: int) -> int:
-        """Return the first id that may be missing, rather than have been pruned."""
+    async def _first_missing(self, connection: Any, start: int, limit: int) -> int:
+        """Return the first id that may be missing, rather than pruned."""
         least, event = (await self._driver.fetch(connection, self._bottom, _BELOW_FIRST + 1))[0]
         if least is None:
-            # Whatever was there has been deleted; what is still to come lies as near as in any pruned table.
+            # All rows have been deleted. An event that is still to come is as close to them as in any pruned table.
             least = event = limit + 1
         if event is None:
-            # Noops as far as one looks: to go on below them would be to go on for ever.
+            # The first rows are all noops: filling the ids below them would never end.
             return int(least)
         return int(min(least, max(start, event - _BELOW_FIRST)))
 
-    async def _taken(self, connection: Any, ids: Sequence[int]) -> bool:
-        """Take ``ids``; tell whether that could be done without waiting for a writer for too long."""
+    async def _insert_noops(self, connection: Any, ids: Sequence[int]) -> bool:
+        """Insert noops; return ``False`` if a writer's lock on one of the ids prevented it."""
         fetch, settings = self._driver.fetch, self._settings
         await fetch(connection, "BEGIN ISOLATION LEVEL READ COMMITTED")
         try:
             await fetch(connection, self._limit)
-            with self._driver.errors(settings.name):
-                noops = (await fetch(connection, self._insert, ids))[0][0]
-        except DatabaseError as exc:
-            if exc.sqlstate not in _IN_HAND:
+            noops = (await fetch(connection, self._insert, ids))[0][0]
+        except Exception as exc:
+            if getattr(exc, "sqlstate", None) not in _LOCKED:
                 raise
             await fetch(connection, "ROLLBACK")
             return False
         await fetch(connection, "COMMIT")
         if noops:
-            logger.debug("%s: %d ids from %d to %d are noops now", settings.name, noops, ids[0], ids[-1])
+            logger.debug("%s: inserted %d noops for ids from %d to %d", settings.name, noops, ids[0], ids[-1])
             settings.hooks.gap_filled(settings.name, noops)
         return True

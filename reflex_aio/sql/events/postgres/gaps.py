@@ -1,31 +1,33 @@
-"""PostgreSQL: deciding that the missing ids of a gap can never appear any more, by scans of pg_locks."""
+"""PostgreSQL: resolving gaps by scans of pg_locks, which show when a missing id can never appear any more."""
 
 import asyncio
 import logging
+import math
 import time
 from dataclasses import dataclass
 
-from reflex_aio.errors import ConnectionLost, DatabaseError, TableRefused, TableReplaced
+from reflex_aio.errors import ConnectionLost, CursorAhead, DatabaseError, TableReplaced
 from reflex_aio.sql.drivers.pinned_connection import PinnedConnection
+from reflex_aio.sql.events.loader import GapResolver
 from reflex_aio.sql.events.postgres.catalog import Scan, describe_sql, scan_sql
 from reflex_aio.sql.events.postgres.horizon import Horizon
 from reflex_aio.sql.wakeups.notifier import TimedEvent, wait_for_wakeup
 from reflex_aio.tasks import Tasks
 
-__all__ = ["Gaps", "Resolved"]
+__all__ = ["SCAN_INTERVAL", "Gaps", "Resolved"]
 
 logger = logging.getLogger(__name__)
 
-# While a gap is open it is scanned for after the first of these, and ever later up to the second while nothing changes,
-# in seconds. A wake-up shortens the wait.
-_SCAN_AFTER, _SCAN_AFTER_AT_MOST = 0.010, 0.050
-# How often to scan while events flow, in seconds: a new holder's bound is as old as the scan before it.
-_UPKEEP_PERIOD = 0.1
-# When to tell, and tell again, who holds a gap open, in seconds.
-_TELL_PERIOD = 10.0
+# The shortest and the longest interval of scans while a gap is open, in seconds. It grows while nothing changes. A
+# wake-up shortens the wait.
+_SHORTEST_INTERVAL, _LONGEST_INTERVAL = 0.010, 0.050
+SCAN_INTERVAL = 0.1
+"""The interval of scans while events arrive, in seconds: the bound of a new holder is as old as the last scan."""
+# The interval of log messages about the transactions that keep a gap open, in seconds.
+_LOG_INTERVAL = 10.0
 
-# At the start of a page of WAL the insert position lies behind the page's header, which replay doesn't reach until more
-# is written.
+# At the start of a page of WAL, the insert position is behind the page header. Replay reaches that only when more is
+# written.
 _WAL_HEADERS = (24, 40)
 _INSERT_POSITION = """
 SELECT (pg_current_wal_insert_lsn() - '0/0')::int8, current_setting('wal_block_size')::int8, pg_is_in_recovery()
@@ -41,10 +43,10 @@ WHERE l.locktype = 'relation' AND l.relation = $1::int8::oid AND l.mode = 'RowEx
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What a scan has resolved.
+    """The result of a scan.
 
-    ``position`` is the id up to which no row can appear any more, for a statement that begins after the scan, on the
-    same incarnation of the table (``identity``); or on a standby that has replayed ``wal``.
+    No further row can appear up to the id ``position``, for a statement that begins after the scan, on the same
+    incarnation of the table (``identity``), or on a standby that has replayed ``wal``.
     """
 
     position: int
@@ -55,14 +57,14 @@ class Resolved:
 _NOTHING = Resolved(0, 0, None)
 
 
-class Gaps:
+class Gaps(GapResolver):
     """Resolves the gaps of one table.
 
-    :param statements: where the locks are: the primary
-    :param table: what messages call the table
+    :param statements: a connection to the server with the locks, the primary
+    :param table: the table's name, for messages
     :param name: its name with the schema, quoted
     :param id_column: the name of its id column, unquoted
-    :param fenced: whether missing ids are taken by noops before they are passed
+    :param filled: whether missing ids are filled by noops before they are passed
     :param standby: whether the rows are read on a standby
     """
 
@@ -73,7 +75,7 @@ class Gaps:
         table: str,
         name: str,
         id_column: str,
-        fenced: bool,
+        filled: bool,
         standby: bool,
     ) -> None:
         self._statements = statements
@@ -81,173 +83,169 @@ class Gaps:
         self._name = name
         self._id_column = id_column
         self._sql = scan_sql(name, f'"{id_column}"', server=not standby)
-        self._fenced = fenced
+        self._filled = filled
         self._standby = standby
         self._horizon = Horizon()
         self._seen = 0
-        self._scan: Scan | None = None
-        self.sequence = 0
+        self._last_scan: Scan | None = None
         self._scanning = asyncio.Lock()
         self._running: asyncio.Task[None] | None = None
         self._tasks = Tasks()
         self._scans = 0
         self._changed = True
-        self._scanned_at = 0.0
+        self.sequence = 0
+        self.scanned_at = 0.0
+        """The time of the last scan, by :func:`time.monotonic`."""
         self.resolved = _NOTHING
-        self.flowing = False
+        self.suspected = False
+        """Whether the next page should be checked for gaps that may be passed, as the last one had a gap."""
         self.replaced: TableReplaced | None = None
-        """Once set, nothing that was known of the table is true any more."""
+        """If set, nothing that was known of the table is valid any more."""
 
     @property
-    def scan(self) -> Scan:
+    def last_scan(self) -> Scan:
         """The last scan."""
-        assert self._scan is not None
-        return self._scan
-
-    @property
-    def age(self) -> float:
-        """How long ago the last scan was made, in seconds."""
-        return time.monotonic() - self._scanned_at
+        assert self._last_scan is not None
+        return self._last_scan
 
     async def open(self) -> None:
         """Find the sequence that feeds the ids, and make the first scan.
 
-        :raises TableRefused: if the table's gaps can't be resolved
+        :raises TableRefused: if the table's gaps cannot be resolved
         """
         row = (await self._statements.fetch(describe_sql(), self._name, 0, self._id_column))[0]
         described = Scan.of(row)
-        self._refuse(described)
+        described.check(self._table, filled=self._filled)
         self.sequence = described.sequences[0]
-        await self.renew()
+        await self.scan()
 
     def saw(self, id: int) -> None:
-        """Take in that there is, or was, a row of this id: it can be resolved even if it is deleted."""
+        """Register that a row with this id is, or was, visible. The id can be resolved even if the row is deleted."""
         self._seen = max(self._seen, id)
 
     def forget(self) -> None:
-        """Start anew, after any error: what holders there are may have changed unseen."""
+        """Forget the holders and what is resolved, after any error: holders may have begun unseen."""
         self._horizon = Horizon()
         self.resolved = _NOTHING
 
-    async def renew(self) -> None:
-        """Scan, or wait for a scan that began after this was called.
+    async def scan(self) -> None:
+        """Make a scan, or wait for one that begins after this call.
 
-        :raises TableReplaced: if the table isn't the one that was opened
-        :raises TableRefused: if its gaps can't be resolved any more
+        :raises TableReplaced: if the table is not the one that was opened
+        :raises TableRefused: if its gaps cannot be resolved any more
         """
-        asked = self._scans
-        # Scans never overlap: taken in out of order, one would forget a holder and admit it anew with too high a bound.
+        before = self._scans
+        # Scans must not overlap: added to the horizon out of order, one would remove a holder that the next would add
+        # again with too high a bound.
         async with self._scanning:
             if self._running is not None:
-                # Left behind by a caller that was cancelled.
+                # Started by a caller that was cancelled.
                 await asyncio.wait([self._running])
-            if self._scans > asked:
+            if self._scans > before:
                 return
             self._scans += 1
-            # In a task of its own: a reader that is cancelled must not make all others start anew.
+            # In its own task: a reader that is cancelled must not make all others start again.
             self._running = self._tasks.start(
-                self._renew(), name=f"reflex_aio: scan ({self._table})", awaited=True
+                self._scan(), name=f"reflex_aio: scan ({self._table})", awaited=True
             )
             await asyncio.shield(self._running)
             self._running = None
 
-    async def _renew(self) -> None:
+    upkeep = scan
+
+    async def _scan(self) -> None:
         try:
-            await self._scan_once()
-        except BaseException:
+            self.due_at = math.inf
+            # Rows that are seen during the scan may have ids above those of holders that it does not list.
+            seen = self._seen
+            rows = await self._statements.fetch(self._sql, self._name, self.sequence, self._id_column)
+            self.scanned_at = time.monotonic()
+            if self.due_at < math.inf:
+                # A page has arrived meanwhile.
+                self.due_at = self.scanned_at + SCAN_INTERVAL
+            scan, last = Scan.of(rows[0]), self._last_scan
+            if last is None or scan.table == last.table:
+                # Before the comparison: the way in which ids are generated is the more specific problem.
+                scan.check(self._table, filled=self._filled)
+            if last is not None:
+                scan.compare(last, self._table)
+                if (scan.started, scan.in_recovery) != (last.started, last.in_recovery):
+                    logger.info(
+                        "%s: the server was restarted, so the open transactions are unknown", self._table
+                    )
+                    self.forget()
+                    # The server may be a former standby that never had the row: its id can be drawn again.
+                    seen = self._seen = 0
+            self._last_scan = scan
+            self._changed = self._horizon.scanned(max(scan.top, seen), scan.holders)
+            wal = await self._insert_position() if self._standby else None
+            self.resolved = Resolved(self._horizon.resolved, scan.identity, wal)
+        except BaseException as exc:
+            if isinstance(exc, TableReplaced):
+                self.replaced = exc
             self.forget()
             raise
 
-    async def _scan_once(self) -> None:
-        self.flowing = False
-        # What is seen while the scan is under way may lie above ids whose holders it doesn't list.
-        seen = self._seen
-        scan = Scan.of(
-            (await self._statements.fetch(self._sql, self._name, self.sequence, self._id_column))[0]
-        )
-        self._scanned_at = time.monotonic()
-        before = self._scan
-        if before is None or scan.table == before.table:
-            # What is wrong with how ids are given out says more than that it isn't as it was.
-            self._refuse(scan)
-        if before is not None:
-            try:
-                scan.compare(before, self._table)
-            except TableReplaced as exc:
-                self.replaced = exc
-                raise
-        self._scan = scan
-        if before is not None and (scan.started, scan.in_recovery) != (before.started, before.in_recovery):
-            logger.info("%s: the server was restarted; looking anew who writes", self._table)
-            self.forget()
-            # It may be one that took over, and never had the row: its ids can be drawn once more.
-            seen = self._seen = 0
-        self._changed = self._horizon.scanned(max(scan.top, seen), scan.holders)
-        wal = await self._insert_position() if self._standby else None
-        self.resolved = Resolved(self._horizon.resolved, scan.identity, wal)
-
-    def _refuse(self, scan: Scan) -> None:
-        scan.refuse(self._table, fenced=self._fenced)
-        if scan.in_recovery:
-            raise TableRefused(
-                table=self._table,
-                reason="the server is a standby, where the locks of the primary can't be seen",
-                remedy="stream from the primary, or give its pool too: source(standby_pool, primary=primary_pool)",
-            )
-
     async def _insert_position(self) -> int:
-        # In a statement of its own: commits that the scan already takes for ended must lie before it.
+        # A separate statement: the commits of transactions that the scan no longer lists must lie before the position.
         position, block, in_recovery = (await self._statements.fetch(_INSERT_POSITION))[0]
         if in_recovery:
-            raise ConnectionLost(f"{self._table}: primary leads to another server than a moment ago")
+            raise ConnectionLost(f"{self._table}: primary now connects to another server, a standby")
         offset = position % block
         return int(position - offset if offset in _WAL_HEADERS else position)
 
-    async def aclose(self) -> None:
-        """End what is under way and give back the connection."""
-        await self._tasks.aclose()
-        await self._statements.aclose()
-
-    async def resolve(self, position: int, woken: TimedEvent | None) -> None:
-        """Scan until the ids after ``position`` are resolved, or some of them."""
-        if self.resolved.position > position:
+    async def check(self, position: int, *, replaced: bool) -> None:
+        if replaced or position > self.last_scan.top:
+            await self.scan()
+        if position <= self.last_scan.top:
             return
-        await self.renew()
-        began = told = time.monotonic()
-        wait = _SCAN_AFTER
-        while self.resolved.position <= position:
-            if time.monotonic() - told > _TELL_PERIOD:
-                told = time.monotonic()
-                await self._tell(position, told - began)
-            # Of many who wait at gaps, whoever's turn it is scans for all of them.
-            left = self._scanned_at + wait - time.monotonic()
-            if left > 0 and not await wait_for_wakeup(left, woken):
-                continue
-            await self.renew()
-            wait = _SCAN_AFTER if self._changed else min(wait * 1.5, _SCAN_AFTER_AT_MOST)
+        # The newest rows may have been deleted: only the sequence has the last id.
+        last = await self._last_drawn()
+        if last is not None and position > last:
+            raise CursorAhead(table=self._table, cursor=str(position), last=str(last or ""))
 
-    async def _tell(self, position: int, seconds: float) -> None:
-        holders = (await self._statements.fetch(_HOLDERS, self.sequence))[0][0]
-        logger.warning(
-            "%s: the event after %d has been waited for since %.0f s: its id was drawn by an open transaction of %s",
-            self._table,
-            position,
-            seconds,
-            holders or "nobody who is left",
-        )
-
-    async def last_drawn(self) -> int | None:
-        """Return the last id that the sequence gave out, 0 if none, or ``None`` if that may not be known."""
+    async def _last_drawn(self) -> int | None:
+        """Return the last id that was drawn, 0 if none, or ``None`` without the privilege to read the sequence."""
         try:
             rows = await self._statements.fetch(
-                f"SELECT last_value, is_called FROM {self.scan.sequence_name}"
+                f"SELECT last_value, is_called FROM {self.last_scan.sequence_name}"
             )
         except DatabaseError as exc:
-            logger.warning("%s: can't be asked whether a cursor is ahead of it: %s", self._table, exc)
+            logger.warning("%s: can't check whether a cursor is ahead of the table: %s", self._table, exc)
             return None
         last, called = rows[0]
         return int(last) if called else int(last) - 1
 
-    def upkeep_due(self) -> float | None:
-        """Return in how many seconds a scan is due for the sake of later ones, or ``None``."""
-        return max(0.0, self._scanned_at + _UPKEEP_PERIOD - time.monotonic()) if self.flowing else None
+    async def resolve(self, position: int, woken: TimedEvent | None = None) -> None:
+        """Scan until the ids after ``position``, or some of them, are resolved."""
+        if self.resolved.position <= position:
+            await self.scan()
+        began = logged_at = time.monotonic()
+        interval = _SHORTEST_INTERVAL
+        while self.resolved.position <= position:
+            if time.monotonic() - logged_at > _LOG_INTERVAL:
+                logged_at = time.monotonic()
+                await self._log_holders(position, logged_at - began)
+            # Of several readers that wait at gaps, the first whose time has come scans for all.
+            left = self.scanned_at + interval - time.monotonic()
+            if left > 0 and not await wait_for_wakeup(left, woken):
+                continue
+            await self.scan()
+            interval = _SHORTEST_INTERVAL if self._changed else min(interval * 1.5, _LONGEST_INTERVAL)
+        # Only a checked page may pass the resolved ids.
+        self.suspected = True
+
+    async def _log_holders(self, position: int, seconds: float) -> None:
+        holders = (await self._statements.fetch(_HOLDERS, self.sequence))[0][0]
+        logger.warning(
+            "%s: waiting for the event after %d for %.0f s: its id was drawn by an open transaction of %s",
+            self._table,
+            position,
+            seconds,
+            holders or "a session that has ended by now",
+        )
+
+    async def aclose(self) -> None:
+        """Stop scanning and release the connection."""
+        await self._tasks.aclose()
+        await self._statements.aclose()

@@ -1,8 +1,8 @@
-"""Which ids can never appear any more: the bookkeeping that decides it on PostgreSQL, without a database.
+"""PostgreSQL: the horizon, up to which no missing id can appear any more. Bookkeeping without a database.
 
-``nextval`` takes a lock on the sequence that its transaction holds to the end, before anyone knows the id. So an id
-that was drawn before a scan of these locks is either visible to every later statement, lost for ever, or owned by one
-of the holders that the scan lists. What remains is to tell which ids a holder can own, and to keep to those below.
+``nextval`` takes a lock on the sequence, which its transaction holds to its end, before the id is known. So an id that
+was drawn before a scan of these locks is visible to every later statement, or lost for ever, or owned by one of the
+holders that the scan lists. What remains is to bound the ids that each holder can own, and to stay below these bounds.
 """
 
 from collections.abc import Iterable
@@ -14,8 +14,8 @@ __all__ = ["Holder", "Horizon"]
 class Holder(NamedTuple):
     """A transaction that holds the sequence's lock.
 
-    ``key`` is its virtual transaction id: ``PREPARE TRANSACTION`` keeps it, and empties only ``pid``. In the moment of
-    commit it can read ``N/0``, which is harmless: a holder more.
+    ``key`` is its virtual transaction id: ``PREPARE TRANSACTION`` keeps it, and only clears ``pid``. At the moment of
+    its commit it can be read as ``N/0``, which is harmless: one holder more.
     """
 
     key: str
@@ -23,33 +23,33 @@ class Holder(NamedTuple):
 
     @property
     def prepared(self) -> bool:
-        """Whether the transaction is prepared, waiting for COMMIT PREPARED."""
+        """Whether the transaction is prepared, and waits for COMMIT PREPARED."""
         return self.pid is None
 
 
 class Horizon:
-    """For each holder, a lower bound of the ids that it can own; and so the ids that are resolved.
+    """The resolved ids, from a lower bound of the ids that each holder can own.
 
-    To be fed with every scan, in the order in which they were made. After an error or a reconnect there may be holders
-    that no scan saw begin: start anew.
+    Every scan must be passed to it, in the order in which they were made. After an error or a reconnect, holders may
+    have begun that no scan has seen: use a new object.
     """
 
     def __init__(self) -> None:
         self._bounds: dict[str, int] = {}
         self._highest: int | None = None
         self.resolved = 0
+        """The id up to which every id is resolved."""
 
     def scanned(self, top: int, holders: Iterable[Holder]) -> bool:
-        """Take in a scan: the greatest id that was visible before it listed the holders.
+        """Add a scan. A statement that begins after it sees all ids up to :attr:`resolved` that will ever be visible.
 
-        Ids up to ``resolved`` are then resolved: a statement that begins after this sees all of them that will ever be.
-
-        :param top: may have been seen at any time before, as its row may have been deleted since; but no later
-        :return: whether anything has changed since the scan before
+        :param top: the greatest id that was visible before the holders were listed. It may have been seen at any
+            earlier time, as its row may have been deleted since, but at no later one
+        :return: whether anything has changed since the last scan
         """
         before, highest = self._bounds, self._highest
         self._bounds = {holder.key: self._bound(holder, before, highest) for holder in holders}
-        # A top that is lower than before means that the newest rows were deleted; their ids stay drawn.
+        # If top has decreased, the newest rows were deleted; their ids remain drawn.
         self._highest = max(top, highest or 0)
         self.resolved = min(self._highest, *self._bounds.values()) if self._bounds else self._highest
         return self._bounds.keys() != before.keys() or self._highest != highest
@@ -62,8 +62,8 @@ class Horizon:
         if holder.key in before:
             return before[holder.key]
         if holder.prepared:
-            # The lock table isn't read in one instant, and a PREPARE in the middle of it can hide a holder from one
-            # scan: this may be any of those before, those that seemed to have ended included.
+            # The lock table is not read atomically, and a PREPARE during the read can hide a holder from one scan. So
+            # this may be any earlier holder, including those that seemed to have ended.
             return min(highest, *before.values()) if before else highest
-        # It held nothing when the scan before was made, so that it draws ids above those drawn by then.
+        # It held nothing at the time of the last scan, so it draws ids above those that were drawn by then.
         return highest

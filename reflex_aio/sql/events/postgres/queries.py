@@ -1,21 +1,22 @@
-"""PostgreSQL: the statements that write and read events.
+"""PostgreSQL: the statements that insert and read events, and the decoding of their pages.
 
-Names that come from the user are quoted before they get here; values are always arguments.
+Names from the user are quoted by the callers; values are always arguments.
 """
 
 import struct
+import time
 from collections.abc import Sequence
 from typing import Any
 
-from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE, EventBatch
+from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE, Event, EventBatch
 from reflex_aio.sql.drivers.base import Row
-from reflex_aio.sql.events.dialect import EventsSettings
 from reflex_aio.sql.events.postgres.catalog import identity_sql
+from reflex_aio.sql.events.settings import EventsSettings
 
 __all__ = [
     "SEPARATOR",
     "TIMESTAMP_TYPES",
-    "Columns",
+    "PageColumns",
     "Queries",
     "head_sql",
     "insert_many_sql",
@@ -24,16 +25,20 @@ __all__ = [
 ]
 
 SEPARATOR = "\x1f"
-"""What stands between the foreign ids of a page that are sent as one text: ASCII's unit separator."""
+"""The separator of the foreign ids of a page, which are sent as one text: ASCII's unit separator."""
 
-# How a timestamp is sent: microseconds since the year 2000, as PostgreSQL keeps it. Decoding it into a datetime would
-# be most of what a stream costs the client, and few consumers look at it.
+# The functions that send a timestamp as PostgreSQL stores it, in microseconds since the year 2000. Decoding datetimes
+# would be most of the client's cost of a stream, and few consumers use the time.
 _SEND = {
     "timestamp with time zone": "timestamptz_send",
-    # Taken as UTC, as the session's time zone is anybody's.
+    # Interpreted as UTC, as the session's time zone may be any.
     "timestamp without time zone": "timestamp_send",
 }
 TIMESTAMP_TYPES = tuple(_SEND)
+
+_EPOCH_2000_US = 946_684_800_000_000
+# The size of a packed number, in bytes.
+_SIZE = 8
 
 
 def insert_sql(settings: EventsSettings, table: str) -> str:
@@ -42,18 +47,18 @@ def insert_sql(settings: EventsSettings, table: str) -> str:
     values = ", ".join(
         [f"$1::text{_cast(settings)}", *(f"${i}::{kind}" for i, kind in enumerate(types[1:], 2))]
     )
-    return f"INSERT INTO {table} ({_columns(settings)}) VALUES ({values}) {_returning(settings, table)}"
+    return f"INSERT INTO {table} ({_columns(settings)}) VALUES ({values}) RETURNING {_id(settings)}, {_oid(table)}"
 
 
 def insert_many_sql(settings: EventsSettings, table: str, *, one_type: bool) -> str:
-    """Return the INSERT of many events. It returns one row: their ids as one text, separated by commas, and the table.
+    """Return the INSERT of many events. It returns one row: the ids as one text, separated by commas, and the table.
 
-    Its arguments: the foreign ids as one text, what separates them, the types, and arrays of metadata and trace if the
-    table has them, which may be NULL. The types are one text, separated by commas, or an integer if there is
-    ``one_type``. An array of texts takes both ends several times as long as a text of the same length, and a row for
-    each id longer than all of them in one.
+    Arguments: the foreign ids as one text, its separator, the types, and arrays of metadata and trace if the table has
+    them, which may be NULL. The types are one text, separated by commas, or an integer with ``one_type``. An array of
+    texts takes client and server several times as long as a text of the same length; one row per id takes longer than
+    all ids in one.
 
-    Functions that return sets go forward together where they stand in the list of what is selected, row by row:
+    Several set-returning functions in a SELECT list advance together, row by row:
     postgresql.org/docs/current/xfunc-sql.html#XFUNC-SQL-FUNCTIONS-RETURNING-SET
     """
     types = _types(settings)
@@ -68,12 +73,12 @@ def insert_many_sql(settings: EventsSettings, table: str, *, one_type: bool) -> 
 
 
 def insert_noops_sql(settings: EventsSettings, table: str) -> str:
-    """Return the statement that takes ids ($1) for noops, but for those that are taken, and returns their number."""
+    """Return the statement that inserts noops with the ids $1, except for existing ids, and returns their number."""
     columns = settings.columns
     return (
-        f'WITH taken AS (INSERT INTO {table} ({_id(settings)}, "{columns.foreign_id}", "{columns.type}")'
+        f'WITH noops AS (INSERT INTO {table} ({_id(settings)}, "{columns.foreign_id}", "{columns.type}")'
         f" OVERRIDING SYSTEM VALUE SELECT id, '{NOOP_FOREIGN_ID}', {NOOP_TYPE} FROM unnest($1::int8[]) AS given(id)"
-        f" ON CONFLICT ({_id(settings)}) DO NOTHING RETURNING 1) SELECT count(*) FROM taken"
+        f" ON CONFLICT ({_id(settings)}) DO NOTHING RETURNING 1) SELECT count(*) FROM noops"
     )
 
 
@@ -83,11 +88,11 @@ def head_sql(settings: EventsSettings, table: str) -> str:
 
 
 class Queries:
-    """The statements that read one table, once it has been found.
+    """The queries that read one table.
 
     :param table: its name with the schema, quoted
-    :param timestamp_type: what PostgreSQL calls the type of its timestamp column, one of ``TIMESTAMP_TYPES``
-    :param one_server: whether the rows must come from the server, and its run, that the locks come from
+    :param timestamp_type: the type of its timestamp column, one of ``TIMESTAMP_TYPES``
+    :param one_server: whether rows and locks must come from the same server, in the same run
     :param partitioned: whether the table has partitions
     """
 
@@ -106,11 +111,11 @@ class Queries:
         )
         rest = [f'"{columns.metadata}"'] * settings.schema.metadata
         rest += [f'"{columns.trace}"'] * settings.schema.trace
-        # To a planner that knows the position, or doesn't know the limit, a plan for this very page looks cheaper than
-        # one for any page, and so it would plan each anew, which takes longer than to read one at the head. It doesn't
-        # look into a subquery. Of a table with partitions it had better plan: it opens no more of them than it needs.
+        # If the planner knows the position, or does not know the limit, a custom plan looks cheaper than the generic
+        # one, so it would plan each page again, which takes longer than reading one at the head. It does not look into
+        # a subquery. For a partitioned table, custom plans are better: they open only the partitions that they need.
         position = "$1::int8" if partitioned else "(SELECT $1::int8)"
-        # Aggregates meet the rows of a subquery in its order: postgresql.org/docs/current/functions-aggregate.html
+        # Aggregates process the rows of a subquery in its order: postgresql.org/docs/current/functions-aggregate.html
         self._rows = (
             f"SELECT {', '.join([event_id, timestamp, kind, foreign_id, *rest])}"
             f" FROM {table} WHERE {event_id} > {position} ORDER BY {event_id}"
@@ -122,7 +127,7 @@ class Queries:
         separator = f"chr({ord(SEPARATOR)})"
         packed = [
             f"string_agg(int8send({kind}::int8), ''::bytea)",
-            # One that is NULL shows as a separator too many.
+            # NULL becomes a superfluous separator, which is detected.
             f"string_agg(coalesce({foreign_id}::text, {separator}), {separator})",
         ]
         arrays = [f"array_agg({kind}::int8)", f"array_agg({foreign_id}::text)"]
@@ -136,37 +141,107 @@ class Queries:
             f"SELECT {event_id} FROM {table} WHERE {event_id} > $1 AND {timestamp} IS NULL"
             f" ORDER BY {event_id} LIMIT 1"
         )
-        """The id of the first event after $1 that has no timestamp."""
+        """The id of the first event after $1 without a timestamp."""
         self.head = head_sql(settings, table)
         self.head_by_age = (
             f"SELECT {event_id} FROM {table} WHERE {timestamp} <= to_timestamp($1::float8)"
             f"{' AT TIME ZONE ' + repr('UTC') if timestamp_type == TIMESTAMP_TYPES[1] else ''}"
             f" ORDER BY {event_id} DESC LIMIT 1"
         )
+        """The greatest id of an event from before $1, in seconds since 1970."""
         event = f"({kind}, {foreign_id}::text)"
         first = f"SELECT {event_id} AS id, {event} AS event FROM {table} ORDER BY {event_id} LIMIT $1"
         self.bottom = (
             f"SELECT min({event_id}), (SELECT id FROM ({first}) AS first"
             f" WHERE event IS DISTINCT FROM ({NOOP_TYPE}, '{NOOP_FOREIGN_ID}'::text) ORDER BY id LIMIT 1) FROM {table}"
         )
-        """The least id, and the least of one that is no noop, if it is among the first $1."""
+        """The least id, and the least id that is not a noop's, if it is among the first $1."""
 
-    def page(self, size: int, *, packed: bool = True) -> str:
-        """Return the query for the first ``size`` events after $1.
+    def page(self, size: int, *, packed: bool = True, checked: bool = False) -> str:
+        """Return the query for the first ``size`` events after $1, which :class:`PageColumns` decodes.
 
-        They come as one row of their columns, NULL if there are none: ids as one text, separated by commas; timestamps
-        as bytes, 8 each; types and foreign ids; metadata and traces as arrays, if the table has any.
+        It returns one row of columns, NULL if there are no events: the ids as one text, separated by commas; the
+        timestamps as bytes, 8 each; types and foreign ids; metadata and traces as arrays, if the table has them.
 
-        :param packed: send types as bytes too, 8 each, and foreign ids as one text, separated by :data:`SEPARATOR`;
-            otherwise as arrays, which take both ends longer, but have room for NULL, and for foreign ids with the
-            separator in them
+        :param packed: send the types as bytes too, 8 each, and the foreign ids as one text, separated by
+            :data:`SEPARATOR`. Arrays take client and server longer, but support NULL, and foreign ids that contain the
+            separator
+        :param checked: add the identity of the table ($2) and its sequence ($3) as the last column
         """
-        return f"SELECT {self._columns[packed]} FROM ({self._rows} LIMIT {size}) AS page"
-
-    def checked_page(self, size: int, *, packed: bool = True) -> str:
-        """Return the same with the identity of the table ($2) and its sequence ($3) as the last column."""
-        columns = f"{self._columns[packed]}, {self._identity}"
+        columns = self._columns[packed]
+        if checked:
+            columns = f"{columns}, {self._identity}"
         return f"SELECT {columns} FROM ({self._rows} LIMIT {size}) AS page"
+
+
+class PageColumns:
+    """The result of :meth:`Queries.page`. Packed columns are unpacked when the events are decoded.
+
+    :param row: the row of the result
+    :param position: the position of the query
+    :param size: the limit of the query
+    :param packed: whether the query has packed types and foreign ids
+    """
+
+    __slots__ = ("_ids", "_packed", "_row", "_settings", "_timestamps", "complete", "full", "ids", "torn")
+
+    def __init__(self, row: Row, position: int, size: int, settings: EventsSettings, *, packed: bool) -> None:
+        self._settings = settings
+        self._row = row
+        self._packed = packed
+        self._ids: str = row[0] or ""
+        self._timestamps: bytes = row[1] or b""
+        self.ids: Sequence[int] = ()
+        if self._ids:
+            count, last = self._ids.count(",") + 1, int(self._ids[self._ids.rfind(",") + 1 :])
+            if last - position == count:
+                # Without a gap, the ids need not be parsed.
+                self.ids = range(position + 1, last + 1)
+            else:
+                self.ids = list(map(int, self._ids.split(",")))
+        count = len(self.ids)
+        self.full: bool = count == size
+        """Whether there may be further events."""
+        self.complete: bool = len(self._timestamps) == _SIZE * count
+        """Whether every event has a timestamp: an aggregate of bytes skips NULL."""
+        self.torn: bool = False
+        """Whether types and foreign ids cannot be assigned to the events, so that the page must be read as arrays."""
+        if packed and count:
+            types, foreign_ids = row[2], row[3]
+            # If all types are NULL, so are the bytes.
+            self.torn = len(types or b"") != _SIZE * count or foreign_ids.count(SEPARATOR) != count - 1
+
+    @property
+    def identity(self) -> Any:
+        """The identity of the table, in the result of a checked query."""
+        return self._row[-1]
+
+    def decode(self, count: int, batch: bool = False) -> Sequence[Event]:
+        """Return the first ``count`` events, without noops unless the table includes them.
+
+        :param batch: return a batch rather than event objects
+        """
+        began, settings, row = time.perf_counter(), self._settings, self._row
+        if not count:
+            settings.hooks.page_decoded(settings.name, 0, time.perf_counter() - began)
+            return ()
+        schema, packed = settings.schema, self._packed
+        numbers = struct.Struct(f"!{len(self.ids)}q")
+        columns = EventBatch(
+            self._ids.split(","),
+            numbers.unpack(row[2]) if packed else row[2],
+            row[3].split(SEPARATOR) if packed else row[3],
+            [timestamp + _EPOCH_2000_US for timestamp in numbers.unpack(self._timestamps)],
+            row[4] if schema.metadata else None,
+            row[4 + schema.metadata] if schema.trace else None,
+        )
+        if count < len(self.ids):
+            columns = columns[:count]
+        if not settings.include_noops:
+            columns = columns.without_noops()
+        events = columns if batch else list(columns)
+        settings.hooks.page_decoded(settings.name, len(events), time.perf_counter() - began)
+        return events
 
 
 def _types(settings: EventsSettings) -> list[str]:
@@ -180,12 +255,8 @@ def _columns(settings: EventsSettings) -> str:
     return ", ".join(f'"{name}"' for name in names)
 
 
-def _returning(settings: EventsSettings, table: str) -> str:
-    return f"RETURNING {_id(settings)}, {_oid(table)}"
-
-
 def _oid(table: str) -> str:
-    # A constant of the statement, made anew whenever the search path changes. tableoid would be a partition's.
+    # A constant of the statement, evaluated again when the search path changes. tableoid would be that of a partition.
     return f"'{table}'::regclass::oid"
 
 
@@ -194,84 +265,5 @@ def _id(settings: EventsSettings) -> str:
 
 
 def _cast(settings: EventsSettings) -> str:
-    # PostgreSQL assigns text to any kind of text by itself, to an integer only when told to.
+    # PostgreSQL casts text to any text type implicitly, but not to an integer.
     return "::bigint" if settings.schema.foreign_id == "bigint" else ""
-
-
-_EPOCH_2000_US = 946_684_800_000_000
-# Of a packed number, in bytes.
-_SIZE = 8
-
-
-class Columns:
-    """The columns of a page.
-
-    What is packed is taken apart when its events are made, so that the next page can be requested before.
-
-    :param row: as the server has sent it, all NULL if there are no events
-    :param position: the id after which the page was asked for
-    :param size: how many events it could have at most
-    :param packed: whether it was asked for packed types and foreign ids
-    """
-
-    def __init__(self, row: Row, position: int, size: int, settings: EventsSettings, *, packed: bool) -> None:
-        self._settings = settings
-        self._row = row
-        self._packed = packed
-        self._ids: str = row[0] or ""
-        self._timestamps: bytes = row[1] or b""
-        self.ids: Sequence[int] = _numbers(self._ids, position)
-        self.full: bool = len(self.ids) == size
-        """Whether there may be further events."""
-
-    @property
-    def identity(self) -> Any:
-        """The identity of the table, of a page that was asked for with it."""
-        return self._row[-1]
-
-    @property
-    def complete(self) -> bool:
-        """Whether every event has a timestamp: an aggregate of bytes passes over NULL."""
-        return len(self._timestamps) == _SIZE * len(self.ids)
-
-    @property
-    def torn(self) -> bool:
-        """Whether it can't be told which type or foreign id is whose, and the page is to be read in arrays."""
-        count = len(self.ids)
-        if not self._packed or not count:
-            return False
-        types, foreign_ids = self._row[2], self._row[3]
-        # If all types are NULL, so are the bytes.
-        return len(types or b"") != _SIZE * count or foreign_ids.count(SEPARATOR) != count - 1
-
-    def batch(self, count: int) -> EventBatch:
-        """Return the first ``count`` events, noops left out unless the table includes them."""
-        if not count:
-            return EventBatch((), (), (), ())
-        schema, row = self._settings.schema, self._row
-        timestamps = _unpacked(self._timestamps)
-        batch = EventBatch(
-            self._ids.split(","),
-            _unpacked(row[2]) if self._packed else row[2],
-            row[3].split(SEPARATOR) if self._packed else row[3],
-            [timestamp + _EPOCH_2000_US for timestamp in timestamps],
-            row[4] if schema.metadata else None,
-            row[4 + schema.metadata] if schema.trace else None,
-        )
-        if count < len(batch):
-            batch = batch[:count]
-        return batch if self._settings.include_noops else batch.without_noops()
-
-
-def _unpacked(numbers: bytes) -> Sequence[int]:
-    return struct.unpack(f"!{len(numbers) // _SIZE}q", numbers)
-
-
-def _numbers(ids: str, position: int) -> Sequence[int]:
-    if not ids:
-        return ()
-    last = int(ids[ids.rfind(",") + 1 :])
-    if last - position == ids.count(",") + 1:
-        # Without a gap: there is no need to look at each.
-        return range(position + 1, last + 1)
-    return list(map(int, ids.split(",")))
