@@ -4,10 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
-from reflex_aio.sql.retention.backlog import Extent
 
 from reflex_aio.errors import InvalidCursor, SchemaError, TableNotFound
 from reflex_aio.sql import CursorsTable, EventColumns, EventsTable
+from reflex_aio.sql.retention.dialect import Extent
 from tests.fix_databases import Connect
 
 pytestmark = pytest.mark.asyncio

@@ -1,10 +1,10 @@
 """What operators look at, on MySQL and MariaDB: which events a table has, and how far cursors are behind them."""
 
 import pytest
-from reflex_aio.sql.retention.backlog import Extent
 
 from reflex_aio.errors import TableNotFound
 from reflex_aio.sql import EventColumns, EventsTable
+from reflex_aio.sql.retention.dialect import Extent
 from tests.fix_backends import MysqlBackend
 
 pytestmark = pytest.mark.asyncio
