@@ -223,7 +223,7 @@ async def test_an_expected_cursor_guards_opaque_cursors(connect: Connect) -> Non
     connection = await made(connect, opaque)
     await opaque.set(connection, "a", "x", expected="")
     await opaque.set(connection, "a", "b", expected="x")
-    with pytest.raises(CursorConflict, match="is at 'b', not at 'x'"):
+    with pytest.raises(CursorConflict, match="the stored cursor is 'b', not 'x'"):
         await opaque.set(connection, "a", "c", expected="x")
 
 
