@@ -31,7 +31,7 @@ class ListenConnection(ABC):
     """The client library's connection, which this object owns."""
 
     direct: bool
-    """Whether it ends in the server itself. Through a pooler, LISTEN may succeed without any notification arriving."""
+    """True if it ends in the server itself. Through a pooler, LISTEN may succeed without any notification arriving."""
 
     @abstractmethod
     async def listen(self, channel: str, received: Callable[[str, bool], None]) -> None:
@@ -67,10 +67,10 @@ class Driver(ABC):
     """The database's dialect: ``"postgres"`` or ``"mysql"``."""
 
     tracks_transactions: ClassVar[bool]
-    """Whether the client library knows if a transaction is open: see :meth:`in_transaction`."""
+    """True if the client library knows whether a transaction is open: see :meth:`in_transaction`."""
 
     can_listen: ClassVar[bool]
-    """Whether the database has notifications between processes. If not, :meth:`connector` and
+    """True if the database has notifications between processes. If not, :meth:`connector` and
     :meth:`listen_connection` raise TypeError."""
 
     # The objects of this driver.

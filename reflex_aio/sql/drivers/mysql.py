@@ -96,7 +96,7 @@ class Done(NamedTuple):
     last_id: int
     """The AUTO_INCREMENT id of the inserted row, the first of several; 0 if none was generated."""
     warned: bool
-    """Whether there are warnings, which SHOW WARNINGS lists."""
+    """True if there are warnings, which SHOW WARNINGS lists."""
 
 
 class MysqlDriver(Driver):

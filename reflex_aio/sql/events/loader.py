@@ -137,7 +137,7 @@ class Loader(ABC):
     """The table's name in wake-ups, ``schema.table``. Set by :meth:`open`."""
 
     lags: bool = False
-    """Whether events become visible only some time after their wake-ups. Set by :meth:`open`."""
+    """True if events become visible only some time after their wake-ups. Set by :meth:`open`."""
 
     gaps: GapResolver
     """The resolver of the table's gaps. Set by :meth:`open`."""
@@ -156,7 +156,7 @@ class Loader(ABC):
     @property
     @abstractmethod
     def obsolete(self) -> bool:
-        """Whether the table or its server was replaced since :meth:`open`: a new loader is needed."""
+        """True if the table or its server was replaced since :meth:`open`: a new loader is needed."""
 
     @abstractmethod
     async def open(self) -> None:

@@ -105,7 +105,7 @@ class EventsTable(Table[EventsSchema]):
 
     @property
     def has_metadata(self) -> bool:
-        """Whether the table has a column for metadata."""
+        """True if the table has a column for metadata."""
         return self.schema.metadata
 
     # The table itself.

@@ -145,9 +145,9 @@ class Partition(NamedTuple):
     first: int
     end: int
     pending: bool
-    """Whether it is being detached, and so is no longer read."""
+    """True if it is being detached, and so is no longer read."""
     marked: bool
-    """Whether an earlier call began to drop it."""
+    """True if an earlier call began to drop it."""
 
 
 class Family(NamedTuple):

@@ -1,1 +1,1 @@
-"""Tables: their names, their DDL, and the comparison with real ones."""
+"""Tables: their names and columns, the statements that create them, and the comparison with existing tables."""

@@ -1,4 +1,4 @@
-"""What a dialect has to do to make tables, and to look at those there are."""
+"""The interface of a database for creating tables, and the comparison of existing tables with their schemas."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
@@ -14,52 +14,52 @@ __all__ = ["ExpectedColumn", "FoundColumn", "FoundTable", "SchemaDialect", "diff
 
 @dataclass(frozen=True, slots=True)
 class FoundColumn:
-    """A column that a table has. ``type`` is named as the database names it."""
+    """A column of an existing table. ``type`` is the database's name of its type."""
 
     name: str
     type: str
     nullable: bool
     has_default: bool
-    """Whether an insert may leave it out: it is an identity, generated, or has a default."""
+    """True if an insert may omit it, as it is an identity, generated, or has a default."""
     unique: bool
-    """Whether an index keeps its values unique."""
+    """True if an index makes its values unique."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundTable:
-    """What the database has under a table's name. ``kind`` is ``"table"``, or what it is instead."""
+    """A relation with the name of a table. ``kind`` is ``"table"``, or another kind of relation."""
 
     kind: str
     columns: Mapping[str, FoundColumn]
     keys: Collection[frozenset[str]] = ()
-    """The sets of columns whose values an index keeps unique."""
+    """The sets of columns with a unique index."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExpectedColumn:
-    """A column that a table should have, NOT NULL unless ``nullable``."""
+    """A column that a table must have, NOT NULL unless ``nullable``."""
 
     name: str
     types: Sequence[str]
     nullable: bool = False
     needs_default: bool = False
     unique: bool = False
-    otherwise: str = ""
-    """What else may be done about a column of another type."""
+    hint: str = ""
+    """A hint for a column of another type."""
 
 
 def differences(found: FoundTable, expected: Sequence[ExpectedColumn], key: Sequence[str] = ()) -> list[str]:
-    """Return a line for each way in which a table isn't what is expected.
+    """Return a line for each difference between an existing table and the expected one.
 
-    :param key: the columns that one index should keep unique together; none if empty
+    :param key: the columns that must have a unique index together; empty if there are none
     """
     if found.kind != "table":
         return [f"it is a {found.kind}: accepted is a table"]
     lines: list[str] = []
-    for wanted in expected:
-        column = found.columns.get(wanted.name)
-        lines += _missing(wanted, found) if column is None else _differing(column, wanted)
-    names = {wanted.name for wanted in expected}
+    for needed in expected:
+        column = found.columns.get(needed.name)
+        lines += _missing(needed, found) if column is None else _differing(column, needed)
+    names = {needed.name for needed in expected}
     for column in found.columns.values():
         if column.name not in names and not column.nullable and not column.has_default:
             lines.append(
@@ -71,24 +71,24 @@ def differences(found: FoundTable, expected: Sequence[ExpectedColumn], key: Sequ
     return lines
 
 
-def _missing(wanted: ExpectedColumn, found: FoundTable) -> list[str]:
-    line = f'column "{wanted.name}" is missing: expected is {_either(wanted.types)}'
+def _missing(needed: ExpectedColumn, found: FoundTable) -> list[str]:
+    line = f'column "{needed.name}" is missing: expected is {_either(needed.types)}'
     for name in found.columns:
-        if name.lower() == wanted.name.lower():
+        if name.lower() == needed.name.lower():
             line += f' (there is "{name}": names are quoted, so case counts)'
     return [line]
 
 
-def _differing(column: FoundColumn, wanted: ExpectedColumn) -> list[str]:
+def _differing(column: FoundColumn, needed: ExpectedColumn) -> list[str]:
     lines: list[str] = []
-    if column.type not in wanted.types:
-        line = f'column "{column.name}" is {column.type}: accepted is {_either(wanted.types)}'
-        lines.append(f"{line} ({wanted.otherwise})" if wanted.otherwise else line)
-    if column.nullable and not wanted.nullable:
+    if column.type not in needed.types:
+        line = f'column "{column.name}" is {column.type}: accepted is {_either(needed.types)}'
+        lines.append(f"{line} ({needed.hint})" if needed.hint else line)
+    if column.nullable and not needed.nullable:
         lines.append(f'column "{column.name}" may be NULL: it should be NOT NULL')
-    if wanted.needs_default and not column.has_default:
+    if needed.needs_default and not column.has_default:
         lines.append(f'column "{column.name}" has no default, nor is it an identity: inserts leave it out')
-    if wanted.unique and not column.unique:
+    if needed.unique and not column.unique:
         lines.append(f'column "{column.name}" is neither the primary key nor has a unique index')
     return lines
 
@@ -98,18 +98,18 @@ def _either(types: Sequence[str]) -> str:
 
 
 class SchemaDialect(ABC):
-    """The tables of one dialect. Has no state."""
+    """The tables of one database. It has no state."""
 
     quote: ClassVar[str]
-    """What stands around a quoted identifier."""
+    """The character that quotes identifiers."""
 
     @abstractmethod
     def ddl(self, schema: TableSchema) -> str:
-        """Return the statements that make the table, for a migration."""
+        """Return the statements that create the table, for a migration."""
 
     @abstractmethod
     def create(self, schema: TableSchema) -> str:
-        """Return one statement that makes the table if there is none. Several may run it at once."""
+        """Return one statement that creates the table unless it exists. Several sessions may run it at once."""
 
     @abstractmethod
     def expected(self, schema: TableSchema) -> Sequence[ExpectedColumn]:
@@ -117,20 +117,20 @@ class SchemaDialect(ABC):
 
     @abstractmethod
     def key(self, schema: TableSchema) -> Sequence[str]:
-        """Return the columns that one index has to keep unique together; none if there is no such index."""
+        """Return the columns that must have a unique index together; empty if there are none."""
 
     @abstractmethod
     async def found(self, driver: Driver, connection: Any, table: Name) -> FoundTable | None:
-        """Return what the database has under the name ``table``, or ``None``."""
+        """Return the relation named ``table``, or ``None``."""
 
     def drop(self, schema: TableSchema) -> str:
-        """Return the statement that removes the table, if there is one."""
+        """Return the statement that drops the table if it exists."""
         return f"DROP TABLE IF EXISTS {schema.table.quoted(self.quote)}"
 
     async def described(self, driver: Driver, connection: Any, schema: TableSchema) -> FoundTable:
-        """Return what the database has under the table's name.
+        """Return the relation with the table's name.
 
-        :raises TableNotFound: if there is nothing
+        :raises TableNotFound: if there is none
         """
         found = await self.found(driver, connection, schema.table)
         if found is None:
@@ -138,7 +138,7 @@ class SchemaDialect(ABC):
         return found
 
     async def compare(self, driver: Driver, connection: Any, schema: TableSchema) -> list[str]:
-        """Return a line for each way in which the table isn't what ``schema`` says.
+        """Return a line for each difference between the existing table and ``schema``.
 
         :raises TableNotFound: if there is no such table
         """

@@ -1,4 +1,4 @@
-"""MySQL and MariaDB: making tables, and looking at those there are."""
+"""MySQL and MariaDB: creating tables, finding events tables, and describing existing tables."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ __all__ = ["FoundEvents", "MysqlSchemaDialect", "microseconds_sql", "now_sql", "
 
 _KINDS = {"BASE TABLE": "table", "SYSTEM VERSIONED": "table", "VIEW": "view"}
 
-# Of a name without a database, schema_sql() stands for DATABASE(). Not a function of both: MariaDB looks into each
-# table of each database unless it is told of which one.
+# For a name without a database, schema_sql() returns DATABASE(). Not an expression of both: unless the schema is a
+# constant, MariaDB opens every table of every database.
 _TABLE = """
 SELECT table_type, engine FROM information_schema.tables WHERE table_schema = {schema} AND table_name = %s
 """
@@ -31,7 +31,7 @@ SELECT column_name, data_type, column_type LIKE '%%unsigned%%', extra LIKE '%%au
        column_default IS NOT NULL OR extra LIKE '%%auto_increment%%' OR extra LIKE '%%generated%%'
 FROM information_schema.columns WHERE table_schema = {schema} AND table_name = %s ORDER BY ordinal_position
 """
-# An index on the beginning of a text keeps nothing unique but that.
+# An index on a prefix makes only the prefixes unique.
 _KEYS = """
 SELECT index_name, column_name, sub_part FROM information_schema.statistics
 WHERE table_schema = {schema} AND table_name = %s AND non_unique = 0
@@ -46,11 +46,12 @@ _ANY_INTEGERS = ("tinyint", "smallint", "mediumint", *_INTEGERS)
 _IDS = tuple(f"{kind} auto_increment" for kind in _INTEGERS)
 _TEXTS = ("varchar", "char", "text", "mediumtext", "longtext")
 _BYTES = ("longblob", "mediumblob", "blob", "tinyblob", "varbinary")
-# A datetime is taken as UTC.
+# A datetime is interpreted as UTC.
 _TIMES = ("timestamp", "datetime")
 
 _NOW = "timestamp(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6)"
-# Names are told apart by case and accents, as everywhere else. The longest that fits an index of any row format, twice.
+# Names are compared by case and accents, as in all other databases. Two columns of this length fit in an index of any
+# row format.
 _NAME = "varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL"
 _CURSOR_TYPES = {"int": "bigint", "str": "varchar(255)"}
 _FOREIGN_ID_TYPES = {"text": "varchar(255)", "bigint": "bigint"}
@@ -58,38 +59,38 @@ _FOREIGN_ID_TYPES = {"text": "varchar(255)", "bigint": "bigint"}
 
 def schema_sql(name: Name) -> str:
     """Return the expression for the database that a table is in."""
-    # Its characters are checked by Name.
+    # Name has checked its characters.
     return "DATABASE()" if name.schema is None else f"'{name.schema}'"
 
 
 async def timestamp_type(driver: Driver, connection: Any, schema: EventsSchema) -> tuple[str, int] | None:
-    """Return the type and precision of an events table's timestamp column; ``None`` if it can't hold one."""
+    """Return the type and precision of an events table's timestamp column; ``None`` if it has another type."""
     statement = _TIMESTAMP_TYPE.format(schema=schema_sql(schema.table))
     rows = await driver.fetch(connection, statement, schema.table.table, schema.columns.timestamp)
     return (rows[0][0], rows[0][1]) if rows and rows[0][0] in _TIMES else None
 
 
-# Microseconds since 1970, as an integer: a datetime would be most of what a stream costs the client. A timestamp is
-# kept in UTC, and would be turned into the session's time zone first; a datetime is what it says, taken as UTC.
+# Microseconds since 1970, as an integer: decoding datetimes would be most of the client's cost of a stream. A timestamp
+# is stored in UTC, but would be converted to the session's time zone; a datetime is interpreted as UTC.
 _MICROSECONDS = {
     "timestamp": "CAST(UNIX_TIMESTAMP({}) * 1000000 AS SIGNED)",
     "datetime": "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', {})",
 }
-# The other way round: what is stored is UTC in both. In its column's precision, which it would be rounded up to.
+# The stored value is UTC for both types. With the precision of the column, to which it would be rounded up.
 _CURRENT_TIME = {"timestamp": "CURRENT_TIMESTAMP({})", "datetime": "UTC_TIMESTAMP({})"}
 
 
 def now_sql(timestamp_type: str, precision: int) -> str:
-    """Return the expression for the current time, to be stored in a column of that type."""
+    """Return the expression for the current time in a column of this type."""
     return _CURRENT_TIME[timestamp_type].format(precision)
 
 
 def microseconds_sql(timestamp_type: str, expression: str) -> str:
-    """Return the expression for a time of that type as microseconds since 1970."""
+    """Return the expression that converts a time of this type to microseconds since 1970."""
     return _MICROSECONDS[timestamp_type].format(expression)
 
 
-# By subqueries, which name the table: for a join MariaDB looks into each table of each database.
+# With subqueries that name the table: for a join, MariaDB opens every table of every database.
 _FIND = """
 SELECT t.table_schema, t.table_name, t.table_type,
        (SELECT data_type FROM information_schema.columns
@@ -102,24 +103,24 @@ FROM information_schema.tables t WHERE t.table_schema = {schema} AND t.table_nam
 
 
 class FoundEvents(NamedTuple):
-    """An events table as it was found."""
+    """An events table in the database."""
 
     schema: str
     table: str
     timestamp_type: str
     now: str
-    """The expression for the current time, as its timestamp column stores it."""
+    """The expression for the current time in its timestamp column."""
     is_mariadb: bool
     longest_statement: int
-    """What the server takes, in bytes."""
+    """The server's ``max_allowed_packet``, in bytes."""
 
     @classmethod
     async def of(cls, driver: Driver, connection: Any, schema: EventsSchema) -> Self:
-        """Find the table where the connection looks for it.
+        """Find the table in the connection's database.
 
         :raises TableNotFound: if there is no such table
         :raises TableRefused: if it is a view
-        :raises SchemaError: if its timestamp column can't be read
+        :raises SchemaError: if its timestamp column is missing or has another type
         """
         name, column = schema.table, schema.columns.timestamp
         arguments = (name.table, column, name.table, column, name.table)
@@ -145,7 +146,7 @@ class FoundEvents(NamedTuple):
 
     @property
     def topic(self) -> str:
-        """What wake-ups call it."""
+        """Its name in wake-ups."""
         return f"{self.schema}.{self.table}"
 
 
@@ -184,7 +185,7 @@ class MysqlSchemaDialect(SchemaDialect):
                 ExpectedColumn("id", _TEXTS, unique=True),
                 ExpectedColumn("owner", _TEXTS),
                 ExpectedColumn("epoch", _INTEGERS),
-                # A timestamp would be read and written in the session's time zone.
+                # A timestamp would be converted to and from the session's time zone.
                 ExpectedColumn("expires_at", ("datetime",)),
             ]
         if isinstance(schema, AttemptsSchema):
@@ -215,14 +216,14 @@ class MysqlSchemaDialect(SchemaDialect):
         return ()
 
     async def found(self, driver: Driver, connection: Any, table: Name) -> FoundTable | None:
-        async def ask(statement: str) -> Sequence[Row]:
+        async def fetch(statement: str) -> Sequence[Row]:
             return await driver.fetch(connection, statement.format(schema=schema_sql(table)), table.table)
 
-        tables = await ask(_TABLE)
+        tables = await fetch(_TABLE)
         if not tables:
             return None
-        keys = _keys(await ask(_KEYS))
-        columns = [_column(row, keys) for row in await ask(_COLUMNS)]
+        keys = _keys(await fetch(_KEYS))
+        columns = [_column(row, keys) for row in await fetch(_COLUMNS)]
         return FoundTable(_kind(*tables[0]), {column.name: column for column in columns}, keys)
 
     def _create(self, schema: TableSchema, create: str) -> str:
@@ -318,5 +319,5 @@ def _foreign_id(schema: EventsSchema) -> ExpectedColumn:
     name = schema.columns.foreign_id
     if schema.foreign_id == "bigint":
         return ExpectedColumn(name, (*_ANY_INTEGERS, *_TEXTS))
-    # A uuid, which MariaDB has, can be streamed and inserted.
-    return ExpectedColumn(name, (*_TEXTS, "uuid"), otherwise="foreign_id='bigint' is for integers")
+    # MariaDB's type uuid can be streamed and inserted.
+    return ExpectedColumn(name, (*_TEXTS, "uuid"), hint="foreign_id='bigint' is for integers")

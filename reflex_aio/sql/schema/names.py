@@ -1,7 +1,9 @@
-"""Names of tables and columns, and which of them a table has. The SQL made of them is the dialects'."""
+"""The names of tables and columns, and the schemas of the five kinds of tables, without SQL."""
 
 from dataclasses import astuple, dataclass, fields
 from typing import Literal, TypeAlias
+
+from reflex_aio.checks import check_instance
 
 __all__ = [
     "AttemptsSchema",
@@ -21,54 +23,47 @@ __all__ = [
 CursorType = Literal["int", "str"]
 ForeignIdType = Literal["text", "bigint"]
 
-# PostgreSQL cuts longer names in silence; MySQL takes 64 characters.
+# In bytes. PostgreSQL truncates longer names silently; MySQL accepts 64 characters.
 _LONGEST = 63
 
 
-def _check_identifier(text: str, what: str) -> None:
-    if not isinstance(text, str):
-        raise TypeError(f"{what} {text!r} is a {type(text).__name__}: accepted is a str")
-    # No dollars either: they could end a function's body. A leading digit is fine between quotes.
+def _check_identifier(what: str, text: str) -> None:
+    check_instance(what, text, str, "a str")
+    # A dollar sign could end a function's body. A leading digit is valid between quotes.
     if not text or not f"_{text.replace('-', '_')}".isidentifier():
         raise ValueError(f"{what} {text!r} is not accepted: a name has letters, digits, _ and - only")
     if len(text.encode()) > _LONGEST:
         raise ValueError(f"{what} {text!r} has {len(text.encode())} bytes: accepted are at most {_LONGEST}")
 
 
-def _check_kind(what: str, value: object, kind: type, accepted: str) -> None:
-    if not isinstance(value, kind):
-        raise TypeError(f"{what} {value!r} is a {type(value).__name__}: accepted is {accepted}")
-
-
 @dataclass(frozen=True, slots=True)
 class Name:
-    """The name of a table, within a schema or wherever the connection's search path finds it.
+    """The name of a table in a schema, or in the connection's search path.
 
-    Names are always quoted, so case counts: ``Users`` is not the table that ``CREATE TABLE Users`` makes,
+    Names are always quoted, so case is significant: ``Users`` is not the table that ``CREATE TABLE Users`` creates,
     which is ``users``.
 
-    :raises TypeError: if a part is no string
-    :raises ValueError: if a part has other characters than letters, digits, ``_`` and ``-``, or is longer
-        than 63 bytes
+    :raises TypeError: if a part is not a string
+    :raises ValueError: if a part contains other characters than letters, digits, ``_`` and ``-``, or is longer than 63
+        bytes
     """
 
     table: str
     schema: str | None = None
 
     def __post_init__(self) -> None:
-        _check_identifier(self.table, "table name")
+        _check_identifier("table name", self.table)
         if self.schema is not None:
-            _check_identifier(self.schema, "schema name")
+            _check_identifier("schema name", self.schema)
 
     @classmethod
     def parse(cls, text: str) -> "Name":
-        """Return the name that people write as ``table`` or ``schema.table``, without quotes.
+        """Return the name of ``table`` or ``schema.table``, written without quotes.
 
-        :raises TypeError: if it is no string
-        :raises ValueError: if it isn't such a name
+        :raises TypeError: if ``text`` is not a string
+        :raises ValueError: if it is not such a name
         """
-        if not isinstance(text, str):
-            raise TypeError(f"table name {text!r} is a {type(text).__name__}: accepted is a str")
+        check_instance("table name", text, str, "a str")
         schema, dot, table = text.rpartition(".")
         if "." in schema or (dot and not (schema and table)):
             raise ValueError(
@@ -77,7 +72,7 @@ class Name:
         return cls(table, schema if dot else None)
 
     def quoted(self, quote: str) -> str:
-        """Return the name as SQL, each part between two of the dialect's ``quote`` characters."""
+        """Return the name as SQL, with each part between two ``quote`` characters."""
         parts = (self.table,) if self.schema is None else (self.schema, self.table)
         return ".".join(f"{quote}{part}{quote}" for part in parts)
 
@@ -88,7 +83,7 @@ class Name:
 def _check_columns(columns: "EventColumns | CursorColumns | ErrorColumns") -> None:
     names: tuple[str, ...] = astuple(columns)
     for field, name in zip(fields(columns), names, strict=True):
-        _check_identifier(name, f"column name {field.name}=")
+        _check_identifier(f"column name {field.name}=", name)
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"column name {name!r} is given to two columns: {columns}")
@@ -98,8 +93,8 @@ def _check_columns(columns: "EventColumns | CursorColumns | ErrorColumns") -> No
 class EventColumns:
     """The column names of an events table.
 
-    :raises TypeError: if a name is no string
-    :raises ValueError: if a name has characters that :class:`Name` refuses, or is given twice
+    :raises TypeError: if a name is not a string
+    :raises ValueError: if a name contains characters that :class:`Name` does not accept, or is given twice
     """
 
     id: str = "id"
@@ -117,8 +112,8 @@ class EventColumns:
 class CursorColumns:
     """The column names of a cursors table.
 
-    :raises TypeError: if a name is no string
-    :raises ValueError: if a name has characters that :class:`Name` refuses, or is given twice
+    :raises TypeError: if a name is not a string
+    :raises ValueError: if a name contains characters that :class:`Name` does not accept, or is given twice
     """
 
     id: str = "id"
@@ -133,8 +128,8 @@ class CursorColumns:
 class ErrorColumns:
     """The column names of an errors table.
 
-    :raises TypeError: if a name is no string
-    :raises ValueError: if a name has characters that :class:`Name` refuses, or is given twice
+    :raises TypeError: if a name is not a string
+    :raises ValueError: if a name contains characters that :class:`Name` does not accept, or is given twice
     """
 
     id: str = "id"
@@ -151,14 +146,14 @@ class ErrorColumns:
 
 @dataclass(frozen=True, slots=True)
 class EventsSchema:
-    """What an events table looks like.
+    """The schema of an events table.
 
     :param foreign_id: the type of foreign ids
     :param metadata: whether there is a column for metadata
     :param trace: whether there is a column for traces
-    :param trigger: whether a trigger wakes the streams, for writers that aren't Python
+    :param trigger: whether a trigger wakes the streams, for writers in other languages
     :param partitioned: whether it is partitioned by ranges of ids
-    :raises ValueError: if ``foreign_id`` is none of the types accepted
+    :raises ValueError: if ``foreign_id`` is not an accepted type
     :raises TypeError: if a value has the wrong type
     """
 
@@ -173,17 +168,17 @@ class EventsSchema:
     def __post_init__(self) -> None:
         if self.foreign_id not in ("text", "bigint"):
             raise ValueError(f"foreign_id {self.foreign_id!r} is not accepted: 'text' or 'bigint' is")
-        _check_kind("columns", self.columns, EventColumns, "an EventColumns, or None for the usual names")
-        for what, flag in (("metadata", self.metadata), ("trace", self.trace)):
-            _check_kind(what, flag, bool, "a bool, which tells whether there is such a column")
+        check_instance("columns", self.columns, EventColumns, "an EventColumns, or None for the usual names")
+        for name, flag in (("metadata", self.metadata), ("trace", self.trace)):
+            check_instance(name, flag, bool, "a bool, whether the table has this column")
 
 
 @dataclass(frozen=True, slots=True)
 class CursorsSchema:
-    """What a cursors table looks like.
+    """The schema of a cursors table.
 
-    :param cursor_type: the type of cursors: integers, as of an events table, or opaque strings
-    :raises ValueError: if ``cursor_type`` is none of the types accepted
+    :param cursor_type: the type of cursors: integers, such as those of an events table, or opaque strings
+    :raises ValueError: if ``cursor_type`` is not an accepted type
     :raises TypeError: if ``columns`` has the wrong type
     """
 
@@ -194,12 +189,12 @@ class CursorsSchema:
     def __post_init__(self) -> None:
         if self.cursor_type not in ("int", "str"):
             raise ValueError(f"cursor_type {self.cursor_type!r} is not accepted: 'int' or 'str' is")
-        _check_kind("columns", self.columns, CursorColumns, "a CursorColumns, or None for the usual names")
+        check_instance("columns", self.columns, CursorColumns, "a CursorColumns, or None for the usual names")
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorsSchema:
-    """What an errors table looks like.
+    """The schema of an errors table.
 
     :raises TypeError: if ``columns`` has the wrong type
     """
@@ -208,7 +203,7 @@ class ErrorsSchema:
     columns: ErrorColumns = ErrorColumns()
 
     def __post_init__(self) -> None:
-        _check_kind("columns", self.columns, ErrorColumns, "an ErrorColumns, or None for the usual names")
+        check_instance("columns", self.columns, ErrorColumns, "an ErrorColumns, or None for the usual names")
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,4 +221,4 @@ class AttemptsSchema:
 
 
 TableSchema: TypeAlias = EventsSchema | CursorsSchema | ErrorsSchema | LeasesSchema | AttemptsSchema
-"""What a table of one of the kinds that there are looks like."""
+"""The schema of a table of any kind."""

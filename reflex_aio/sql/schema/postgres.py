@@ -1,4 +1,4 @@
-"""PostgreSQL: making tables, and looking at those there are."""
+"""PostgreSQL: creating tables, finding events tables, and describing existing tables."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, Self
@@ -20,8 +20,8 @@ __all__ = ["FoundEvents", "PostgresSchemaDialect"]
 
 _KINDS = {"r": "table", "p": "table", "v": "view", "m": "materialized view", "f": "foreign table"}
 
-# A partitioned table's unique index can't be on the id alone, unless it is partitioned by the id: it
-# counts if it begins with the id. A domain counts as the type that it is made of.
+# The unique index of a partitioned table cannot be on the id alone unless it is partitioned by the id, so one that
+# begins with the id is accepted. A domain is replaced by its base type.
 _COLUMNS = """
 SELECT c.relkind::text, a.attname::text, format_type(coalesce(nullif(t.typbasetype, 0), t.oid), NULL),
        NOT (a.attnotnull OR t.typnotnull),
@@ -58,14 +58,14 @@ WHERE c.oid = to_regclass($1)
 
 _INTEGERS = ("integer", "bigint")
 _TEXTS = ("text", "character varying")
-# One without a time zone is taken as UTC.
+# A timestamp without time zone is interpreted as UTC.
 _TIMES = ("timestamp with time zone", "timestamp without time zone")
 _CURSOR_TYPES = {"int": "bigint", "str": "text"}
 
-# The trigger and its function share this name; one function serves all tables of a schema.
+# The name of the trigger and of its function, which all tables of a schema share.
 _WAKE = "reflex_aio_wake"
 
-# The payload is the one of reflex_aio.sql.wakeups.postgres_notifier, byte for byte.
+# The payload must be identical to that of payload_of() in reflex_aio/sql/wakeups/notifier.py.
 _WAKE_BODY = """
 DECLARE
     payload text := TG_TABLE_SCHEMA || '.' || TG_TABLE_NAME;
@@ -80,26 +80,26 @@ END
 
 
 class FoundEvents(NamedTuple):
-    """An events table as it was found. After that it goes by schema and name."""
+    """An events table in the database. From then on it is addressed by schema and name."""
 
     name: str
     """Its name with the schema, quoted."""
     topic: str
-    """What wake-ups call it."""
+    """Its name in wake-ups."""
     kind: str
     in_recovery: bool
-    """Whether the server is a standby."""
+    """True if the server is a standby."""
     timestamp_type: str | None
     """``None`` if there is no timestamp column."""
 
     @property
     def partitioned(self) -> bool:
-        """Whether the table has partitions."""
+        """True if the table has partitions."""
         return self.kind == "p"
 
     @classmethod
     async def of(cls, driver: Driver, connection: Any, schema: EventsSchema) -> Self:
-        """Find the table where the connection looks for it.
+        """Find the table in the connection's search path.
 
         :raises TableNotFound: if there is no such table
         :raises TableRefused: if it is a view
@@ -131,14 +131,14 @@ class PostgresSchemaDialect(SchemaDialect):
 
     def create(self, schema: TableSchema) -> str:
         table = schema.table.quoted(self.quote)
-        # IF NOT EXISTS would look in one schema of the search path alone, ask for the right to create even where
-        # nothing is to be created, and fail when two services start at once.
+        # IF NOT EXISTS would only look in one schema of the search path, require the privilege CREATE although the
+        # table exists, and fail if two services start at the same time.
         statements = [
             "PERFORM pg_advisory_xact_lock(hashtext('reflex_aio create'))",
             f"IF to_regclass('{table}') IS NULL THEN\n{self._table(schema)};\nEND IF",
         ]
         if isinstance(schema, EventsSchema) and schema.trigger:
-            # Not OR REPLACE: that would lock out the writers of a table in use, whenever a service starts.
+            # Not OR REPLACE: that would block the writers of the table whenever a service starts.
             statements.append(
                 f"IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgname = '{_WAKE}' AND tgrelid = '{table}'::regclass)"
                 f" THEN\n{self._function(schema.table)};\n{self._trigger(schema.table)};\nEND IF"
@@ -259,11 +259,12 @@ class PostgresSchemaDialect(SchemaDialect):
             ]
         events = schema.columns
         columns = [
-            # ALWAYS: an id chosen by hand, below the head while its transaction is open, could be missed.
+            # ALWAYS: an event with an id that was chosen by hand, below the head while its transaction is open, could
+            # be missed.
             (events.id, "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY"),
             (events.type, "integer NOT NULL"),
-            # Not now(), the beginning of the transaction: times are to follow ids, and the event of a long
-            # transaction isn't old when it is inserted.
+            # Not now(), the start of the transaction: times should increase with ids, and the event of a long
+            # transaction is not old when it is inserted.
             (events.timestamp, "timestamptz NOT NULL DEFAULT clock_timestamp()"),
             (events.foreign_id, f"{schema.foreign_id} NOT NULL"),
         ]
@@ -293,5 +294,5 @@ def _foreign_id(schema: EventsSchema) -> ExpectedColumn:
     name = schema.columns.foreign_id
     if schema.foreign_id == "bigint":
         return ExpectedColumn(name, ("smallint", *_INTEGERS, *_TEXTS))
-    # A uuid can be streamed, and inserted by an inserter.
-    return ExpectedColumn(name, (*_TEXTS, "uuid"), otherwise="foreign_id='bigint' is for integers")
+    # A uuid can be streamed; only an inserter can insert it.
+    return ExpectedColumn(name, (*_TEXTS, "uuid"), hint="foreign_id='bigint' is for integers")

@@ -92,7 +92,7 @@ class TimedEvent:
 
     def __init__(self) -> None:
         self.is_set = False
-        """Whether the event is set. Assign ``False`` to clear it."""
+        """True if the event is set. Assign ``False`` to clear it."""
         self._waiter: asyncio.Future[None] | None = None
 
     def set(self) -> None:

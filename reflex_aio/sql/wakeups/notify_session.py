@@ -188,7 +188,7 @@ class NotifySession:
         self._pause = timeouts.coalesce
         self._lost = False
         self.worked = False
-        """Whether a notification was sent or received."""
+        """True if a notification was sent or received."""
 
     async def run(self) -> None:
         """Send and receive until the connection is no longer needed, or is to be replaced.

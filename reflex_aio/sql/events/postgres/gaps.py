@@ -98,7 +98,7 @@ class Gaps(GapResolver):
         """The time of the last scan, by :func:`time.monotonic`."""
         self.resolved = _NOTHING
         self.suspected = False
-        """Whether the next page should be checked for gaps that may be passed, as the last one had a gap."""
+        """True if the next page should be checked for gaps that may be passed, as the last one had a gap."""
         self.replaced: TableReplaced | None = None
         """If set, nothing that was known of the table is valid any more."""
 

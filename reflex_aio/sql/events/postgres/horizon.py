@@ -23,7 +23,7 @@ class Holder(NamedTuple):
 
     @property
     def prepared(self) -> bool:
-        """Whether the transaction is prepared, and waits for COMMIT PREPARED."""
+        """True if the transaction is prepared, and waits for COMMIT PREPARED."""
         return self.pid is None
 
 

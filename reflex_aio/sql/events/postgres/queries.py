@@ -201,11 +201,11 @@ class PageColumns:
                 self.ids = list(map(int, self._ids.split(",")))
         count = len(self.ids)
         self.full: bool = count == size
-        """Whether there may be further events."""
+        """True if there may be further events."""
         self.complete: bool = len(self._timestamps) == _SIZE * count
-        """Whether every event has a timestamp: an aggregate of bytes skips NULL."""
+        """True if every event has a timestamp: an aggregate of bytes skips NULL."""
         self.torn: bool = False
-        """Whether types and foreign ids cannot be assigned to the events, so that the page must be read as arrays."""
+        """True if types and foreign ids cannot be assigned to the events, so that the page must be read as arrays."""
         if packed and count:
             types, foreign_ids = row[2], row[3]
             # If all types are NULL, so are the bytes.
