@@ -1,12 +1,14 @@
 """The states of consumers, and health checks over HTTP: an ASGI application that needs no framework."""
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
+
+from reflex_aio.checks import check_bool
 
 __all__ = ["ConsumerState", "ConsumerStatus", "HealthApp"]
 
@@ -77,19 +79,33 @@ _JSON = b"application/json"
 
 
 class HealthApp:
-    """Serves ``/livez``, ``/readyz`` and ``/statusz``, mounted in an application or on its own::
+    """Serves ``/livez``, ``/readyz`` and ``/statusz``, mounted in an application or on its own.
 
-        app.mount("/health", HealthApp(runner))                 # FastAPI, Starlette: /health/livez
+    Mount it once, where the application is made, and set :attr:`source` at each start::
+
+        health = HealthApp()
+
+        @asynccontextmanager
+        async def lifespan(app):
+            async with Runner(specs) as runner:
+                health.source = runner
+                yield
+
+        app = FastAPI(lifespan=lifespan)
+        app.mount("/health", health)                            # FastAPI, Starlette: /health/livez
 
     ``/livez`` has status 200, or 503 if the process should be restarted. Any response shows that the event loop runs.
     ``/readyz`` has status 200 if every consumer runs or waits for its lease, else 503 and a list of those that do not.
-    ``/statusz`` returns the status of each consumer as JSON. It has error messages, so it is for operators only.
+    ``/statusz`` returns the status of each consumer as JSON. Without a source, the process is live but not ready.
 
-    :param source: the :class:`~reflex_aio.runner.runner.Runner` whose health is checked
+    :param show_errors: include the messages of errors in ``/statusz``, not only their types. They may contain tokens or
+        addresses: use it only where nobody but operators can send requests
     """
 
-    def __init__(self, source: HealthSource) -> None:
-        self._source = source
+    def __init__(self, *, show_errors: bool = False) -> None:
+        self.source: HealthSource | None = None
+        """The :class:`~reflex_aio.runner.runner.Runner` whose health is reported; ``None`` before the first start."""
+        self._show_errors = check_bool("show_errors", show_errors)
 
     async def __call__(
         self,
@@ -129,26 +145,35 @@ class HealthApp:
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
     def _livez(self) -> tuple[int, bytes, bytes]:
-        return (200, _TEXT, b"ok\n") if self._source.live else (503, _TEXT, b"restart required\n")
+        source = self.source
+        live = source is None or source.live
+        return (200, _TEXT, b"ok\n") if live else (503, _TEXT, b"restart required\n")
 
     def _readyz(self) -> tuple[int, bytes, bytes]:
-        if self._source.ready:
+        source = self.source
+        if source is None:
+            return 503, _TEXT, b"not ready\nno runner has started\n"
+        if source.ready:
             return 200, _TEXT, b"ok\n"
         lines = [
             f"{name}: {status.state.value}\n"
-            for name, status in self._source.statuses().items()
+            for name, status in source.statuses().items()
             if status.state not in (ConsumerState.RUNNING, ConsumerState.STANDBY)
         ]
         return 503, _TEXT, ("not ready\n" + "".join(lines)).encode()
 
     def _statusz(self) -> tuple[int, bytes, bytes]:
-        source = self._source
-        consumers = list(source.statuses().values())
-        return (
-            200,
-            _JSON,
-            msgspec.json.encode({"live": source.live, "ready": source.ready, "consumers": consumers}),
-        )
+        source = self.source
+        consumers = [] if source is None else list(source.statuses().values())
+        if not self._show_errors:
+            # The type alone: it is up to the first colon.
+            consumers = [replace(each, error=each.error.partition(":")[0]) for each in consumers]
+        status = {
+            "live": source is None or source.live,
+            "ready": source is not None and source.ready,
+            "consumers": consumers,
+        }
+        return 200, _JSON, msgspec.json.encode(status)
 
 
 async def _run_lifespan(

@@ -53,9 +53,11 @@ async def run(
     async with AsyncExitStack() as stack:
         runner = await stack.enter_async_context(_enter_target(target, loaded))
         if health_port is not None:
+            health = HealthApp()
+            health.source = runner
             try:
                 address = await stack.enter_async_context(
-                    _serve_health(HealthApp(runner), host=health_host, port=health_port)
+                    _serve_health(health, host=health_host, port=health_port)
                 )
             except OSError as exc:
                 raise CommandError(f"--health-port: {health_host}:{health_port}: {exc.strerror}") from exc

@@ -9,8 +9,12 @@ __all__ = ["channel_options", "server_options"]
 
 Options = list[tuple[str, int]]
 
-# The interval in seconds below which a server treats a client's pings as an attack. gRPC's default is 300.
+# The interval in seconds below which a server with these options treats a client's pings as an attack.
 _LEAST_PING_INTERVAL = 10.0
+
+# Servers without such options, in Go, Java, C++ and Python, refuse intervals below 300 seconds. The rest is a margin
+# for delays on the way, still below the 350 seconds after which some load balancers drop an idle connection.
+_PING_INTERVAL_FOR_ANY_SERVER = 330.0
 
 # The delay in seconds before a client first tries to connect again.
 _LEAST_BACKOFF = 0.1
@@ -18,7 +22,7 @@ _LEAST_BACKOFF = 0.1
 
 def channel_options(
     *,
-    keepalive: float | None = 30.0,
+    keepalive: float | None = _PING_INTERVAL_FOR_ANY_SERVER,
     keepalive_timeout: float = 10.0,
     max_backoff: float = 5.0,
     max_message: int | None = None,
@@ -26,10 +30,11 @@ def channel_options(
     """Return options for ``grpc.aio.insecure_channel`` and ``grpc.aio.secure_channel``.
 
     A stream may be silent for hours. Keepalive pings detect a connection that was lost silently, and prevent network
-    equipment from dropping one that is idle.
+    equipment from dropping one that is idle. Streams of pages detect a lost server sooner, by heartbeats of their own.
 
-    :param keepalive: ping the server after this time without activity, in seconds; ``None``: never. A server without
-        :func:`server_options`, or a similar policy, drops connections that ping more often than every 300 seconds
+    :param keepalive: ping the server after this time without activity, in seconds, at least 10; ``None``: never. Every
+        server accepts the default. Servers with :func:`server_options` accept any value; others drop connections that
+        ping more often than every 300 seconds
     :param keepalive_timeout: treat the connection as lost when a ping is not answered within this time, in seconds
     :param max_backoff: the longest delay between two attempts to connect, in seconds. gRPC's default is 120; during the
         delay calls fail at once, even if the server is back
@@ -59,6 +64,8 @@ def server_options(
 ) -> Options:
     """Return options for ``grpc.aio.server``.
 
+    A second server on the same port is refused: by default gRPC lets both listen, and each gets some of the calls.
+
     :param keepalive: ping a client after this time without activity, in seconds; ``None``: never
     :param keepalive_timeout: treat the connection as lost when a ping is not answered within this time, in seconds
     :param max_message: the maximum size of a sent message, in bytes; ``None``: no limit
@@ -68,7 +75,10 @@ def server_options(
     :raises ValueError: if a value is out of its range
     """
     options = _keepalive_options(keepalive, keepalive_timeout)
-    options.append(("grpc.http2.min_ping_interval_without_data_ms", round(_LEAST_PING_INTERVAL * 1000)))
+    options += [
+        ("grpc.http2.min_ping_interval_without_data_ms", round(_LEAST_PING_INTERVAL * 1000)),
+        ("grpc.so_reuseport", 0),
+    ]
     if max_message is not None:
         options.append(("grpc.max_send_message_length", check_count("max_message", max_message, least=1)))
     if max_streams is not None:

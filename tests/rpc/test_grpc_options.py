@@ -1,17 +1,43 @@
 """The options are those of gRPC, and their values are checked."""
 
+import grpc
 import pytest
 
 from reflex_aio.rpc import channel_options, server_options
+from tests.rpc.serving import started
+
+# The shortest interval between pings that servers without options accept, in milliseconds: 300 s in gRPC's C core, Go
+# and Java. See https://github.com/grpc/proposal/blob/master/A8-client-side-keepalive.md
+ACCEPTED = 300_000
 
 
-def test_both_ends_ping_by_default_and_the_server_permits_it() -> None:
-    channel, server = dict(channel_options()), dict(server_options())
-    assert (
-        server["grpc.http2.min_ping_interval_without_data_ms"] <= channel["grpc.keepalive_time_ms"] == 30_000
-    )
-    assert channel["grpc.keepalive_timeout_ms"] == server["grpc.keepalive_timeout_ms"] == 10_000
-    assert channel["grpc.http2.max_pings_without_data"] == server["grpc.http2.max_pings_without_data"] == 0
+def test_every_server_accepts_the_default_pings_of_a_client() -> None:
+    channel = dict(channel_options())
+    assert ACCEPTED * 1.1 <= channel["grpc.keepalive_time_ms"] < 350_000
+    # Servers accept no pings without calls at all.
+    assert "grpc.keepalive_permit_without_calls" not in channel
+
+
+def test_a_server_pings_and_permits_the_pings_of_every_client() -> None:
+    server = dict(server_options())
+    assert server["grpc.keepalive_time_ms"] == 30_000
+    least = server["grpc.http2.min_ping_interval_without_data_ms"]
+    assert dict(channel_options(keepalive=least / 1000))["grpc.keepalive_time_ms"] == least
+
+
+def test_both_ends_wait_as_long_for_the_answer_to_a_ping() -> None:
+    for options in (dict(channel_options()), dict(server_options())):
+        assert options["grpc.keepalive_timeout_ms"] == options["grpc.http2.ping_timeout_ms"] == 10_000
+        assert options["grpc.http2.max_pings_without_data"] == 0
+
+
+@pytest.mark.asyncio
+async def test_two_servers_do_not_share_a_port() -> None:
+    first, second = grpc.aio.server(options=server_options()), grpc.aio.server(options=server_options())
+    async with started(first) as target:
+        with pytest.raises(RuntimeError, match="Failed to bind"):
+            second.add_insecure_port(target)
+    await second.stop(None)
 
 
 def test_keepalive_can_be_off() -> None:

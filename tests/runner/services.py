@@ -60,16 +60,21 @@ def makes_something_else() -> int:
 def serve_fastapi() -> None:
     """A FastAPI service with a runner in its lifespan, served by uvicorn on a port that it prints."""
 
+    health = HealthApp()
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with service() as runner, runner:
-            app.mount("/health", HealthApp(runner))
+            health.source = runner
             yield
+
+    app = FastAPI(lifespan=lifespan)
+    app.mount("/health", health)
 
     class Server(uvicorn.Server):
         async def startup(self, *args: object, **kwargs: object) -> None:
             await super().startup(*args, **kwargs)  # type: ignore[arg-type]
             say(f"port {self.servers[0].sockets[0].getsockname()[1]}")
 
-    Server(uvicorn.Config(FastAPI(lifespan=lifespan), port=0, log_level="warning")).run()
+    Server(uvicorn.Config(app, port=0, log_level="warning")).run()
     say("over")
