@@ -96,7 +96,16 @@ transcript: $(STAMP) ## regenerate docs/cli_transcript.md, by running its comman
 bench: $(STAMP) ## measure, as ratios to the raw driver
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+# pip-audit has an environment of its own, as it needs other versions of some dependencies.
+.PHONY: audit
+audit: $(STAMP) ## check the dependencies, at their lower bounds and as installed, for known vulnerabilities
+	@$(BIN)/python -m venv --clear --without-pip .venv-audit
+	@$(BIN)/pip --python .venv-audit/bin/python install --quiet pip-audit
+	@$(BIN)/python -c 'from tests.packaging.test_versions import OLDEST; print(*OLDEST, sep="\n")' >.venv-audit/oldest
+	.venv-audit/bin/pip-audit --vulnerability-service osv --disable-pip --no-deps -r .venv-audit/oldest
+	.venv-audit/bin/pip-audit --vulnerability-service osv --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
 .PHONY: clean
 clean: ## remove everything that was made here
-	rm -rf $(VENV) $(PROTO_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
+	rm -rf $(VENV) $(PROTO_VENV) .venv-audit build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,16 +1,20 @@
 """The wheel works with the oldest supported dependencies, and on each supported Python."""
 
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.packaging.environments import Environment, interpreter_of, pyproject
+from tests.packaging.environments import ROOT, Environment, interpreter_of, pyproject
 
 PROJECT = pyproject()["project"]
 TEST_TOOLS: list[str] = pyproject()["dependency-groups"]["test"]
 # The package's own requirements and those of each of its extras.
 REQUIREMENTS: list[str] = sum(PROJECT["optional-dependencies"].values(), PROJECT["dependencies"])
+
+# The same, at their lower bounds.
+OLDEST = [requirement.replace(">=", "==") for requirement in REQUIREMENTS]
 
 # The whole suite runs on one Python. These tests run on each, as they detect an incompatible version within seconds.
 SMOKE = [
@@ -29,11 +33,17 @@ SMOKE = [
 OTHER_PYTHONS = [version for version in ("3.11", "3.12", "3.13") if version != f"3.{sys.version_info.minor}"]
 
 
+def test_lower_bounds_exclude_the_vulnerabilities_that_are_listed() -> None:
+    listed = re.findall(r"^\| (\w+)[^|]*\| ([\d.]+) \| .*(?:CVE|GHSA)-", (ROOT / "SECURITY.md").read_text(), re.M)
+    assert len(listed) >= 4
+    bounds = dict(requirement.lower().split(">=") for requirement in REQUIREMENTS)
+    assert {name.lower(): bound for name, bound in listed}.items() <= bounds.items()
+
+
 @pytest.mark.timeout(300)
 def test_with_the_oldest_dependencies(scratch: Path, wheel: Path, checkout: Path) -> None:
     environment = Environment(scratch / "oldest")
-    oldest = [requirement.replace(">=", "==") for requirement in REQUIREMENTS]
-    environment.install(str(wheel), *oldest, *TEST_TOOLS)
+    environment.install(str(wheel), *OLDEST, *TEST_TOOLS)
     pass_the_smoke_tests(environment, checkout)
 
 

@@ -1,5 +1,6 @@
 """The drivers of MySQL's client libraries: statements, transactions and errors, whatever the session is set to."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from reflex_aio.errors import SchemaError, TableNotFound
 from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
 from reflex_aio.testing.contract import cancelled_at
 from tests.fix_backends import MysqlBackend
+from tests.sql.mysql.malicious_server import malicious_server
 
 pytestmark = pytest.mark.asyncio
 
@@ -246,6 +248,17 @@ async def test_a_server_that_is_not_there_is_lost(mysql: MysqlBackend) -> None:
     for arguments in {"unix_socket": "/nowhere"}, {"unix_socket": None, "host": "127.0.0.1", "port": 1}:
         with pytest.raises(ConnectionLost), mysql.driver.errors("numbers"):
             await mysql.connect(**arguments)
+
+
+async def test_a_server_gets_no_file_of_the_client(mysql: MysqlBackend, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("password")
+    async with malicious_server(secret, on=b"SELECT 1") as server:
+        connection = await mysql.connect(unix_socket=None, host="127.0.0.1", port=server.port)
+        with pytest.raises(RuntimeError, match="LOAD_LOCAL"):
+            await mysql.fetch(connection, "SELECT 1")
+        connection.close()
+    assert server.received == []
 
 
 # What is given.
