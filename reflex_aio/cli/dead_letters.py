@@ -79,6 +79,7 @@ async def list_(
             for each in found
         ],
     )
+    _note_swapped(found)
     if len(found) == limit:
         print_note(f"there may be more: continue with --after {found[-1].id}")
 
@@ -102,6 +103,7 @@ async def show(
         print_json(found)
     else:
         print_lines(_format_error(found))
+        _note_swapped([found])
 
 
 @command
@@ -176,6 +178,8 @@ async def replay(
                 resolved = await table.replay(errors_database.pool, error_id, source=source, handler=handle)
             except Exception as exc:
                 if exc not in raised:
+                    if isinstance(exc, ValueError):
+                        raise CommandError(str(exc)) from exc
                     raise
                 resolved, message = False, " ".join(f"{type(exc).__name__}: {exc}".split())
             if as_json:
@@ -210,6 +214,14 @@ def _parse_status(text: str) -> int | None:
 
 def _format_status(status: int) -> str:
     return next((name for name, number in _STATUSES.items() if number == status), str(status))
+
+
+def _note_swapped(errors: Sequence[ConsumerError]) -> None:
+    if swapped := [error.id for error in errors if error.swapped]:
+        print_note(
+            "the consumer's name is in the column of the event, and the event's id in that of the consumer, as"
+            f" luno/reflex writes them: {', '.join(swapped)}"
+        )
 
 
 def _shorten(message: str) -> str:

@@ -77,6 +77,20 @@ async def test_recorded_errors_are_listed_and_others_by_option(failed: Service) 
     assert await listed("--status", "all", "--after", "1", "--limit", "1") == ["2"]
 
 
+async def test_errors_whose_consumer_and_event_are_swapped_are_pointed_out(
+    failed: Service, handlers: Path
+) -> None:
+    swap = "UPDATE consumer_errors SET consumer = event_id, event_id = consumer WHERE id <> 2"
+    await failed.connection.execute(swap)
+    done = await letters(failed, "list", "--status", "all", "--consumer", "mail")
+    assert "in the column of the event" in done.err
+    assert done.err.split(": ")[-1].split(", ") == ["1", "3\n"]
+    assert "in the column of the event" in (await letters(failed, "show", "1")).err
+    assert (await letters(failed, "show", "2")).err == ""
+    refused = await letters(failed, "replay", "1", "--handler", "handlers_of_mine:consumer")
+    assert "consumer and event of error 1 are swapped" in refused.failed(1)
+
+
 async def test_a_list_has_a_line_for_each_error_and_names_the_option_to_continue(failed: Service) -> None:
     table = (await letters(failed, "list", "-n", "2")).done()
     assert [line.split()[:4] for line in table.lines[-2:]] == [

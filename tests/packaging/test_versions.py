@@ -34,7 +34,9 @@ OTHER_PYTHONS = [version for version in ("3.11", "3.12", "3.13") if version != f
 
 
 def test_lower_bounds_exclude_the_vulnerabilities_that_are_listed() -> None:
-    listed = re.findall(r"^\| (\w+)[^|]*\| ([\d.]+) \| .*(?:CVE|GHSA)-", (ROOT / "SECURITY.md").read_text(), re.M)
+    listed = re.findall(
+        r"^\| (\w+)[^|]*\| ([\d.]+) \| .*(?:CVE|GHSA)-", (ROOT / "SECURITY.md").read_text(), re.MULTILINE
+    )
     assert len(listed) >= 4
     bounds = dict(requirement.lower().split(">=") for requirement in REQUIREMENTS)
     assert {name.lower(): bound for name, bound in listed}.items() <= bounds.items()

@@ -50,7 +50,7 @@ class PostgresCursorsDialect(CursorsDialect):
         self._move_many = (
             f"{insert} SELECT name, cursor::{kind}, now()"
             " FROM unnest($1::text[], $2::text[]) AS given (name, cursor)"
-            " WHERE $3::text IS NULL OR set_config('lock_timeout', $3, true) IS NOT NULL ORDER BY name"
+            " WHERE $3::text IS NULL OR set_config('lock_timeout', $3, true) IS NOT NULL ORDER BY given.name"
             f" ON CONFLICT ({name}) DO {update} WHERE {is_forward} RETURNING {name}::text"
         )
         self._move_from_none = f"{insert} {row} ON CONFLICT ({name}) DO NOTHING RETURNING 1"

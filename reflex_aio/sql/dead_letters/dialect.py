@@ -10,7 +10,7 @@ from typing import Any
 from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.schema.names import ErrorsSchema
 
-__all__ = ["ConsumerError", "ErrorStatus", "ErrorsDialect"]
+__all__ = ["ConsumerError", "ErrorStatus", "ErrorsDialect", "is_event_id"]
 
 
 class ErrorStatus(IntEnum):
@@ -36,6 +36,19 @@ class ConsumerError:
     created_at: datetime
     updated_at: datetime
     """The time at which its message or status was last set."""
+
+    @property
+    def swapped(self) -> bool:
+        """True if the consumer's name is in the column of the event id, and the event id in that of the consumer.
+
+        The dead-letter consumer of luno/reflex writes such rows, as it passes these two in the wrong order.
+        """
+        return is_event_id(self.consumer) and not is_event_id(self.event_id)
+
+
+def is_event_id(text: str) -> bool:
+    """Return whether ``text`` is an event id of a table, an integer, rather than the name of a consumer."""
+    return text.isascii() and text.isdecimal()
 
 
 class ErrorsDialect(ABC):
@@ -73,11 +86,15 @@ class ErrorsDialect(ABC):
         connection: Any,
         *,
         consumer: str | None,
+        swapped: str | None,
         status: int | None,
         after: str,
         limit: int,
     ) -> Sequence[Row]:
-        """Return the rows with ids above ``after``, in order of the ids, of one consumer or status if given."""
+        """Return the rows with ids above ``after``, in order of the ids, of one consumer or status if given.
+
+        :param swapped: also return the rows with this text as the event id, if ``consumer`` is given
+        """
 
     @abstractmethod
     async def set_status(

@@ -20,25 +20,30 @@ class PostgresErrorsDialect(ErrorsDialect):
         key, consumer, event, message, created, updated, status = (
             f'"{column}"' for column in astuple(schema.columns)
         )
+        # Qualified in ORDER BY: "id" alone is the column of the result, which is text.
         rows = (
-            f"SELECT {key}::text, {consumer}::text, {event}::text, {message}::text, {status}::int,"
-            f" {created}, {updated} FROM {table}"
+            f"SELECT failed.{key}::text, failed.{consumer}::text, failed.{event}::text, failed.{message}::text,"
+            f" failed.{status}::int, failed.{created}, failed.{updated} FROM {table} AS failed"
         )
+        # The event id $2 in the column's own type, which may be an integer in a table that others have made.
+        given = f"jsonb_build_object('{schema.columns.event_id}', $2::text)"
+        given = f"(jsonb_populate_record(NULL::{table}, {given})).{event}"
         # Not now(), the start of the transaction: the times of two changes in one transaction must differ.
         change = f"{updated} = clock_timestamp()"
         self._insert = (
             f"INSERT INTO {table} ({consumer}, {event}, {message}, {status}, {created}, {updated})"
-            " SELECT $1::text, $2::text, $3::text, $4::int, at, at FROM clock_timestamp() AS at"
+            f" SELECT $1::text, {given}, $3::text, $4::int, at, at FROM clock_timestamp() AS at"
             f" ON CONFLICT ({consumer}, {event}) DO NOTHING RETURNING {key}::text"
         )
         self._set_message = (
-            f"UPDATE {table} SET {message} = $3::text, {change} WHERE {consumer} = $1 AND {event} = $2"
+            f"UPDATE {table} SET {message} = $3::text, {change} WHERE {consumer} = $1::text AND {event} = {given}"
             f" RETURNING {key}::text, {status}::int"
         )
-        self._get = f"{rows} WHERE {key} = $1::text::bigint"
+        self._get = f"{rows} WHERE failed.{key} = $1::text::bigint"
         self._find = (
-            f"{rows} WHERE ($1::text IS NULL OR {consumer} = $1) AND ($2::int IS NULL OR {status} = $2)"
-            f" AND {key} > $3::text::bigint ORDER BY {key} LIMIT $4::bigint"
+            f"{rows} WHERE ($1::text IS NULL OR failed.{consumer} = $1 OR failed.{event}::text = $2::text)"
+            f" AND ($3::int IS NULL OR failed.{status} = $3) AND failed.{key} > $4::text::bigint"
+            f" ORDER BY failed.{key} LIMIT $5::bigint"
         )
         self._set_status = (
             f"UPDATE {table} SET {status} = $2::int, {change} WHERE {key} = $1::text::bigint"
@@ -68,11 +73,12 @@ class PostgresErrorsDialect(ErrorsDialect):
         connection: Any,
         *,
         consumer: str | None,
+        swapped: str | None,
         status: int | None,
         after: str,
         limit: int,
     ) -> Sequence[Row]:
-        return await driver.fetch(connection, self._find, consumer, status, after, limit)
+        return await driver.fetch(connection, self._find, consumer, swapped, status, after, limit)
 
     async def set_status(
         self, driver: Driver, connection: Any, error_id: str, status: int, unchanged_since: datetime | None

@@ -11,7 +11,7 @@ from reflex_aio.errors import DatabaseError, ErrorNotFound, EventNotFound, Inval
 from reflex_aio.event import Event, check_type
 from reflex_aio.hooks import Hooks, installed
 from reflex_aio.sql.cursors.store import check_cursor
-from reflex_aio.sql.dead_letters.dialect import ConsumerError, ErrorsDialect, ErrorStatus
+from reflex_aio.sql.dead_letters.dialect import ConsumerError, ErrorsDialect, ErrorStatus, is_event_id
 from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
 from reflex_aio.sql.drivers.base import Driver
@@ -199,7 +199,8 @@ class ErrorsTable(Table[ErrorsSchema]):
     ) -> Sequence[ConsumerError]:
         """Return errors in order of their ids, which is about the order in which they were first recorded.
 
-        :param consumer: only the errors of this consumer
+        :param consumer: only the errors of this consumer, with those whose consumer and event are
+            :attr:`~ConsumerError.swapped`
         :param status: only the errors with this status
         :param after: only the errors with greater ids than this, to continue after ``limit``
         :param limit: the greatest number of errors to return
@@ -213,6 +214,7 @@ class ErrorsTable(Table[ErrorsSchema]):
                 driver,
                 connection,
                 consumer=None if consumer is None else check_text("consumer name", consumer),
+                swapped=None if consumer is None or is_event_id(consumer) else consumer,
                 status=None if status is None else check_type(status),
                 after=_check_id(after or "0"),
                 limit=limit,
@@ -268,6 +270,7 @@ class ErrorsTable(Table[ErrorsSchema]):
         :raises ErrorNotFound: if there is no error with that id
         :raises EventNotFound: if the source no longer has the event
         :raises InvalidCursor: if the event's id is not an integer
+        :raises ValueError: if the error's consumer and event are :attr:`~ConsumerError.swapped`
         :raises TypeError: if an argument has the wrong type
         """
         driver = driver_of_pool(pool)
@@ -278,6 +281,12 @@ class ErrorsTable(Table[ErrorsSchema]):
                 failed = await self._get(connection, error_id)
         if failed is None:
             raise ErrorNotFound(table=self.name, error_id=error_id)
+        if failed.swapped:
+            raise ValueError(
+                f"{self.name}: consumer and event of error {error_id} are swapped: {failed.consumer!r} is in the column"
+                f" {self.columns.consumer}, and {failed.event_id!r} in {self.columns.event_id}, as luno/reflex writes"
+                " them: correct the row first"
+            )
         event = await _read_event(source, failed.event_id)
         try:
             await handler(event)

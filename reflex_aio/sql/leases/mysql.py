@@ -38,7 +38,10 @@ class MysqlLeasesDialect(LeasesDialect):
         self._all = f"SELECT id, owner, epoch, {left} FROM {table} ORDER BY 1"
         # A locking read sees committed rows at every isolation level. The order of names prevents deadlocks with other
         # statements that lock several rows.
-        self._hold = f"SELECT id, owner, epoch FROM {table} WHERE id IN ({{}}) ORDER BY id LOCK IN SHARE MODE"
+        self._hold = (
+            f"SELECT id, owner, epoch FROM {table} AS lease WHERE id IN ({{}})"
+            " ORDER BY lease.id LOCK IN SHARE MODE"
+        )
 
     async def acquire(self, driver: Driver, connection: Any, name: str, owner: str, ttl: float) -> int | None:
         duration = round(ttl * _MICROSECONDS)

@@ -32,9 +32,9 @@ class PostgresLeasesDialect(LeasesDialect):
         # At READ COMMITTED, the statement waits for a row that another transaction has locked, and then compares the
         # row's new version. The order of names prevents deadlocks with other statements that lock several rows.
         self._hold = (
-            f"SELECT id::text, owner::text, epoch::int8 FROM {table}"
+            f"SELECT id::text, owner::text, epoch::int8 FROM {table} AS lease"
             " WHERE (id, owner, epoch) IN (SELECT * FROM unnest($1::text[], $2::text[], $3::int8[]))"
-            " ORDER BY id FOR SHARE"
+            " ORDER BY lease.id FOR SHARE"
         )
 
     async def acquire(self, driver: Driver, connection: Any, name: str, owner: str, ttl: float) -> int | None:

@@ -30,11 +30,11 @@ class MysqlRetentionDialect(RetentionDialect):
         if not cursors:
             return []
         columns, table = schema.columns, schema.table.quoted("`")
-        found = await timestamp_type(driver, connection, schema)
+        found = await timestamp_type(driver, connection, schema.table, columns.timestamp)
         # If the table does not exist, the statement below reports it.
         kind, precision = found or ("datetime", 6)
         events = (
-            f"FROM {table} WHERE `{columns.id}` > %s"
+            f"FROM {table} AS event WHERE event.`{columns.id}` > %s"
             f" AND NOT (`{columns.type}` = {NOOP_TYPE} AND `{columns.foreign_id}` = '{NOOP_FOREIGN_ID}')"
         )
         then, now = (
@@ -42,7 +42,7 @@ class MysqlRetentionDialect(RetentionDialect):
         )
         backlog = (
             f"SELECT (SELECT COUNT(*) FROM (SELECT 1 {events} LIMIT %s) AS counted),"
-            f" (SELECT {now} - {then} {events} ORDER BY `{columns.id}` LIMIT 1)"
+            f" (SELECT {now} - {then} {events} ORDER BY event.`{columns.id}` LIMIT 1)"
         )
         numbered = " UNION ALL ".join(f"({backlog}, {place})" for place in range(len(cursors)))
         args = [argument for cursor in cursors for argument in (cursor, limit, cursor)]
@@ -65,8 +65,8 @@ class _Batches(Batches):
         # A time that is NULL or zero counts as old.
         self._next = (
             "SELECT COUNT(*), MAX(id), MIN(IF(time >= %s, id, NULL)), MIN(IF(noop AND time >= %s, id, NULL))"
-            f" FROM (SELECT {event_id} AS id, COALESCE({time}, 0) AS time, {noop} AS noop FROM {found.name}"
-            f" WHERE {event_id} > %s AND {event_id} < %s ORDER BY {event_id} LIMIT %s) AS batch"
+            f" FROM (SELECT {event_id} AS id, COALESCE({time}, 0) AS time, {noop} AS noop FROM {found.name} AS event"
+            f" WHERE {event_id} > %s AND {event_id} < %s ORDER BY event.{event_id} LIMIT %s) AS batch"
         )
         self._delete = f"DELETE FROM {found.name} WHERE {event_id} > %s AND {event_id} <= %s"
 

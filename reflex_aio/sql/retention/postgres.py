@@ -69,7 +69,7 @@ class PostgresRetentionDialect(RetentionDialect):
         columns, table = schema.columns, schema.table.quoted('"')
         event_id = f'"{columns.id}"'
         events = (
-            f"FROM {table} WHERE {event_id} > cursor"
+            f"FROM {table} AS event WHERE event.{event_id} > given.cursor"
             f' AND ("{columns.type}", "{columns.foreign_id}"::text)'
             f" IS DISTINCT FROM ({NOOP_TYPE}, '{NOOP_FOREIGN_ID}'::text)"
         )
@@ -78,8 +78,8 @@ class PostgresRetentionDialect(RetentionDialect):
         rows = await driver.fetch(
             connection,
             f"SELECT (SELECT count(*) FROM (SELECT {events} LIMIT $2) AS counted),"
-            f" (SELECT ({age})::float8 {events} ORDER BY {event_id} LIMIT 1)"
-            " FROM unnest($1::int8[]) WITH ORDINALITY AS given(cursor, place) ORDER BY place",
+            f" (SELECT ({age})::float8 {events} ORDER BY event.{event_id} LIMIT 1)"
+            " FROM unnest($1::int8[]) WITH ORDINALITY AS given(cursor, place) ORDER BY given.place",
             cursors,
             limit,
         )
@@ -104,8 +104,8 @@ class _Batches(Batches):
         )
         self._next = (
             "SELECT count(*), max(id), min(id) FILTER (WHERE time >= $4), min(id) FILTER (WHERE noop AND time >= $5)"
-            f" FROM (SELECT {event_id}::int8 AS id, {time} AS time, {noop} AS noop FROM {table}"
-            f" WHERE {event_id} > $1 AND {event_id} < $2 ORDER BY {event_id} LIMIT $3) AS batch"
+            f" FROM (SELECT {event_id}::int8 AS id, {time} AS time, {noop} AS noop FROM {table} AS event"
+            f" WHERE {event_id} > $1 AND {event_id} < $2 ORDER BY event.{event_id} LIMIT $3) AS batch"
         )
         self._delete = (
             f"WITH deleted AS (DELETE FROM {table} WHERE {event_id} > $1 AND {event_id} <= $2 RETURNING 1)"

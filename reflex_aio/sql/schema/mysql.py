@@ -29,7 +29,7 @@ SELECT table_type, engine FROM information_schema.tables WHERE table_schema = {s
 _COLUMNS = """
 SELECT column_name, data_type, column_type LIKE '%%unsigned%%', extra LIKE '%%auto_increment%%', is_nullable = 'YES',
        column_default IS NOT NULL OR extra LIKE '%%auto_increment%%' OR extra LIKE '%%generated%%'
-FROM information_schema.columns WHERE table_schema = {schema} AND table_name = %s ORDER BY ordinal_position
+FROM information_schema.columns AS c WHERE table_schema = {schema} AND table_name = %s ORDER BY c.ordinal_position
 """
 # An index on a prefix makes only the prefixes unique.
 _KEYS = """
@@ -63,10 +63,10 @@ def schema_sql(name: Name) -> str:
     return "DATABASE()" if name.schema is None else f"'{name.schema}'"
 
 
-async def timestamp_type(driver: Driver, connection: Any, schema: EventsSchema) -> tuple[str, int] | None:
-    """Return the type and precision of an events table's timestamp column; ``None`` if it has another type."""
-    statement = _TIMESTAMP_TYPE.format(schema=schema_sql(schema.table))
-    rows = await driver.fetch(connection, statement, schema.table.table, schema.columns.timestamp)
+async def timestamp_type(driver: Driver, connection: Any, table: Name, column: str) -> tuple[str, int] | None:
+    """Return the type and precision of a column of times; ``None`` if there is none, or it has another type."""
+    statement = _TIMESTAMP_TYPE.format(schema=schema_sql(table))
+    rows = await driver.fetch(connection, statement, table.table, column)
     return (rows[0][0], rows[0][1]) if rows and rows[0][0] in _TIMES else None
 
 
@@ -174,7 +174,7 @@ class MysqlSchemaDialect(SchemaDialect):
             return [
                 ExpectedColumn(errors.id, _IDS, unique=True),
                 ExpectedColumn(errors.consumer, _TEXTS),
-                ExpectedColumn(errors.event_id, _TEXTS),
+                ExpectedColumn(errors.event_id, (*_TEXTS, *_INTEGERS)),
                 ExpectedColumn(errors.error_msg, _TEXTS),
                 ExpectedColumn(errors.created_at, _TIMES),
                 ExpectedColumn(errors.updated_at, _TIMES),

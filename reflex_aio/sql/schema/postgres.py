@@ -158,7 +158,7 @@ class PostgresSchemaDialect(SchemaDialect):
             return [
                 ExpectedColumn(errors.id, _INTEGERS, needs_default=True, unique=True),
                 ExpectedColumn(errors.consumer, _TEXTS),
-                ExpectedColumn(errors.event_id, _TEXTS),
+                ExpectedColumn(errors.event_id, (*_TEXTS, *_INTEGERS)),
                 ExpectedColumn(errors.error_msg, _TEXTS),
                 ExpectedColumn(errors.created_at, ("timestamp with time zone",)),
                 ExpectedColumn(errors.updated_at, ("timestamp with time zone",)),

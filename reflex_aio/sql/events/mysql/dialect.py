@@ -119,7 +119,8 @@ class _Writer(EventsWriter):
     async def _current_time(self, driver: Driver, connection: Any, server: Hashable) -> str:
         now = self._now.get(server)
         if now is None:
-            found = await timestamp_type(driver, connection, self._settings.schema)
+            schema = self._settings.schema
+            found = await timestamp_type(driver, connection, schema.table, schema.columns.timestamp)
             if found is None:
                 # The INSERT will report the problem.
                 return now_sql("datetime", 6)

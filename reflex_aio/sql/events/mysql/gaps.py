@@ -57,8 +57,8 @@ _STEP = 0.01
 # The values of @@read_only on a server that accepts writes.
 _WRITABLE = ("0", "OFF")
 _OPEN_TRANSACTIONS = """
-SELECT trx_mysql_thread_id, trx_started FROM information_schema.innodb_trx
-WHERE trx_rows_modified > 0 OR trx_rows_locked > 0 ORDER BY trx_started LIMIT 3
+SELECT trx_mysql_thread_id, trx_started FROM information_schema.innodb_trx AS trx
+WHERE trx_rows_modified > 0 OR trx_rows_locked > 0 ORDER BY trx.trx_started LIMIT 3
 """
 
 

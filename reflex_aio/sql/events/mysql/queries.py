@@ -54,12 +54,14 @@ class Queries:
         if settings.schema.trace:
             parts.append(f"`{columns.trace}`")
         self.page = (
-            f"SELECT {', '.join(parts)} FROM {table} WHERE {event_id} > %s ORDER BY {event_id} LIMIT %s"
+            f"SELECT {', '.join(parts)} FROM {table} AS event WHERE {event_id} > %s"
+            f" ORDER BY event.{event_id} LIMIT %s"
         )
         """The rows after an id, up to a limit."""
         self.head = head_sql(settings, table)
         self.head_by_age = (
-            f"SELECT {event_id} FROM {table} WHERE {microseconds} <= %s ORDER BY {event_id} DESC LIMIT 1"
+            f"SELECT {event_id} FROM {table} AS event WHERE {microseconds} <= %s"
+            f" ORDER BY event.{event_id} DESC LIMIT 1"
         )
         """The greatest id of an event from before a time, in microseconds since 1970."""
 
@@ -80,11 +82,12 @@ class GapQueries:
         self.next = f"SELECT MIN({event_id}) FROM {table} WHERE {event_id} > %s"
         """The next id after one."""
         self.ids = (
-            f"SELECT {event_id} FROM {table} WHERE {event_id} BETWEEN %s AND %s ORDER BY {event_id} LIMIT %s"
+            f"SELECT {event_id} FROM {table} AS event WHERE {event_id} BETWEEN %s AND %s"
+            f" ORDER BY event.{event_id} LIMIT %s"
         )
         """The ids from one to another, up to a limit."""
         first = f"SELECT {event_id} AS id, {kind} <=> {NOOP_TYPE} AND {foreign_id} <=> '{NOOP_FOREIGN_ID}' AS noop"
-        first += f" FROM {table} ORDER BY {event_id} LIMIT %s"
+        first += f" FROM {table} AS event ORDER BY event.{event_id} LIMIT %s"
         self.bottom = (
             f"SELECT MIN({event_id}), (SELECT MIN(id) FROM ({first}) AS first WHERE NOT noop) FROM {table}"
         )

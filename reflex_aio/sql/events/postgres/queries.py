@@ -118,7 +118,7 @@ class Queries:
         # Aggregates process the rows of a subquery in its order: postgresql.org/docs/current/functions-aggregate.html
         self._rows = (
             f"SELECT {', '.join([event_id, timestamp, kind, foreign_id, *rest])}"
-            f" FROM {table} WHERE {event_id} > {position} ORDER BY {event_id}"
+            f" FROM {table} AS event WHERE {event_id} > {position} ORDER BY event.{event_id}"
         )
         before = [
             f"string_agg({event_id}::text, ',')",
@@ -138,22 +138,24 @@ class Queries:
         }
         self._identity = identity_sql("$2::text", "$3::int8::oid", server=one_server)
         self.untimed = (
-            f"SELECT {event_id} FROM {table} WHERE {event_id} > $1 AND {timestamp} IS NULL"
-            f" ORDER BY {event_id} LIMIT 1"
+            f"SELECT {event_id} FROM {table} AS event WHERE {event_id} > $1 AND {timestamp} IS NULL"
+            f" ORDER BY event.{event_id} LIMIT 1"
         )
         """The id of the first event after $1 without a timestamp."""
         self.head = head_sql(settings, table)
         self.head_by_age = (
-            f"SELECT {event_id} FROM {table} WHERE {timestamp} <= to_timestamp($1::float8)"
+            f"SELECT {event_id} FROM {table} AS event WHERE {timestamp} <= to_timestamp($1::float8)"
             f"{' AT TIME ZONE ' + repr('UTC') if timestamp_type == TIMESTAMP_TYPES[1] else ''}"
-            f" ORDER BY {event_id} DESC LIMIT 1"
+            f" ORDER BY event.{event_id} DESC LIMIT 1"
         )
         """The greatest id of an event from before $1, in seconds since 1970."""
         event = f"({kind}, {foreign_id}::text)"
-        first = f"SELECT {event_id} AS id, {event} AS event FROM {table} ORDER BY {event_id} LIMIT $1"
+        # Qualified, as in all queries of this package: the name alone may be that of a column of the result.
+        first = f"SELECT {event_id} AS id, {event} AS event FROM {table} AS each ORDER BY each.{event_id} LIMIT $1"
         self.bottom = (
             f"SELECT min({event_id}), (SELECT id FROM ({first}) AS first"
-            f" WHERE event IS DISTINCT FROM ({NOOP_TYPE}, '{NOOP_FOREIGN_ID}'::text) ORDER BY id LIMIT 1) FROM {table}"
+            f" WHERE event IS DISTINCT FROM ({NOOP_TYPE}, '{NOOP_FOREIGN_ID}'::text) ORDER BY first.id LIMIT 1)"
+            f" FROM {table}"
         )
         """The least id, and the least id that is not a noop's, if it is among the first $1."""
 
