@@ -3,7 +3,7 @@
 The layers of a stream, from the consumer down. A wake-up enters at the tail, a page of events leaves at the top::
 
     EventStream             async for, read_page, close (reflex_aio/stream.py)
-    TableStream             own pages until it has caught up, then the tail's; lag, to_head (source.py)
+    TableStream             pages of its own until it has caught up, then the tail's; lag, to_head (source.py)
       ReadAhead             requests the next page while this one is consumed (source.py)
       TailFeed              the events that the tail has delivered to this stream (tail.py)
     Tail                    one reader at the head for all streams; waits for wake-ups, and polls (tail.py)

@@ -1,4 +1,4 @@
-"""The streams of an events table through a pool, each of which reads own pages until it is fed by the tail."""
+"""The streams of an events table through a pool, each of which reads pages of its own until the tail feeds it."""
 
 import asyncio
 import time
@@ -132,7 +132,7 @@ class ReadAhead:
 
 
 class _TableStream(EventStream):
-    """Reads own pages until it has caught up, and is then fed by the tail that all streams of the table share."""
+    """Reads pages of its own until it has caught up, and is then fed by the tail that all streams share."""
 
     def __init__(self, source: TableSource, position: Position, options: StreamOptions) -> None:
         super().__init__(_cursor(position))
@@ -202,7 +202,7 @@ class _TableStream(EventStream):
             # _close() still has to detach the feed.
             raise
         except Exception:
-            # The next read begins with an own page, and possibly a new tail.
+            # The next read begins with a page of its own, and possibly a new tail.
             self._leave(feed)
             raise
         if events:

@@ -1,8 +1,8 @@
 """The tail of a table: one reader at its head, for all streams of a process that have caught up.
 
 Each wake-up takes one query, however many streams there are. The events are delivered to the feed of each stream, as
-the same list. A feed that is not emptied is detached, and its stream reads own pages until it has caught up. So is the
-feed of a stream whose position is beyond a gap at which the tail waits.
+the same list. A feed that is not emptied is detached, and its stream reads pages of its own until it has caught up. So
+is the feed of a stream whose position is beyond a gap at which the tail waits.
 """
 
 import asyncio
@@ -219,7 +219,7 @@ class Tail:
         await self._statements.aclose()
 
     def _end_feed(self, feed: TailFeed) -> None:
-        # The feed keeps the events that it contains. Its stream then reads own pages.
+        # The feed keeps the events that it contains. Its stream then reads pages of its own.
         feed._end(None)
         self._detach(feed)
 
