@@ -1,4 +1,4 @@
-"""Tools that hold writers and readers at exact points, and say what a stream did wrong."""
+"""Tools that stop writers and readers at exact points, and report what a stream did wrong."""
 
 from __future__ import annotations  # asyncpg.Connection takes a parameter in its stubs only
 
@@ -57,7 +57,7 @@ async def burn(connection: asyncpg.Connection, count: int = 1) -> list[int]:
 
 
 class Hold:
-    """Keeps whoever comes to it, in SQL, until it is let go."""
+    """Blocks the SQL statements that reach it, until it is released."""
 
     sql = f"pg_advisory_xact_lock_shared({_HOLD})"
 
@@ -208,7 +208,7 @@ async def reading(stream: EventStream) -> AsyncIterator[Reader]:
 
 
 def faults(received: Sequence[int], committed: Iterable[int]) -> list[str]:
-    """Say what was missed, reordered, doubled or delivered although never committed."""
+    """Report events that were missed, reordered, doubled, or delivered although never committed."""
     committed, there, counts = set(committed), set(received), Counter(received)
     found = {
         "missed": sorted(committed - there),

@@ -72,7 +72,7 @@ class Notes:
 
 
 async def rest(notes: Iterable[Notes], last: int, *, within: float) -> None:
-    """Return when all have come to the event ``last``, or have had their time: what is missed then is told later."""
+    """Return when all have come to the event ``last``, or their time is over: missed events are reported later."""
     notes = list(notes)
     with suppress(AssertionError):
         await eventually(lambda: all(each.ids[-1:] >= [last] for each in notes), within=within)
@@ -93,7 +93,7 @@ async def serve(dsn: str) -> None:
 
 
 async def consume(target: str, result: str) -> None:
-    """Consume what is served, twice at once, until a line tells the last id; then store what has come."""
+    """Consume what is served, twice at once, until a line contains the last id; then store the events."""
     notes = [Notes(), Notes()]
     async with grpc.aio.insecure_channel(target, channel_options()) as channel, asyncio.TaskGroup() as tasks:
         reading = [

@@ -138,7 +138,7 @@ class Trouble:
             await connection.execute(f"PREPARE TRANSACTION '{name}'")
             await self._pause()
         finally:
-            # Whoever prepared it may have been killed, before or after.
+            # The process that prepared it may have been killed, before or after.
             with suppress(asyncpg.UndefinedObjectError):
                 how = self._chance.choice(["COMMIT", "ROLLBACK"])
                 await self._spared.execute(f"{how} PREPARED '{name}'")

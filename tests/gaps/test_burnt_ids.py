@@ -67,7 +67,7 @@ async def test_ids_of_a_savepoint_that_was_rolled_back_stay_behind_those_in_flig
     await insert(writer)
     async with reading(events.stream(readers)) as reader:
         await points.more("scan")
-        # Nobody but the holder knows whether it has rolled back its id.
+        # Only the holder knows whether it has rolled back its id.
         assert reader.ids == []
         await insert(holder)
         await insert(writer)

@@ -30,26 +30,26 @@ WAYS = {
         FROM (SELECT nextval(pg_get_serial_sequence('events', 'id')) AS id OFFSET 0) AS drawn
     """,
     "trigger on the business table": """
-        CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$
+        CREATE FUNCTION write_event() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN INSERT INTO events (foreign_id, type) VALUES (NEW.name, 1); RETURN NEW; END $$;
-        CREATE TRIGGER tell AFTER INSERT ON users FOR EACH ROW EXECUTE FUNCTION tell();
+        CREATE TRIGGER write_event AFTER INSERT ON users FOR EACH ROW EXECUTE FUNCTION write_event();
         INSERT INTO users (name) VALUES ('held');
     """,
     "deferred trigger, at commit": """
-        CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$
+        CREATE FUNCTION write_event() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN INSERT INTO events (foreign_id, type) VALUES (NEW.name, 1); RETURN NEW; END $$;
-        CREATE CONSTRAINT TRIGGER tell AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED
-            FOR EACH ROW EXECUTE FUNCTION tell();
+        CREATE CONSTRAINT TRIGGER write_event AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION write_event();
         BEGIN; INSERT INTO users (name) VALUES ('held'); COMMIT;
     """,
     "rule": """
-        CREATE RULE tell AS ON INSERT TO users DO ALSO
+        CREATE RULE write_event AS ON INSERT TO users DO ALSO
             INSERT INTO events (foreign_id, type) VALUES (NEW.name, 1);
         INSERT INTO users (name) VALUES ('held');
     """,
     "view": """
-        CREATE VIEW told AS SELECT foreign_id, type FROM events;
-        INSERT INTO told VALUES ('held', 1);
+        CREATE VIEW written AS SELECT foreign_id, type FROM events;
+        INSERT INTO written VALUES ('held', 1);
     """,
     "function in pl/pgsql": """
         DO $$ BEGIN INSERT INTO events (foreign_id, type) VALUES ('held', 1); END $$;

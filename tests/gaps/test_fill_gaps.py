@@ -65,7 +65,7 @@ async def filled(connection: asyncpg.Connection, *, within: float = 10.0) -> Non
     await eventually(none_missing, "all gaps filled", within=within)
 
 
-async def test_noops_are_hidden_from_streams_unless_asked_for(
+async def test_noops_are_hidden_from_streams_unless_requested(
     pool: asyncpg.Pool, writer: asyncpg.Connection
 ) -> None:
     first = await insert(writer)

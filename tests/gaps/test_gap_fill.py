@@ -103,7 +103,7 @@ async def test_a_late_writer_that_rolls_back_makes_room_for_the_noop(
         assert await noops(writer) == [drawn]
 
 
-async def test_an_id_in_hand_for_longer_than_noops_wait_does_not_end_the_stream(
+async def test_an_id_locked_for_longer_than_noops_wait_does_not_end_the_stream(
     pool: asyncpg.Pool, writer: asyncpg.Connection, connect: Connect
 ) -> None:
     late, watcher = await connect(), await connect()
@@ -114,7 +114,7 @@ async def test_an_id_in_hand_for_longer_than_noops_wait_does_not_end_the_stream(
         await late.execute("BEGIN")
         await late.execute(BY_HAND, drawn)
         last = await insert(writer)
-        # In vain, again and again; but the ids below are taken meanwhile.
+        # Without success, again and again; but the ids below are filled.
         await ran(watcher, FENCE, times=6)
 
         async def taken() -> bool:
@@ -127,7 +127,7 @@ async def test_an_id_in_hand_for_longer_than_noops_wait_does_not_end_the_stream(
         assert await stream.reached(last) == [drawn, last]
 
 
-async def test_ids_handed_out_in_blocks_are_fenced(
+async def test_ids_assigned_in_blocks_are_filled(
     pool: asyncpg.Pool, writer: asyncpg.Connection, connect: Connect
 ) -> None:
     await writer.execute("ALTER TABLE events ALTER id SET CACHE 20")
@@ -211,7 +211,7 @@ async def test_ids_are_fenced_though_the_rows_around_them_were_deleted(
 async def test_a_bare_on_conflict_do_nothing_loses_its_event_in_silence(
     pool: asyncpg.Pool, writer: asyncpg.Connection
 ) -> None:
-    """Documented: no fence can tell such a writer anything."""
+    """Documented: such a writer is not informed."""
     async with fenced(pool) as stream:
         drawn = await writer.fetchval(DRAW)
         await stream.reached(await insert(writer))

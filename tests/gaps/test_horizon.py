@@ -11,99 +11,99 @@ def _holders(*keys: str, prepared: tuple[str, ...] = ()) -> list[Holder]:
 
 
 def test_without_holders_everything_visible_is_resolved() -> None:
-    bounds = Horizon()
-    bounds.scanned(7, [])
-    assert bounds.resolved == 7
+    horizon = Horizon()
+    horizon.scanned(7, [])
+    assert horizon.resolved == 7
 
 
 def test_holders_of_the_first_scan_may_own_any_id() -> None:
-    bounds = Horizon()
-    bounds.scanned(7, _holders("1/1"))
-    assert bounds.resolved == 0
-    bounds.scanned(9, _holders("1/1"))
-    assert bounds.resolved == 0
-    bounds.scanned(9, [])
-    assert bounds.resolved == 9
+    horizon = Horizon()
+    horizon.scanned(7, _holders("1/1"))
+    assert horizon.resolved == 0
+    horizon.scanned(9, _holders("1/1"))
+    assert horizon.resolved == 0
+    horizon.scanned(9, [])
+    assert horizon.resolved == 9
 
 
 def test_a_newcomer_owns_ids_above_the_top_of_the_scan_before() -> None:
-    bounds = Horizon()
-    bounds.scanned(5, [])
-    bounds.scanned(9, _holders("2/1"))
-    assert bounds.resolved == 5
+    horizon = Horizon()
+    horizon.scanned(5, [])
+    horizon.scanned(9, _holders("2/1"))
+    assert horizon.resolved == 5
 
 
 def test_a_holder_keeps_its_bound_while_newcomers_come_and_go() -> None:
-    bounds = Horizon()
-    bounds.scanned(5, [])
-    bounds.scanned(9, _holders("2/1"))
-    bounds.scanned(12, _holders("2/1", "3/1"))
-    assert bounds.resolved == 5
-    bounds.scanned(20, _holders("3/1"))
-    assert bounds.resolved == 9
-    bounds.scanned(20, [])
-    assert bounds.resolved == 20
+    horizon = Horizon()
+    horizon.scanned(5, [])
+    horizon.scanned(9, _holders("2/1"))
+    horizon.scanned(12, _holders("2/1", "3/1"))
+    assert horizon.resolved == 5
+    horizon.scanned(20, _holders("3/1"))
+    assert horizon.resolved == 9
+    horizon.scanned(20, [])
+    assert horizon.resolved == 20
 
 
 def test_a_known_holder_that_is_prepared_keeps_its_bound() -> None:
-    bounds = Horizon()
-    bounds.scanned(5, [])
-    bounds.scanned(9, _holders("2/1"))
-    bounds.scanned(15, _holders(prepared=("2/1",)))
-    assert bounds.resolved == 5
+    horizon = Horizon()
+    horizon.scanned(5, [])
+    horizon.scanned(9, _holders("2/1"))
+    horizon.scanned(15, _holders(prepared=("2/1",)))
+    assert horizon.resolved == 5
 
 
 def test_a_prepared_newcomer_may_be_a_holder_that_the_scan_has_just_lost() -> None:
     """PREPARE in the middle of a scan: the fast path's slots were read before, the main table after."""
-    bounds = Horizon()
-    bounds.scanned(5, [])
-    bounds.scanned(9, _holders("2/1"))
-    bounds.scanned(15, _holders(prepared=("-1/77",)))
-    assert bounds.resolved == 5
+    horizon = Horizon()
+    horizon.scanned(5, [])
+    horizon.scanned(9, _holders("2/1"))
+    horizon.scanned(15, _holders(prepared=("-1/77",)))
+    assert horizon.resolved == 5
 
 
 def test_a_prepared_newcomer_may_be_any_of_the_holders_of_before() -> None:
-    bounds = Horizon()
-    bounds.scanned(5, [])
-    bounds.scanned(9, _holders("2/1"))
-    bounds.scanned(12, _holders("2/1", "3/1"))
-    bounds.scanned(30, _holders("3/1", prepared=("-1/77",)))
-    assert bounds.resolved == 5
+    horizon = Horizon()
+    horizon.scanned(5, [])
+    horizon.scanned(9, _holders("2/1"))
+    horizon.scanned(12, _holders("2/1", "3/1"))
+    horizon.scanned(30, _holders("3/1", prepared=("-1/77",)))
+    assert horizon.resolved == 5
 
 
-def test_a_prepared_newcomer_beside_nobody_is_like_any_newcomer() -> None:
-    bounds = Horizon()
-    bounds.scanned(5, [])
-    bounds.scanned(9, _holders(prepared=("-1/77",)))
-    assert bounds.resolved == 5
+def test_a_prepared_newcomer_without_earlier_holders_is_like_any_newcomer() -> None:
+    horizon = Horizon()
+    horizon.scanned(5, [])
+    horizon.scanned(9, _holders(prepared=("-1/77",)))
+    assert horizon.resolved == 5
 
 
 def test_after_a_crash_a_new_writer_may_have_the_key_of_a_prepared_one() -> None:
     """A crash renames prepared holders; who meets an error starts anew, and then any of them may own anything."""
-    bounds = Horizon()
-    bounds.scanned(5, [])
-    bounds.scanned(9, _holders(prepared=("3/7",)))
-    bounds = Horizon()
+    horizon = Horizon()
+    horizon.scanned(5, [])
+    horizon.scanned(9, _holders(prepared=("3/7",)))
+    horizon = Horizon()
     # "3/7" is a writer of today, and "-1/77" what "3/7" was.
-    bounds.scanned(40, _holders("3/7", prepared=("-1/77",)))
-    assert bounds.resolved == 0
+    horizon.scanned(40, _holders("3/7", prepared=("-1/77",)))
+    assert horizon.resolved == 0
 
 
 def test_a_top_that_falls_leaves_what_was_drawn_drawn() -> None:
-    bounds = Horizon()
-    bounds.scanned(9, [])
-    bounds.scanned(4, _holders("2/1"))
-    assert bounds.resolved == 9
-    bounds.scanned(4, [])
-    assert bounds.resolved == 9
+    horizon = Horizon()
+    horizon.scanned(9, [])
+    horizon.scanned(4, _holders("2/1"))
+    assert horizon.resolved == 9
+    horizon.scanned(4, [])
+    assert horizon.resolved == 9
 
 
 def test_the_moment_of_commit_is_a_holder_more() -> None:
-    bounds = Horizon()
-    bounds.scanned(5, [])
-    bounds.scanned(9, _holders("2/0"))
-    bounds.scanned(9, [])
-    assert bounds.resolved == 9
+    horizon = Horizon()
+    horizon.scanned(5, [])
+    horizon.scanned(9, _holders("2/0"))
+    horizon.scanned(9, [])
+    assert horizon.resolved == 9
 
 
 _STEPS = st.lists(
@@ -128,7 +128,7 @@ def test_no_id_that_will_be_committed_is_ever_resolved_before_it_is_visible(
     visible: set[int] = set()
     # By slot: key, whether prepared, and the ids that the transaction has drawn.
     open_: dict[int, tuple[str, bool, list[int]]] = {}
-    bounds, top, passed = Horizon(), None, 0
+    horizon, top, passed = Horizon(), None, 0
     for step, slot in steps:
         if step == "draw" and (slot not in open_ or not open_[slot][1]):
             drawn += 1
@@ -144,10 +144,12 @@ def test_no_id_that_will_be_committed_is_ever_resolved_before_it_is_visible(
         elif step == "prepare" and slot in open_:
             open_[slot] = (open_[slot][0], True, open_[slot][2])
         elif step == "error":
-            bounds, top = Horizon(), None
+            horizon, top = Horizon(), None
         if step in ("begin scan", "scan"):
             top = max(visible, default=0)
         if step in ("list", "scan") and top is not None:
-            bounds.scanned(top, [Holder(key, None if prepared else 1) for key, prepared, _ in open_.values()])
+            horizon.scanned(
+                top, [Holder(key, None if prepared else 1) for key, prepared, _ in open_.values()]
+            )
             # What a statement after this scan may pass.
-            passed, top = max(passed, bounds.resolved), None
+            passed, top = max(passed, horizon.resolved), None

@@ -47,7 +47,7 @@ class BoundsOfAModel(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bounds = Horizon()
+        self.horizon = Horizon()
         self.drawn = 0
         self.committed: set[int] = set()
         self.deleted: set[int] = set()
@@ -141,7 +141,7 @@ class BoundsOfAModel(RuleBasedStateMachine):
     def start_anew(self, luck: bool) -> None:
         if not luck:
             return
-        self.bounds = Horizon()
+        self.horizon = Horizon()
         self.highest = 0
         for transaction in self.backends.values():
             transaction.began = 0
@@ -166,17 +166,17 @@ class BoundsOfAModel(RuleBasedStateMachine):
         scan, self.scan = self.scan, None
         moved = [each for each in self.backends.values() if each.in_main_table]
         scan.listed += [each.holder for each in (*moved, *self.prepared)]
-        self.bounds.scanned(scan.top, scan.listed)
+        self.horizon.scanned(scan.top, scan.listed)
         self.highest = max(self.highest, scan.top)
         if any(holder.key.endswith("/0") for holder in scan.listed):
             self.exact = False
         if not scan.listed:
-            assert self.bounds.resolved == self.highest, "nobody holds anything: all is resolved"
+            assert self.horizon.resolved == self.highest, "there is no holder: all is resolved"
         elif self.exact:
             listed = {holder.key for holder in scan.listed}
             began = [each.began for each in self.backends.values() if each.key in listed]
             if len(began) == len(listed):
-                assert self.bounds.resolved >= min(began), (
+                assert self.horizon.resolved >= min(began), (
                     "a holder owns only ids above those of before it began"
                 )
 
@@ -200,8 +200,8 @@ class BoundsOfAModel(RuleBasedStateMachine):
     def nothing_is_resolved_that_can_still_appear(self) -> None:
         open_ = (*(each for each in self.backends.values() if not each.visible), *self.prepared)
         for transaction in open_:
-            assert min(transaction.ids) > self.bounds.resolved, f"{transaction} is passed"
-        assert self.bounds.resolved <= self.drawn, "ids still to be drawn are passed"
+            assert min(transaction.ids) > self.horizon.resolved, f"{transaction} is passed"
+        assert self.horizon.resolved <= self.drawn, "ids still to be drawn are passed"
 
 
 BoundsOfAModel.TestCase.settings = settings(max_examples=400, stateful_step_count=40, deadline=None)

@@ -67,7 +67,7 @@ async def test_a_transaction_that_draws_and_is_prepared_within_a_scan_is_waited_
             await insert(writer)
             await holder.execute("COMMIT")
         await points.more("scan")
-        # It may be any of the holders of before, as far as the scans can tell.
+        # According to the scans, it may be any of the earlier holders.
         assert reader.ids in ([], [1, 2])
 
         await writer.execute("COMMIT PREPARED 'p'")

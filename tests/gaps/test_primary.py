@@ -164,7 +164,7 @@ async def test_a_stream_keeps_up_while_replay_always_lags_behind_new_gaps(
 
 
 async def fill_wal_page(connection: asyncpg.Connection) -> bool:
-    """Write until the end of a page of WAL; tell if nothing of the server's own came in between."""
+    """Write until the end of a page of WAL; return whether the server wrote nothing of its own in between."""
 
     async def position() -> int:
         return int(await connection.fetchval("SELECT pg_current_wal_insert_lsn() - '0/0'"))
@@ -174,7 +174,7 @@ async def fill_wal_page(connection: asyncpg.Connection) -> bool:
         await connection.execute(f"SELECT pg_logical_emit_message(false, '', repeat('x', {size}))")
         return await position() - before
 
-    # Two records that lie in one page each tell how much goes with a message.
+    # Two records, each in one page, show the overhead of a message.
     await write(8192 - await position() % 8192)
     beside = await write(400) - 400
     await write(-await position() % 8192 - beside)
@@ -182,7 +182,7 @@ async def fill_wal_page(connection: asyncpg.Connection) -> bool:
 
 
 async def switch_wal_segment(connection: asyncpg.Connection) -> bool:
-    """Begin a new segment of WAL; tell if nothing of the server's own is in it yet."""
+    """Begin a new segment of WAL; return whether the server has written nothing of its own to it."""
     await connection.execute("SELECT pg_switch_wal()")
     position: int = await connection.fetchval("SELECT ((pg_current_wal_insert_lsn() - '0/0') % 8192)::int")
     return position == 40

@@ -108,7 +108,7 @@ async def test_a_stream_that_is_closed_while_it_loads_makes_no_other_wait(
         await first.delivers_all(writer)
 
 
-async def test_a_scan_goes_on_for_others_when_the_stream_that_asked_for_it_is_closed(
+async def test_a_scan_goes_on_for_others_when_the_stream_that_started_it_is_closed(
     events: EventsTable, readers: asyncpg.Pool, points: Points, writer: asyncpg.Connection, connect: Connect
 ) -> None:
     holder = await begin(connect)

@@ -1,4 +1,4 @@
-"""Tables whose gaps can't be told from events still to come are refused, with what to do about it."""
+"""Tables whose gaps cannot be distinguished from events still to come are refused, with a remedy."""
 
 import asyncpg
 import pytest

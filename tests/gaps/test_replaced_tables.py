@@ -162,7 +162,7 @@ async def test_a_truncated_table_that_goes_on_with_its_ids_is_no_error(
             await stream.reached(last)
 
 
-# Filled by somebody else.
+# Filled by another writer.
 
 
 @pytest.mark.suite_server
@@ -259,7 +259,7 @@ async def test_a_cursor_beyond_all_ids_ever_given_out_is_refused(
         pass
 
 
-async def test_without_the_privilege_to_ask_the_sequence_a_cursor_ahead_is_taken(
+async def test_without_the_privilege_to_read_the_sequence_a_cursor_ahead_is_accepted(
     pool: asyncpg.Pool, writer: asyncpg.Connection, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     reader = f"reader_{database.name}"

@@ -97,7 +97,7 @@ async def test_an_event_in_flight_is_neither_filled_nor_overtaken(
         assert await stream.reached(last) == [held, last]
 
 
-async def test_opening_says_that_gaps_are_not_resolved_on_a_standby(
+async def test_opening_logs_that_gaps_are_not_resolved_on_a_standby(
     standby_pool: asyncpg.Pool, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "reflex_aio"):

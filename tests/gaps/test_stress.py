@@ -1,6 +1,6 @@
 """Many writers with every kind of trouble, and readers here and over gRPC: none missed, all in order, each once.
 
-``--stress-seconds`` says how long, ``--stress-seed`` repeats a run's choices.
+``--stress-seconds`` is the duration, ``--stress-seed`` repeats a run's choices.
 """
 
 import asyncio

@@ -12,16 +12,16 @@ driver = AsyncpgDriver()
 
 
 async def answer(dsn: str) -> None:
-    """Say when a question is heard, and answer it."""
+    """Wait for a notification of ``public.question``, and answer it."""
     connection = await asyncpg.connect(dsn)
     notifier = await notifier_of(driver, connection)
-    asked = asyncio.Event()
-    notifier.subscribe("public.question", asked.set)
-    # The first wake-up says that the notifier listens.
-    await asked.wait()
-    asked.clear()
+    question = asyncio.Event()
+    notifier.subscribe("public.question", question.set)
+    # The first wake-up proves that the notifier listens.
+    await question.wait()
+    question.clear()
     print("ready", flush=True)
-    await asked.wait()
+    await question.wait()
     print("woken", flush=True)
     notifier.notify("public.t")
     await connection.close()
@@ -69,7 +69,7 @@ def fork(dsn: str) -> None:
                 status = 0
             finally:
                 os._exit(status)
-        # Told by the child, over the connection that the parent had before.
+        # Sent by the child, with the parameters of the parent's connection.
         async with asyncio.timeout(10):
             await woken.wait()
         _, status = await asyncio.to_thread(os.waitpid, pid, 0)

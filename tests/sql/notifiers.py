@@ -1,4 +1,4 @@
-"""Notifiers whose timeouts are short, and what they wake and tell."""
+"""Notifiers with short timeouts, and recorders of their wake-ups and hooks."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +16,7 @@ QUICK = NotifierTimeouts(idle=30.0, ping=0.1, answer=0.5, silent=0.3)
 
 
 class Seen(Hooks):
-    """Counts what a notifier tells."""
+    """Records the calls of a notifier's hooks."""
 
     def __init__(self) -> None:
         self.ready = self.lost = self.silent = self.failed = 0
@@ -60,7 +60,7 @@ def notifier_to(dsn: str, hooks: Hooks | None = None, timeouts: NotifierTimeouts
 async def listening(
     dsn: str, table: str = "public.t", **more: Any
 ) -> AsyncIterator[tuple[PostgresNotifier, Woken, Seen]]:
-    """A notifier that is known to hear what others tell about ``table``."""
+    """A notifier that listens, and receives the notifications of other processes for ``table``."""
     seen, woken = Seen(), Woken()
     async with notifier_to(dsn, seen, **more) as notifier:
         notifier.subscribe(table, woken)

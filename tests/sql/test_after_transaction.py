@@ -1,4 +1,4 @@
-"""When asyncpg's connections tell that a transaction has ended."""
+"""The detection of the end of a transaction with asyncpg."""
 
 import asyncio
 import gc
@@ -77,7 +77,7 @@ async def test_when_it_is_called_the_commit_is_visible_to_others(connect: Connec
         assert await reads[-1] == expected
 
 
-async def test_under_uvloop_each_commit_is_told_before_the_next_transaction_goes_on(
+async def test_under_uvloop_each_commit_is_detected_before_the_next_transaction_continues(
     database: Database,
 ) -> None:
     """There, a logger may run when the next transaction has begun already."""

@@ -45,7 +45,7 @@ async def test_a_missing_table_has_no_extent_and_no_backlog(connect: Connect) ->
 
 
 @pytest.mark.every_postgres
-async def test_a_backlog_counts_the_events_after_the_cursor_and_tells_the_age_of_the_first(
+async def test_a_backlog_has_the_number_of_events_after_the_cursor_and_the_age_of_the_first(
     connect: Connect,
 ) -> None:
     connection = await connect()
@@ -130,7 +130,7 @@ async def test_what_is_no_cursor_or_limit_is_refused(connect: Connect) -> None:
 
 
 @pytest.mark.every_postgres
-async def test_states_tell_where_the_consumers_are_and_since_when(connect: Connect) -> None:
+async def test_states_have_the_cursors_and_their_times(connect: Connect) -> None:
     connection = await connect()
     await cursors.create(connection)
     before = datetime.now(UTC) - timedelta(minutes=1)

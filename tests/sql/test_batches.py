@@ -31,7 +31,7 @@ async def single(stream: EventStream) -> list[Event]:
 
 @pytest.mark.parametrize("include_noops", [False, True])
 @pytest.mark.parametrize("with_bytes", [False, True])
-async def test_batches_hold_the_events_that_are_handed_out_one_by_one(
+async def test_batches_contain_the_events_that_are_delivered_one_by_one(
     backend: Backend, backend_pool: Any, include_noops: bool, with_bytes: bool
 ) -> None:
     table = events.replace(include_noops=include_noops)
@@ -68,13 +68,11 @@ async def test_batches_come_from_the_tail_too(backend: Backend, backend_pool: An
             assert list(batch.traces or [None]) == [None]
         await events.insert(connection, 3, 1)
         await events.wake(connection)
-        # Whoever reads batches may go on otherwise.
+        # After batches, events may be read one by one.
         assert (await anext(stream)).foreign_id == "3"
 
 
-async def test_a_loader_of_the_users_own_is_asked_for_batches_too(
-    backend: Backend, backend_pool: Any
-) -> None:
+async def test_the_users_loader_is_called_for_batches_too(backend: Backend, backend_pool: Any) -> None:
     async def load(connection: Any, loaded: Any) -> Any:
         return [event for event in loaded if event.type == 2]
 

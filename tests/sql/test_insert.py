@@ -13,7 +13,7 @@ from tests.fix_backends import Backend
 
 pytestmark = pytest.mark.asyncio
 
-Lend: TypeAlias = Callable[[], AbstractAsyncContextManager[Any]]
+Acquire: TypeAlias = Callable[[], AbstractAsyncContextManager[Any]]
 
 
 class UserEvent(IntEnum):
@@ -35,14 +35,14 @@ async def connection(backend: Backend) -> Any:
 
 
 @pytest.fixture(params=["connection", "pooled"])
-def lend(request: pytest.FixtureRequest, backend: Backend, backend_pool: Any) -> Lend:
-    """Lends a connection: one of its own, or one acquired from a pool."""
+def acquire(request: pytest.FixtureRequest, backend: Backend, backend_pool: Any) -> Acquire:
+    """Yields a connection: one of its own, or one acquired from a pool."""
 
     @asynccontextmanager
-    async def lend() -> AsyncIterator[Any]:
+    async def acquire() -> AsyncIterator[Any]:
         yield await backend.connect()
 
-    return lend if request.param == "connection" else backend_pool.acquire
+    return acquire if request.param == "connection" else backend_pool.acquire
 
 
 async def stored(backend: Backend, connection: Any, table: str = "user_events") -> list[tuple[str, int, str]]:
@@ -77,18 +77,18 @@ async def _fail_after(backend: Backend, connection: Any, table: EventsTable, *fo
 
 
 async def test_an_event_outside_a_transaction_is_committed_when_insert_returns(
-    backend: Backend, connection: Any, lend: Lend
+    backend: Backend, connection: Any, acquire: Acquire
 ) -> None:
-    async with lend() as writer:
+    async with acquire() as writer:
         assert await users.insert(writer, 42, UserEvent.CREATED) == "1"
         assert await stored(backend, connection) == [("1", 1, "42")]
 
 
 async def test_an_event_becomes_visible_with_the_transaction_that_it_is_inserted_in(
-    backend: Backend, connection: Any, lend: Lend
+    backend: Backend, connection: Any, acquire: Acquire
 ) -> None:
     expected = [("1", 1, "42"), ("2", 2, "43"), ("3", 1, "44")]
-    async with lend() as writer:
+    async with acquire() as writer:
         async with backend.driver.transaction(writer):
             assert await users.insert(writer, 42, UserEvent.CREATED) == "1"
             assert await users.insert_many(writer, [(43, 2), (44, 1)]) == ["2", "3"]
@@ -98,9 +98,9 @@ async def test_an_event_becomes_visible_with_the_transaction_that_it_is_inserted
 
 
 async def test_an_event_that_is_rolled_back_was_never_there(
-    backend: Backend, connection: Any, lend: Lend
+    backend: Backend, connection: Any, acquire: Acquire
 ) -> None:
-    async with lend() as writer:
+    async with acquire() as writer:
         await fail_after(backend, writer, users, "42", "43")
         assert await stored(backend, writer) == []
 
@@ -188,15 +188,16 @@ async def test_a_table_may_have_one_of_the_columns_alone(
 
 
 @pytest.mark.parametrize("what", ["metadata", "trace"])
-async def test_metadata_for_a_table_without_them_is_an_error_that_says_how_to_turn_them_on(
+async def test_metadata_for_a_table_without_a_column_is_an_error_with_a_remedy(
     backend: Backend, connection: Any, what: str
 ) -> None:
     values: dict[str, Any] = {what: b"given"}
-    told = rf"user_events has no column for {what}: EventsTable\('user_events', {what}=True\) expects one, and its ddl"
+    expected = rf"EventsTable\('user_events', {what}=True\) expects one, and its ddl\(\) creates it"
+    message = f"user_events has no column for {what}: {expected}"
     async with backend.driver.transaction(connection):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             await users.insert(connection, 1, 1, **values)
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             await users.insert_many(connection, [(2, 1), (1, 1, values.get("metadata"), values.get("trace"))])
         # Nothing was sent, so the transaction goes on.
         await users.insert(connection, 3, 1)

@@ -20,7 +20,7 @@ from tests.fix_statements import Statements
 
 pytestmark = pytest.mark.asyncio
 
-Lend: TypeAlias = Callable[[], AbstractAsyncContextManager[Any]]
+Acquire: TypeAlias = Callable[[], AbstractAsyncContextManager[Any]]
 
 
 class UserEvent(IntEnum):
@@ -42,16 +42,16 @@ async def connection(connect: Connect) -> asyncpg.Connection:
 
 
 @pytest.fixture(params=["connection", "proxy"])
-def lend(request: pytest.FixtureRequest, database: Database, pool: asyncpg.Pool) -> Lend:
-    """Lends a connection: one of its own, or one acquired from a pool."""
+def acquire(request: pytest.FixtureRequest, database: Database, pool: asyncpg.Pool) -> Acquire:
+    """Yields a connection: one of its own, or one acquired from a pool."""
 
     @asynccontextmanager
-    async def lend() -> AsyncIterator[Any]:
+    async def acquire() -> AsyncIterator[Any]:
         connection = await asyncpg.connect(database.dsn)
         yield connection
         await connection.close()
 
-    return lend if request.param == "connection" else pool.acquire
+    return acquire if request.param == "connection" else pool.acquire
 
 
 async def stored(connection: asyncpg.Connection, table: str = "user_events") -> list[tuple[str, int, str]]:
@@ -73,7 +73,7 @@ async def test_an_insert_sends_one_statement_and_neither_begins_nor_ends_anythin
     connection: asyncpg.Connection, statements: Statements
 ) -> None:
     quiet = users.replace(wakeups=None)
-    # asyncpg asks about the types of arrays, once for each connection.
+    # asyncpg queries the types of arrays, once for each connection.
     await quiet.insert_many(connection, [(42, 1)])
     statements.taken()
     await quiet.insert(connection, 42, 1)
@@ -173,11 +173,11 @@ async def test_a_name_without_a_schema_is_the_table_that_the_connections_search_
 @pytest.mark.parametrize("in_transaction", [False, True])
 @pytest.mark.parametrize("wakeups", ["commit", "transaction", "trigger", None])
 async def test_events_are_inserted_whatever_wakes_the_streams(
-    connection: asyncpg.Connection, lend: Lend, wakeups: Any, in_transaction: bool
+    connection: asyncpg.Connection, acquire: Acquire, wakeups: Any, in_transaction: bool
 ) -> None:
     table = EventsTable("woken_events", wakeups=wakeups)
     await table.create(connection)
-    async with lend() as writer:
+    async with acquire() as writer:
         transaction = writer.transaction()
         if in_transaction:
             await transaction.start()
@@ -258,7 +258,7 @@ async def test_a_deadlock_is_the_drivers_own_exception(
     assert [row[2] for row in await stored(connection)] == ["2", "1"]
 
 
-async def test_an_aborted_transaction_is_told_even_on_a_connection_that_was_never_met(
+async def test_an_aborted_transaction_is_reported_even_on_a_new_connection(
     connection: asyncpg.Connection, connect: Connect
 ) -> None:
     fresh = await connect()
@@ -329,7 +329,7 @@ async def test_an_insert_that_is_cancelled_anywhere_leaves_the_connection_to_its
     step, in_time = 0, True
     while in_time:
         step += 1
-        # New ones each time, as what is asked about a connection or a table is asked once.
+        # New ones each time, as a connection's address and a table's name are queried once.
         writer, table = await connect(), EventsTable("user_events")
 
         async def insert(writer: asyncpg.Connection = writer, table: EventsTable = table) -> None:
@@ -404,7 +404,7 @@ async def test_a_table_is_created_once_however_many_create_it(connect: Connect) 
     assert await stored(connections[1], "events") == [("1", 1, "1")]
 
 
-async def test_a_table_is_as_its_object_says_or_every_difference_is_told(
+async def test_every_difference_between_a_table_and_its_object_is_reported(
     connection: asyncpg.Connection, pool: asyncpg.Pool
 ) -> None:
     await users.validate(connection)
@@ -422,12 +422,12 @@ async def test_a_table_is_as_its_object_says_or_every_difference_is_told(
         await EventsTable("nowhere.user_events").validate(connection)
 
 
-async def test_integers_in_a_table_for_texts_are_told_by_validate_and_by_insert(
+async def test_integers_in_a_table_for_texts_are_reported_by_validate_and_by_insert(
     connection: asyncpg.Connection,
 ) -> None:
     await connection.execute("ALTER TABLE user_events ALTER foreign_id TYPE bigint USING 0")
-    told = r"foreign_id.*is.*bigint.*'bigint' is for integers"
-    with pytest.raises(SchemaError, match=told):
+    message = r"foreign_id.*is.*bigint.*'bigint' is for integers"
+    with pytest.raises(SchemaError, match=message):
         await users.validate(connection)
     for inserting in (users.insert(connection, 1, 1), users.insert_many(connection, [(1, 1)])):
         with pytest.raises(SchemaError, match=r"foreign_id.*is of type bigint.*validate\(\) compares"):

@@ -21,16 +21,16 @@ pytestmark = pytest.mark.asyncio
 driver = AsyncpgDriver()
 
 
-async def test_a_connection_keeps_its_server_over_acquires_and_is_asked_once(database: Database) -> None:
-    asked: list[object] = []
+async def test_a_connection_keeps_its_server_over_acquires_and_is_queried_once(database: Database) -> None:
+    statements: list[object] = []
     async with asyncpg.create_pool(database.dsn, min_size=1, max_size=1) as pool:
         async with pool.acquire() as connection:
             server = await driver.server(connection)
         async with pool.acquire() as connection, connection.transaction():
-            connection.add_query_logger(asked.append)
+            connection.add_query_logger(statements.append)
             assert await driver.server(connection) == server
             await asyncio.sleep(0)
-            assert asked == []
+            assert statements == []
 
 
 async def test_connections_to_the_same_database_as_the_same_user_have_one_server(
@@ -49,7 +49,7 @@ async def test_connections_to_the_same_database_as_the_same_user_have_one_server
         await one.execute("DROP ROLE other_user")
 
 
-async def test_to_ask_for_the_server_starts_nothing_in_the_callers_transaction(connect: Connect) -> None:
+async def test_the_query_for_the_server_starts_nothing_in_the_callers_transaction(connect: Connect) -> None:
     connection = await connect()
     async with connection.transaction():
         await driver.server(connection)
@@ -99,7 +99,7 @@ async def _password() -> str:
 async def test_a_connector_gives_the_password_that_its_connection_was_given(
     connect: Connect, password: Any
 ) -> None:
-    """The suite's servers ask for none, so what counts is what asyncpg was given."""
+    """The suite's servers require none, so asyncpg's arguments are checked."""
     connection = await connect(password=password)
     statements: list[Any] = []
     ours = await (await driver.connector(connection))()

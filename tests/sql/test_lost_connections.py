@@ -46,7 +46,7 @@ class Pages(Hooks):
     async def more(self, read: asyncio.Task[object], count: int = 3) -> None:
         """Return once so many more pages were loaded for a read, or it has failed.
 
-        Of one loss a stream may be told twice: by its own statement, and by one that it shares with others.
+        A stream may report one loss twice: for its own statement, and for one that it shares with others.
         """
         wanted = self.loaded + count
         await eventually(lambda: read.done() or self.loaded >= wanted, f"{count} more pages are loaded")
@@ -133,7 +133,7 @@ async def read_to(stream: EventStream, last: int) -> list[int]:
 
 @asynccontextmanager
 async def consuming(pool: Any, events: EventsTable) -> AsyncIterator[list[int]]:
-    """Run a consumer for ever; yields the ids that it is handed."""
+    """Run a consumer for ever; yield the ids that it handles."""
     handled: list[int] = []
 
     async def handle(event: Event) -> None:
@@ -279,7 +279,7 @@ async def test_streams_and_consumers_recover_from_a_server_that_is_gone_with_gap
 
 
 @pytest.mark.one_library
-async def test_run_tells_of_a_server_that_is_down(own_backend: OwnServer, events: EventsTable) -> None:
+async def test_run_reports_a_server_that_is_down(own_backend: OwnServer, events: EventsTable) -> None:
     async def handle(event: Event) -> None: ...
 
     backend = own_backend.backend

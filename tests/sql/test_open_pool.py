@@ -1,4 +1,4 @@
-"""Pools made of a DSN: the client library that its scheme stands for, and what is said of one that is wrong."""
+"""Pools of a DSN: the client library that its scheme stands for, and the errors of a wrong DSN."""
 
 import asyncio
 import sys
@@ -15,8 +15,8 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.asyncio
 
 
-async def said(dsn: str, error: type[Exception]) -> str:
-    """Return what is said when a pool is asked for, and everything that led to it."""
+async def message_of(dsn: str, error: type[Exception]) -> str:
+    """Return the error message of opening a pool, with those of its causes."""
     with pytest.raises(error) as caught:
         async with open_pool(dsn):
             pass
@@ -37,7 +37,7 @@ async def test_the_scheme_decides_on_the_client_library(database: Database, sche
         assert await pool.fetchval("SELECT current_database()") == database.name
 
 
-async def test_a_pool_is_closed_with_its_context_though_a_connection_is_lent(
+async def test_a_pool_is_closed_with_its_context_though_a_connection_is_in_use(
     database: Database, connect: Connect
 ) -> None:
     watcher = await connect()
@@ -72,16 +72,18 @@ async def test_a_pool_is_closed_with_its_context_though_a_connection_is_lent(
         ("postgresql://me:s3cret@[::1/app", "the DSN can't be read"),
     ],
 )  # fmt: skip
-async def test_a_dsn_that_is_wrong_is_told_with_what_is_accepted(dsn: str, reason: str) -> None:
-    told = await said(dsn, ValueError)
-    assert reason in told
-    assert "s3cret" not in told
+async def test_a_dsn_that_is_wrong_is_reported_with_what_is_accepted(dsn: str, reason: str) -> None:
+    message = await message_of(dsn, ValueError)
+    assert reason in message
+    assert "s3cret" not in message
 
 
 @pytest.mark.parametrize(
     "password", ["s3@cret", "s3/cret", "s3#cret", "33/cret@x", "s3?cret", "s3:cret", "s3%cret"]
 )
-async def test_a_password_with_characters_of_urls_is_never_told(password: str, unused_tcp_port: int) -> None:
+async def test_a_password_with_characters_of_urls_is_never_reported(
+    password: str, unused_tcp_port: int
+) -> None:
     with pytest.raises((ValueError, ConnectionLost)) as caught:
         async with open_pool(f"postgresql://me:{password}@127.0.0.1:{unused_tcp_port}/app"):
             pass
@@ -90,40 +92,42 @@ async def test_a_password_with_characters_of_urls_is_never_told(password: str, u
 
 async def test_a_server_that_is_down_is_a_lost_connection(unused_tcp_port: int) -> None:
     place = f"127.0.0.1:{unused_tcp_port}/app"
-    told = await said(f"postgresql://me:s3cret@{place}", ConnectionLost)
-    assert told.startswith(f"{place}: the database can't be reached: ")
-    assert "s3cret" not in told
+    message = await message_of(f"postgresql://me:s3cret@{place}", ConnectionLost)
+    assert message.startswith(f"{place}: the database can't be reached: ")
+    assert "s3cret" not in message
 
 
-async def test_a_host_that_nobody_knows_is_told() -> None:
-    told = await said("postgresql://me:s3cret@nobody.invalid/app", ConnectionLost)
-    assert told.startswith("nobody.invalid/app: the database can't be reached: ")
+async def test_a_host_that_does_not_exist_is_reported() -> None:
+    message = await message_of("postgresql://me:s3cret@nobody.invalid/app", ConnectionLost)
+    assert message.startswith("nobody.invalid/app: the database can't be reached: ")
 
 
-async def test_what_the_server_refuses_is_told_without_the_password(
+async def test_what_the_server_refuses_is_reported_without_the_password(
     database: Database, connect: Connect
 ) -> None:
     refused = database.server.dsn_for("no_such_database")
-    assert 'database "no_such_database" does not exist' in await said(refused, DatabaseError)
+    assert 'database "no_such_database" does not exist' in await message_of(refused, DatabaseError)
     admin = await connect()
     role = f"r_{database.name[:20]}"
     await admin.execute(f"CREATE ROLE \"{role}\" LOGIN CONNECTION LIMIT 0 PASSWORD 's3cret'")
     try:
         parts = urlsplit(database.dsn)
         host = parts.netloc.rpartition("@")[2]
-        told = await said(parts._replace(netloc=f"{quote(role)}:s3cret@{host}").geturl(), ConnectionLost)
-        assert f'too many connections for role "{role}"' in told
-        assert "s3cret" not in told
+        message = await message_of(
+            parts._replace(netloc=f"{quote(role)}:s3cret@{host}").geturl(), ConnectionLost
+        )
+        assert f'too many connections for role "{role}"' in message
+        assert "s3cret" not in message
     finally:
         await admin.execute(f'DROP ROLE "{role}"')
 
 
-async def test_a_client_library_that_is_missing_is_told_with_how_to_get_it(
+async def test_a_missing_client_library_is_reported_with_its_requirement(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "asyncpg", None)
-    told = await said("postgres://me:s3cret@localhost/app", ModuleNotFoundError)
-    assert told == "postgres:// needs asyncpg: pip install 'reflex-aio'"
+    message = await message_of("postgres://me:s3cret@localhost/app", ModuleNotFoundError)
+    assert message == "postgres:// needs asyncpg: pip install 'reflex-aio'"
 
 
 @pytest.mark.parametrize("size", [0, -1])

@@ -98,7 +98,7 @@ async def test_partitions_are_made_while_writers_are_in_transactions(
     assert await connection.fetchval("SELECT count(*) FROM events") == 2
 
 
-async def test_little_room_is_told(
+async def test_little_room_is_logged(
     pool: asyncpg.Pool, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     connection = await connect()
@@ -133,18 +133,18 @@ async def test_partitions_go_that_everybody_has_consumed(pool: asyncpg.Pool, con
     connection = await connect()
     await made(connection, pool, ahead=6)
     await events.insert_many(connection, [(1, 1)] * 45)
-    told: list[Pruned] = []
+    reported: list[Pruned] = []
     assert (await partitions.prune(pool, consumed("29"), dry_run=True)).partitions == (
         "public.events_from_0",
         "public.events_from_10",
     )
     assert len(await tables(connection)) == 7
-    dropped = await partitions.prune(pool, consumed("29"), progress=told.append)
+    dropped = await partitions.prune(pool, consumed("29"), progress=reported.append)
     assert dropped.partitions == ("public.events_from_0", "public.events_from_10")
     assert (dropped.kept.end, dropped.kept.limit, dropped.kept.consumer) == ("29", "consumer", "mail")
     assert await connection.fetchval("SELECT min(id) FROM events") == 20
     assert await tables(connection) == {f"events_from_{first}" for first in (20, 30, 40, 50, 60)}
-    assert told
+    assert reported
     dropped = await partitions.prune(pool, consumed("30"))
     assert dropped.partitions == ("public.events_from_20",)
 
@@ -204,7 +204,7 @@ async def test_a_partition_in_use_is_busy_and_goes_the_next_time(
         await reader.execute("SELECT FROM events")
         dropped = await partitions.prune(pool, consumed("35"))
         assert (dropped.partitions, dropped.busy) == ((), ("public.events_from_0",))
-        # It is waited for, and nobody else is kept from anything by that.
+        # It is waited for, and blocks no other transaction.
         await events.insert(connection, 1, 1)
         assert await names(connection) == ["events_from_10", "events_from_20", "events_from_30"]
     dropped = await partitions.prune(pool, consumed("35"))
@@ -224,7 +224,7 @@ async def test_what_was_detached_to_be_dropped_goes_the_next_time_and_nothing_el
         await connection.execute(f"ALTER TABLE events DETACH PARTITION {name} CONCURRENTLY")
     dropped = await partitions.prune(pool, consumed("20"))
     assert dropped.partitions == ("public.events_from_0",)
-    # What somebody else has detached is theirs.
+    # A partition that was detached by hand is kept.
     assert await tables(connection) == {"events_from_10", "events_from_20", "events_from_30"}
 
 
@@ -270,6 +270,6 @@ async def test_no_partition_ahead_is_refused(pool: asyncpg.Pool) -> None:
         await partitions.extend(pool, ahead=0)
 
 
-async def test_on_another_database_it_says_so(mysql: MysqlBackend, backend_pool: Any) -> None:
+async def test_on_another_database_it_is_refused(mysql: MysqlBackend, backend_pool: Any) -> None:
     with pytest.raises(TypeError, match="accepted is a pool that connects to PostgreSQL"):
         await partitions.extend(backend_pool)

@@ -1,4 +1,4 @@
-"""What is borrowed of the user's pool: one connection, for as long as nobody else needs it."""
+"""Pinned connections: one of the user's pool, kept while the pool can spare it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from reflex_aio import ConnectionLost, DatabaseError
-from reflex_aio.sql.drivers import pinned_connection as borrow
+from reflex_aio.sql.drivers import pinned_connection as module
 from reflex_aio.sql.drivers.asyncpg import AsyncpgDriver
 from reflex_aio.sql.drivers.pinned_connection import PinnedConnection
 from tests.core.cancelling import cancelled_by_task
@@ -28,7 +28,7 @@ async def two(database: Database) -> AsyncIterator[asyncpg.Pool]:
         yield pool
 
 
-def borrowed(pool: asyncpg.Pool, *, timeout: float = 10.0) -> PinnedConnection:
+def pinned(pool: asyncpg.Pool, *, timeout: float = 10.0) -> PinnedConnection:
     return PinnedConnection(AsyncpgDriver(), pool, table="events", timeout=timeout)
 
 
@@ -37,7 +37,7 @@ async def all_idle(pool: asyncpg.Pool) -> None:
 
 
 async def test_statements_run_on_one_connection_while_the_pool_has_others(two: asyncpg.Pool) -> None:
-    async with borrowed(two) as statements:
+    async with pinned(two) as statements:
         pids = {(await statements.fetch(PID))[0][0] for _ in range(5)}
         assert len(pids) == 1
         assert two.get_idle_size() == 1
@@ -48,7 +48,7 @@ async def test_statements_run_on_one_connection_while_the_pool_has_others(two: a
 
 
 async def test_who_needs_the_last_connection_gets_it_within_a_moment(two: asyncpg.Pool) -> None:
-    async with borrowed(two) as statements:
+    async with pinned(two) as statements:
         await statements.fetch(PID)
         async with asyncio.timeout(1.0), two.acquire() as one, two.acquire() as other:
             assert await one.fetchval(PID) != await other.fetchval(PID)
@@ -56,7 +56,7 @@ async def test_who_needs_the_last_connection_gets_it_within_a_moment(two: asyncp
 
 
 async def test_of_a_pool_in_full_use_each_statement_waits_for_its_turn(two: asyncpg.Pool) -> None:
-    async with borrowed(two) as statements, two.acquire():
+    async with pinned(two) as statements, two.acquire():
         for _ in range(3):
             await statements.fetch(PID)
             assert two.get_idle_size() == 1
@@ -65,8 +65,8 @@ async def test_of_a_pool_in_full_use_each_statement_waits_for_its_turn(two: asyn
 async def test_a_connection_that_is_not_used_for_a_while_is_given_back(
     two: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(borrow, "_KEEP", 0.1)
-    async with borrowed(two) as statements:
+    monkeypatch.setattr(module, "_KEEP", 0.1)
+    async with pinned(two) as statements:
         await statements.fetch(PID)
         await all_idle(two)
         await statements.fetch(PID)
@@ -75,7 +75,7 @@ async def test_a_connection_that_is_not_used_for_a_while_is_given_back(
 
 
 async def test_a_connection_that_is_not_to_be_kept_is_given_back_soon(two: asyncpg.Pool) -> None:
-    async with borrowed(two) as statements:
+    async with pinned(two) as statements:
         await statements.fetch(PID)
         statements.release_soon()
         await all_idle(two)
@@ -83,7 +83,7 @@ async def test_a_connection_that_is_not_to_be_kept_is_given_back_soon(two: async
 
 async def test_a_pool_that_closes_gets_its_connection_back(database: Database) -> None:
     pool = await asyncpg.create_pool(database.dsn, min_size=2)
-    async with borrowed(pool) as statements:
+    async with pinned(pool) as statements:
         await statements.fetch(PID)
         async with asyncio.timeout(1.0):
             await pool.close()
@@ -96,7 +96,7 @@ async def test_after_an_error_the_connection_is_closed_rather_than_given_back(tw
         await connection.execute("BEGIN")
         raise ZeroDivisionError
 
-    async with borrowed(two) as statements:
+    async with pinned(two) as statements:
         before = await statements.fetch(PID)
         with pytest.raises(DatabaseError, match="events: division by zero"):
             await statements.fetch("SELECT 1/0")
@@ -112,7 +112,7 @@ async def test_a_connection_that_was_ended_is_a_lost_connection_and_the_next_sta
     two: asyncpg.Pool, connect: Connect
 ) -> None:
     killer = await connect()
-    async with borrowed(two) as statements:
+    async with pinned(two) as statements:
         pid = (await statements.fetch(PID))[0][0]
         waiting = asyncio.create_task(statements.fetch("SELECT pg_sleep(60)"))
         await eventually(
@@ -126,7 +126,7 @@ async def test_a_connection_that_was_ended_is_a_lost_connection_and_the_next_sta
 
 
 async def test_a_statement_without_an_answer_is_a_lost_connection_in_time(two: asyncpg.Pool) -> None:
-    async with borrowed(two, timeout=0.2) as statements:
+    async with pinned(two, timeout=0.2) as statements:
         pid = (await statements.fetch(PID))[0][0]
         with pytest.raises(ConnectionLost, match=r"events: the database did not answer within 0\.2 s"):
             await statements.fetch("SELECT pg_sleep(1)")
@@ -134,10 +134,10 @@ async def test_a_statement_without_an_answer_is_a_lost_connection_in_time(two: a
     await all_idle(two)
 
 
-async def test_a_pool_without_a_connection_to_lend_is_told_from_a_database_without_an_answer(
+async def test_a_pool_without_an_available_connection_differs_from_a_database_without_an_answer(
     two: asyncpg.Pool,
 ) -> None:
-    async with borrowed(two, timeout=0.2) as statements:
+    async with pinned(two, timeout=0.2) as statements:
         async with two.acquire(), two.acquire():
             with pytest.raises(
                 ConnectionLost, match=r"events: the pool had no connection available within 0\.2 s"
@@ -148,13 +148,13 @@ async def test_a_pool_without_a_connection_to_lend_is_told_from_a_database_witho
 
 
 async def test_statements_take_turns(two: asyncpg.Pool) -> None:
-    async with borrowed(two) as statements:
+    async with pinned(two) as statements:
         pids = await asyncio.gather(*(statements.fetch(PID) for _ in range(20)))
         assert len({rows[0][0] for rows in pids}) == 1
 
 
 async def test_what_was_closed_can_be_borrowed_again(two: asyncpg.Pool) -> None:
-    statements = borrowed(two)
+    statements = pinned(two)
     for _ in range(2):
         await statements.fetch(PID)
         assert two.get_idle_size() == 1
@@ -164,7 +164,7 @@ async def test_what_was_closed_can_be_borrowed_again(two: asyncpg.Pool) -> None:
 
 
 async def test_closing_waits_for_the_statement_under_way(two: asyncpg.Pool) -> None:
-    statements = borrowed(two)
+    statements = pinned(two)
     running = asyncio.create_task(statements.fetch("SELECT pg_sleep(0.1)"))
     await eventually(lambda: two.get_idle_size() == 1, "the statement runs")
     await statements.aclose()
@@ -178,7 +178,7 @@ async def test_a_use_that_is_cancelled_anywhere_leaves_the_pool_whole(two: async
         step += 1
 
         async def use() -> None:
-            async with borrowed(two) as statements:
+            async with pinned(two) as statements:
                 await statements.fetch(PID)
                 await statements.fetch("SELECT pg_sleep(0.001)")
 

@@ -1,4 +1,4 @@
-"""How often a reader looks, where nothing tells it of events: told by a clock that stands still until it is asked."""
+"""The intervals of polling, by a clock that only advances when every task waits."""
 
 import asyncio
 import selectors
@@ -18,21 +18,21 @@ FLOOR, CEILING = 0.05, 1.0
 
 
 def polls(polling: Polling, start: float, end: float) -> list[float]:
-    """Return when a reader polls that waits as it is told, from ``start`` to ``end``."""
+    """Return the times from ``start`` to ``end`` at which a reader polls."""
     times = [start]
     while (time := times[-1] + polling.interval(times[-1])) <= end:
         times.append(time)
     return times[1:]
 
 
-# The period.
+# The interval.
 
 
-def test_nothing_has_happened_yet_and_the_ceiling_is_the_period() -> None:
+def test_before_any_event_the_interval_is_the_ceiling() -> None:
     assert Polling(floor=FLOOR, ceiling=CEILING).interval(100.0) == CEILING
 
 
-def test_right_after_something_has_happened_the_floor_is_the_period() -> None:
+def test_right_after_an_event_the_interval_is_the_floor() -> None:
     polling = Polling(floor=FLOOR, ceiling=CEILING)
     polling.active_at = 100.0
     assert polling.interval(100.0) == FLOOR
@@ -40,14 +40,14 @@ def test_right_after_something_has_happened_the_floor_is_the_period() -> None:
 
 
 @pytest.mark.parametrize("pause", [0.01, 0.5, 1.0, 2.5, 7.0, 9.9])
-def test_what_comes_after_a_pause_waits_for_a_tenth_of_it_or_the_floor(pause: float) -> None:
+def test_an_event_after_a_pause_is_found_within_a_tenth_of_it_or_the_floor(pause: float) -> None:
     polling = Polling(floor=FLOOR, ceiling=CEILING)
     polling.active_at = 0.0
     found = next(time for time in polls(polling, 0.0, 20.0) if time >= pause)
     assert found - pause <= max(FLOOR, pause * 0.1)
 
 
-def test_an_idle_table_is_asked_once_in_a_ceiling() -> None:
+def test_an_idle_table_is_polled_once_per_ceiling() -> None:
     polling = Polling(floor=FLOOR, ceiling=CEILING)
     polling.active_at = 0.0
     times = polls(polling, 0.0, 100.0)
@@ -56,11 +56,11 @@ def test_an_idle_table_is_asked_once_in_a_ceiling() -> None:
         for earlier, later in pairwise(times)
         if earlier > CEILING * 10
     )
-    # And comes there by so few polls.
+    # And few polls lead there.
     assert len([time for time in times if time < CEILING * 10]) < 45
 
 
-def test_a_floor_at_or_above_the_ceiling_makes_it_the_period_always() -> None:
+def test_a_floor_at_or_above_the_ceiling_makes_the_interval_constant() -> None:
     for floor in (CEILING, CEILING * 3):
         polling = Polling(floor=floor, ceiling=CEILING)
         polling.active_at = 0.0
@@ -96,7 +96,7 @@ class NoGaps(GapResolver):
 
 
 class EventsAt(Loader):
-    """Loads events that are there from given times on, and writes down when it was asked."""
+    """Loads events that appear at given times, and records the times of its calls."""
 
     topic = "public.events"
     lags = False
@@ -105,7 +105,7 @@ class EventsAt(Loader):
 
     def __init__(self, *times: float) -> None:
         self.times = times
-        self.asked: list[float] = []
+        self.loaded_at: list[float] = []
 
     async def open(self) -> None: ...
 
@@ -114,7 +114,7 @@ class EventsAt(Loader):
 
     async def load(self, position: Position, statements: PinnedConnection) -> Page:
         now = asyncio.get_running_loop().time()
-        self.asked.append(now)
+        self.loaded_at.append(now)
         there = len([time for time in self.times if time <= now])
         events = [Event(str(number), 1, "1", 0) for number in range(position + 1, there + 1)]
         return Page(events, there, False, False)
@@ -132,8 +132,10 @@ def never(wake: Any) -> Any:
     return lambda: None
 
 
-def asked(*times: float, until: float, polling: Polling, subscribe: Subscribe = never) -> Sequence[float]:
-    """Return when the reader asks for events that come at ``times``, read by two streams."""
+def load_times(
+    *times: float, until: float, polling: Polling, subscribe: Subscribe = never
+) -> Sequence[float]:
+    """Return the times at which the reader loads events that appear at ``times``, for two streams."""
     loader = EventsAt(*times)
 
     async def read() -> None:
@@ -152,40 +154,40 @@ def asked(*times: float, until: float, polling: Polling, subscribe: Subscribe = 
 
     with asyncio.Runner(loop_factory=JumpingLoop) as runner:
         runner.run(read())
-    return loader.asked
+    return loader.loaded_at
 
 
 def most(times: Sequence[float], after: float, before: float) -> float:
-    """Return the longest time between two in a row, of those in between."""
+    """Return the longest interval between consecutive times from ``after`` to ``before``."""
     within = [time for time in times if after <= time <= before]
     return max(later - earlier for earlier, later in pairwise(within))
 
 
-def test_the_reader_asks_often_while_events_flow_and_less_and_less_when_they_dont() -> None:
+def test_the_reader_polls_often_while_events_arrive_and_ever_less_often_otherwise() -> None:
     flowing = [30 + i * 0.2 for i in range(50)]
-    times = asked(*flowing, until=80.0, polling=Polling(floor=FLOOR, ceiling=CEILING))
+    times = load_times(*flowing, until=80.0, polling=Polling(floor=FLOOR, ceiling=CEILING))
     assert most(times, 31.0, 40.0) <= FLOOR
-    # Idle, before and after: at the ceiling, less what spreads processes out.
+    # Idle, before and after: at the ceiling, minus the jitter.
     for since in (12.0, 52.0):
-        asked_idle = [time for time in times if since <= time <= since + 15.0]
-        assert len(asked_idle) <= 15 / (CEILING * 0.9) + 1
-        assert most(asked_idle, 0.0, 80.0) <= CEILING
+        idle_times = [time for time in times if since <= time <= since + 15.0]
+        assert len(idle_times) <= 15 / (CEILING * 0.9) + 1
+        assert most(idle_times, 0.0, 80.0) <= CEILING
 
 
-def test_a_wake_up_makes_the_reader_ask_at_once_and_often_thereafter() -> None:
+def test_a_wake_up_makes_the_reader_load_immediately_and_often_thereafter() -> None:
     woken_at = 30.0
 
     def subscribe(wake: Any) -> Any:
         asyncio.get_running_loop().call_at(woken_at, wake)
         return lambda: None
 
-    times = asked(until=35.0, polling=Polling(floor=FLOOR, ceiling=CEILING), subscribe=subscribe)
+    times = load_times(until=35.0, polling=Polling(floor=FLOOR, ceiling=CEILING), subscribe=subscribe)
     assert woken_at in times
-    # Nothing was found: whoever woke may not have committed yet.
+    # No event was found: the writer may not have committed yet.
     assert most(times, woken_at, woken_at + 0.5) <= FLOOR
 
 
-def test_a_reader_that_is_told_of_events_asks_no_more_often_however_many_come() -> None:
+def test_a_reader_with_reliable_wake_ups_polls_at_the_ceiling_however_many_events_arrive() -> None:
     flowing = [i * 0.02 for i in range(1000)]
-    times = asked(*flowing, until=20.0, polling=Polling(floor=CEILING, ceiling=CEILING))
+    times = load_times(*flowing, until=20.0, polling=Polling(floor=CEILING, ceiling=CEILING))
     assert len(times) <= 20.0 / (CEILING * 0.9) + 2

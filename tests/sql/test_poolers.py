@@ -1,4 +1,4 @@
-"""A whole service behind PgBouncer in transaction mode, which hands out server connections by the transaction."""
+"""A whole service behind PgBouncer in transaction mode, which assigns server connections per transaction."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -78,7 +78,7 @@ async def test_a_notifier_hears_of_another_process_and_another_process_of_it(
 
 @pytest.mark.parametrize("backslashes", ["on", "off"])
 @pytest.mark.parametrize("table", ["public.it's", "a\\b.'c\\'; SELECT 1 --", "ünï.\U0001f418"])
-async def test_a_table_of_any_name_is_told_of(database: Database, table: str, backslashes: str) -> None:
+async def test_a_table_of_any_name_is_announced(database: Database, table: str, backslashes: str) -> None:
     def connect() -> Awaitable[asyncpg.Connection]:
         # Without it, a backslash in plain quotes is an escape.
         return asyncpg.connect(database.dsn, server_settings={"standard_conforming_strings": backslashes})
@@ -104,7 +104,7 @@ async def test_a_notification_from_any_connection_wakes(database: Database, conn
 
 
 @pytest.mark.every_postgres
-async def test_what_a_notifier_told_itself_wakes_its_own_subscribers_once(database: Database) -> None:
+async def test_a_notifiers_own_notification_wakes_its_subscribers_once(database: Database) -> None:
     async with listening(database.dsn) as (one, one_woken, _), listening(database.dsn) as (two, two_woken, _):
         fence = Woken()
         one.subscribe("public.fence", fence)
@@ -179,7 +179,7 @@ async def test_while_commits_are_many_notifications_are_sent_less_often_and_late
             await asyncio.sleep(0.001)
         # One at once, then after rests of 10, 20, 40, ... ms, up to half a second.
         assert 2 <= sent() <= (time.monotonic() - began) / 0.5 + 8
-        # Each of these is told on its own: the rests get shorter again.
+        # Each of these is sent separately: the pauses get shorter again.
         for _ in range(8):
             before = woken.count
             notifier.notify("public.t")
@@ -189,7 +189,7 @@ async def test_while_commits_are_many_notifications_are_sent_less_often_and_late
 
 
 @pytest.mark.suite_server
-async def test_the_tables_of_a_burst_are_told_in_one_statement(
+async def test_the_tables_of_a_burst_are_announced_in_one_statement(
     database: Database, statements: Statements
 ) -> None:
     notifier = notifier_to(database.dsn)
@@ -323,7 +323,7 @@ async def test_a_cut_link_comes_back(database: Database, proxy: Proxy) -> None:
 
 @pytest.mark.suite_server
 @pytest.mark.parametrize("pgbouncer", ["transaction"], indirect=True)
-async def test_a_pooler_that_swallows_listen_is_found_out_and_told(
+async def test_a_pooler_that_swallows_listen_is_detected_and_logged(
     database: Database, pgbouncer: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     seen = Seen()
@@ -331,7 +331,7 @@ async def test_a_pooler_that_swallows_listen_is_found_out_and_told(
         notifier.subscribe("public.t", Woken())
         await eventually(lambda: seen.silent > 1, "found out, and tried again")
         assert (seen.ready, seen.lost) == (0, 0)
-        # To tell others works all the same.
+        # Notifications to others work.
         before = woken.count
         notifier.notify("public.t")
         await woken.more_than(before)
@@ -371,7 +371,7 @@ async def test_a_standby_is_left_alone_until_it_is_promoted(
     notifier = PostgresNotifier(connect, hooks=seen, timeouts=NotifierTimeouts(silent=2.0))
     notifier.subscribe("public.t", woken)
     notifier.notify("public.t")
-    await eventually(lambda: "this server has no notifications" in caplog.text, "told")
+    await eventually(lambda: "this server has no notifications" in caplog.text, "logged")
     notifier.notify("public.t")
     await asyncio.sleep(0.5)
     assert tries == 1
@@ -484,7 +484,7 @@ async def test_inserts_on_one_connection_wake_by_the_notifier_that_serves_it_at_
     events, connection = EventsTable("notifier_events"), await connect()
     await events.create(connection)
     await events.insert(connection, 1, 1)
-    # What that has told is told before anybody listens.
+    # Its notifications are sent before any connection listens.
     await close_notifiers()
     async with listening(database.dsn, "public.notifier_events") as (_, woken, _):
         before = woken.count
@@ -548,7 +548,7 @@ async def test_passwords_are_neither_shown_nor_logged(
     notifier = await notifier_of(driver, connection)
     await proxy.stop()
     notifier.notify("public.t")
-    await eventually(lambda: "the notifier has no connection" in caplog.text, "told")
+    await eventually(lambda: "the notifier has no connection" in caplog.text, "logged")
     address = await driver.server(connection)
     assert "opensesame" not in f"{caplog.text} {notifier!r} {vars(notifier)!r} {address!r}"
 
@@ -672,9 +672,9 @@ async def _run_child(function: str, *arguments: str) -> str:
         f"from tests.sql import notifier_children; notifier_children.{function}(*{arguments!r})",
         cwd=Path(__file__).parent.parent.parent, stderr=subprocess.PIPE,
     )  # fmt: skip
-    _, said = await process.communicate()
-    assert process.returncode == 0, said.decode()
-    return said.decode()
+    _, errors = await process.communicate()
+    assert process.returncode == 0, errors.decode()
+    return errors.decode()
 
 
 @pytest.mark.parametrize("name", ["idle", "ping", "answer", "coalesce", "coalesce_busy", "silent"])

@@ -26,7 +26,7 @@ events = EventsTable("events", poll_period=0.05)
 
 QUICKLY = Backoff(0.01, 0.1)
 
-# In a way that wakes nobody.
+# In a way that wakes no stream.
 INSERT = "INSERT INTO events (foreign_id, type) VALUES ('1', 1) RETURNING id"
 
 
@@ -40,7 +40,7 @@ async def writer(connect: Connect) -> asyncpg.Connection:
 
 @pytest_asyncio.fixture
 async def readers(database: Database, writer: asyncpg.Connection) -> AsyncIterator[asyncpg.Pool]:
-    """A pool for streams, whose connections are told by their name."""
+    """A pool for streams, whose connections are identified by their name."""
     async with asyncpg.create_pool(
         database.dsn, min_size=0, max_size=5, server_settings={"application_name": "readers"}
     ) as pool:
@@ -82,7 +82,7 @@ async def read_to(stream: EventStream, last: int) -> list[int]:
 
 @asynccontextmanager
 async def consuming(pool: asyncpg.Pool, table: EventsTable = events) -> AsyncIterator[list[int]]:
-    """Run a consumer for ever; yields the ids that it is handed."""
+    """Run a consumer for ever; yield the ids that it handles."""
     handled: list[int] = []
 
     async def handle(event: Event) -> None:
@@ -241,7 +241,7 @@ async def test_a_transaction_left_prepared_over_a_crash_holds_its_event_back_and
 # The connection that listens.
 
 
-class Heard(Hooks):
+class RecordedHooks(Hooks):
     def __init__(self) -> None:
         self.ready = self.lost = 0
 
@@ -263,13 +263,13 @@ async def test_streams_go_on_when_the_connection_that_listens_is_ended(
 
     async with reading(seldom.stream(readers, from_head=True)) as stream:
         for _ in range(3):
-            # As another process would tell it.
+            # As another process would notify.
             await eventually(listens, "the notifier listens, and has tested it")
             last = await writer.fetchval(INSERT)
             await writer.execute("SELECT pg_notify('reflex_aio', 'public.events')")
             await stream.reached(last)
             assert await kill(writer, "readers reflex_aio") == 1
-            # Nobody hears this one; but whoever comes back looks.
+            # No stream receives this one, but reconnecting wakes them.
             last = await writer.fetchval(INSERT)
             await writer.execute("SELECT pg_notify('reflex_aio', 'public.events')")
             await stream.reached(last)

@@ -1,4 +1,4 @@
-"""Pruning: what goes, and what stays whatever is asked for."""
+"""Pruning: the events that are deleted, and those that are always kept."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -39,7 +39,7 @@ async def connection(backend: Backend) -> Any:
 
 @pytest.fixture
 def fill(backend: Backend, connection: Any) -> Fill:
-    """Insert so many events, each of the age that a function of its id says, in seconds; a day by default."""
+    """Insert so many events, each of an age that is a function of its id, in seconds; a day by default."""
 
     async def fill(count: int, age: Callable[[int], float] = lambda event_id: 24 * HOUR) -> None:
         ids = await events.insert_many(connection, [(1, 1)] * count)
@@ -109,8 +109,8 @@ async def test_an_age_is_right_whatever_the_type_of_times_and_the_time_zones_are
                 async with pool.acquire() as pooled:
                     await backend.fetch(pooled, SET_TIME_ZONE[backend.dialect].format(zone))
                 retention = Retention(older_than=(7 - 2 * number) * HOUR, cursors=at(mail="10"))
-                told = await events.prune(pool, retention, dry_run=True)
-                assert (told.end, told.limit) == (str(4 + 2 * number), "age")
+                reported = await events.prune(pool, retention, dry_run=True)
+                assert (reported.end, reported.limit) == (str(4 + 2 * number), "age")
             await events.prune(pool, retention)
 
 
@@ -125,15 +125,15 @@ async def test_of_two_limits_the_lower_one_counts(backend_pool: Any, fill: Fill)
     assert (pruned.events, pruned.limit) == (4, "age")
 
 
-async def test_a_dry_run_tells_the_same_and_deletes_nothing(
+async def test_a_dry_run_reports_the_same_and_deletes_nothing(
     backend: Backend, backend_pool: Any, connection: Any, fill: Fill
 ) -> None:
     await fill(10)
     retention = Retention(older_than=HOUR, cursors=at(mail="8"))
-    told = await events.prune(backend_pool, retention, dry_run=True, batch_size=3)
+    reported = await events.prune(backend_pool, retention, dry_run=True, batch_size=3)
     assert len(await ids(backend, connection)) == 10
-    assert told == await events.prune(backend_pool, retention, batch_size=3)
-    assert told.events == 7
+    assert reported == await events.prune(backend_pool, retention, batch_size=3)
+    assert reported.events == 7
 
 
 async def test_missing_ids_are_passed_over(
@@ -159,7 +159,7 @@ async def test_the_event_of_the_slowest_cursor_stays_with_all_after_it(
         backend_pool, Retention(older_than=0, cursors=cursors.store(backend_pool), expect=["mail"])
     )
     assert (pruned.events, pruned.limit, pruned.consumer) == (3, "consumer", "search")
-    # So that a cursor is told from one whose events are gone.
+    # So that a cursor differs from one whose events are deleted.
     assert await events.extent(connection) == Extent("4", "10")
 
 
@@ -198,7 +198,7 @@ async def test_a_cursor_at_the_beginning_or_of_no_event_keeps_everything(
 ) -> None:
     await fill(10)
     pruned = await events.prune(
-        backend_pool, Retention(older_than=0, cursors=[at(mail="9"), Told(odd=cursor)])
+        backend_pool, Retention(older_than=0, cursors=[at(mail="9"), StoreOf(odd=cursor)])
     )
     assert (pruned.events, pruned.consumer) == (0, "odd")
 
@@ -217,7 +217,7 @@ async def test_consumers_that_are_ignored_miss_events(backend_pool: Any, fill: F
     assert (pruned.events, pruned.consumer) == (6, "mail")
 
 
-async def test_force_asks_nobody(backend_pool: Any, fill: Fill) -> None:
+async def test_force_ignores_the_consumers(backend_pool: Any, fill: Fill) -> None:
     await fill(10)
     assert (await events.prune(backend_pool, Retention(before="5", force=True))).events == 4
     assert (
@@ -242,7 +242,7 @@ async def test_a_young_noop_stays_as_it_keeps_a_late_writer_from_its_id(
 
 async def test_a_consumer_that_is_rewound_meanwhile_keeps_what_is_left(backend_pool: Any, fill: Fill) -> None:
     await fill(20)
-    consumed = Told(mail="20")
+    consumed = StoreOf(mail="20")
 
     def rewind(pruned: Pruned) -> None:
         consumed.cursors["mail"] = "5"
@@ -261,13 +261,13 @@ async def test_an_empty_table_has_nothing_to_prune(backend_pool: Any, connection
 # How it is done.
 
 
-async def test_progress_is_told_after_each_batch(backend_pool: Any, fill: Fill) -> None:
+async def test_progress_is_reported_after_each_batch(backend_pool: Any, fill: Fill) -> None:
     await fill(10)
-    told: list[Pruned] = []
+    reported: list[Pruned] = []
     retention = Retention(before="8", cursors=at(mail="10"))
-    pruned = await events.prune(backend_pool, retention, batch_size=3, progress=told.append)
-    assert [each.position for each in told] == ["3", "6", "7"]
-    assert told[-1] == pruned
+    pruned = await events.prune(backend_pool, retention, batch_size=3, progress=reported.append)
+    assert [each.position for each in reported] == ["3", "6", "7"]
+    assert reported[-1] == pruned
 
 
 async def test_a_pruning_that_is_cancelled_keeps_its_batches_and_the_next_goes_on(
@@ -316,7 +316,7 @@ async def test_a_pool_of_a_stricter_isolation_makes_no_difference(
 
 
 @pytest.mark.every_postgres
-async def test_a_connection_that_is_lost_is_told_and_the_next_pruning_goes_on(
+async def test_a_lost_connection_is_an_error_and_the_next_pruning_continues(
     pool: asyncpg.Pool,
 ) -> None:
     async with pool.acquire() as connection:
@@ -331,7 +331,7 @@ async def test_a_connection_that_is_lost_is_told_and_the_next_pruning_goes_on(
             holding.set()
 
             async def blocked() -> object:
-                # Within a transaction it would say the same again and again.
+                # Within a transaction it would return the same again and again.
                 return await pool.fetchval(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'WITH deleted%'"
                     " AND wait_event_type = 'Lock'"
@@ -354,16 +354,18 @@ async def test_it_waits_for_who_has_locked_an_event_and_goes_on(
     await fill(20)
     await backend.fetch(connection, "BEGIN")
     await backend.fetch(connection, "SELECT id FROM events WHERE id = 12 FOR UPDATE")
-    told: list[Pruned] = []
+    reported: list[Pruned] = []
     met = asyncio.Event()
 
-    def tell(pruned: Pruned) -> None:
-        told.append(pruned)
-        if len(told) > 2 and told[-1] == told[-2]:
+    def report(pruned: Pruned) -> None:
+        reported.append(pruned)
+        if len(reported) > 2 and reported[-1] == reported[-2]:
             met.set()
 
     pruning = asyncio.create_task(
-        events.prune(backend_pool, Retention(before="15", cursors=at(mail="20")), batch_size=5, progress=tell)
+        events.prune(
+            backend_pool, Retention(before="15", cursors=at(mail="20")), batch_size=5, progress=report
+        )
     )
     await asyncio.wait_for(met.wait(), 20)
     assert not pruning.done()
@@ -374,13 +376,13 @@ async def test_it_waits_for_who_has_locked_an_event_and_goes_on(
 # What is wrong.
 
 
-async def test_a_table_that_is_not_there_is_told(backend_pool: Any) -> None:
+async def test_a_missing_table_is_an_error(backend_pool: Any) -> None:
     with pytest.raises(TableNotFound, match="none"):
         await EventsTable("none").prune(backend_pool, Retention(before="5", force=True))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "told"),
+    ("arguments", "error", "message"),
     [
         ({"force": True}, ValueError, "older_than, before, or both"),
         ({"before": "5"}, ValueError, "the positions of the consumers are unknown"),
@@ -404,10 +406,10 @@ async def test_a_table_that_is_not_there_is_told(backend_pool: Any) -> None:
         ({"before": "5", "force": True, "noop_age": -1}, ValueError, "noop_age -1"),
     ],
 )
-async def test_a_retention_that_says_too_little_or_nonsense_is_refused(
-    arguments: dict[str, Any], error: type[Exception], told: str
+async def test_an_incomplete_or_invalid_retention_is_refused(
+    arguments: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=message):
         Retention(**arguments)
 
 
@@ -422,8 +424,8 @@ async def test_a_pace_out_of_range_is_refused(
         await events.prune(backend_pool, Retention(before="5", force=True), **arguments)
 
 
-class Told(MemoryCursorStore):
-    """A store that tells of whatever cursors it is made of."""
+class StoreOf(MemoryCursorStore):
+    """A store with the given cursors, valid or not."""
 
     def __init__(self, **cursors: str) -> None:
         super().__init__()

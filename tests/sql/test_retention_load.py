@@ -1,4 +1,4 @@
-"""Pruning while writers write, with gaps, and consumers consume: nobody misses an event."""
+"""Pruning while writers write, with gaps, and consumers consume: no consumer misses an event."""
 
 import asyncio
 import random

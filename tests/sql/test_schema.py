@@ -210,17 +210,17 @@ async def test_the_trigger_wakes_once_for_each_statement_at_commit(connect: Conn
     await connection.execute("CREATE SCHEMA app")
     schema = events(table, trigger=True)
     await connection.execute(POSTGRES.ddl(schema))
-    heard: list[object] = []
-    await listener.add_listener(CHANNEL, lambda *message: heard.append(message[-1]))
+    payloads: list[object] = []
+    await listener.add_listener(CHANNEL, lambda *message: payloads.append(message[-1]))
     insert = f"INSERT INTO {schema.table.quoted(POSTGRES.quote)} (type, foreign_id)"
     async with connection.transaction():
         await connection.execute(f"{insert} SELECT 1, i::text FROM generate_series(1, 100) i")
         await listener.fetch("SELECT 1")
-        assert not heard
-    await eventually(lambda: heard, "a wake-up")
+        assert not payloads
+    await eventually(lambda: payloads, "a wake-up")
     await connection.execute(f"{insert} VALUES (1, '7')")
-    await eventually(lambda: len(heard) == 2, lambda: f"two wake-ups {heard}")
-    assert heard == [payload_of(table)] * 2
+    await eventually(lambda: len(payloads) == 2, lambda: f"two wake-ups {payloads}")
+    assert payloads == [payload_of(table)] * 2
     await listener.reset()
 
 
@@ -232,8 +232,8 @@ async def test_the_trigger_hashes_a_payload_past_200_bytes(connect: Connect) -> 
     await admin.execute(f"CREATE DATABASE \"{name}\" ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
     try:
         connection = await connect(database=name)
-        heard: list[object] = []
-        await connection.add_listener(CHANNEL, lambda *message: heard.append(message[-1]))
+        payloads: list[object] = []
+        await connection.add_listener(CHANNEL, lambda *message: payloads.append(message[-1]))
         long = "é" * 63
         with pytest.raises(ValueError, match="126 bytes"):
             Name(long)
@@ -242,9 +242,9 @@ async def test_the_trigger_hashes_a_payload_past_200_bytes(connect: Connect) -> 
             + f'CREATE SCHEMA "{long}"; ALTER TABLE "{long}" SET SCHEMA "{long}";'
             + f'INSERT INTO "{long}"."{long}" (type, foreign_id) VALUES (1, \'7\')'
         )
-        await eventually(lambda: heard, "a wake-up")
-        assert heard == [payload_of(f"{long}.{long}")]
-        assert str(heard[0]).startswith("md5:")
+        await eventually(lambda: payloads, "a wake-up")
+        assert payloads == [payload_of(f"{long}.{long}")]
+        assert str(payloads[0]).startswith("md5:")
         await connection.close()
     finally:
         await admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
@@ -371,7 +371,7 @@ GOOD = {
         ),
     ],
 )
-async def test_each_difference_is_told(
+async def test_each_difference_is_reported(
     connect: Connect, changes: dict[str, str | None], expected: list[str]
 ) -> None:
     connection = await connect()

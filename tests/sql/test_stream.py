@@ -138,9 +138,7 @@ async def test_pages_of_nothing_but_noops_are_passed(
         assert ids([await anext(stream)]) == [9]
 
 
-async def test_noops_are_handed_out_where_they_are_asked_for(
-    pool: asyncpg.Pool, writer: asyncpg.Connection
-) -> None:
+async def test_noops_are_delivered_on_request(pool: asyncpg.Pool, writer: asyncpg.Connection) -> None:
     await insert_noops(writer, 2)
     # Of the two marks of a noop, each alone is none.
     await table.insert(writer, NOOP_FOREIGN_ID, 1)
@@ -190,7 +188,7 @@ async def test_what_is_null_moves_nothing_to_another_event(
 
 
 @pytest.mark.suite_server
-async def test_once_a_page_cannot_be_packed_no_further_one_is_asked_for_twice(
+async def test_once_a_page_cannot_be_packed_no_further_one_is_loaded_twice(
     pool: asyncpg.Pool, writer: asyncpg.Connection, statements: Statements
 ) -> None:
     await insert(writer, 4)
@@ -304,7 +302,7 @@ async def nothing_comes(stream: EventStream) -> None:
 
 @pytest.mark.every_postgres
 @pytest.mark.parametrize("column", ["timestamptz", "timestamp"])
-async def test_with_a_lag_an_event_is_handed_out_once_it_is_that_old(
+async def test_with_a_lag_an_event_is_delivered_once_it_is_that_old(
     database: Database, writer: asyncpg.Connection, column: str
 ) -> None:
     await writer.execute(
@@ -415,13 +413,13 @@ async def test_a_loader_may_drop_events_even_all_of_a_page(
         assert stream.cursor == "20"
 
 
-async def test_a_loader_is_not_asked_about_noops_nor_about_empty_pages(
+async def test_a_loader_is_not_called_for_noops_nor_for_empty_pages(
     pool: asyncpg.Pool, writer: asyncpg.Connection
 ) -> None:
-    asked: list[list[int]] = []
+    calls: list[list[int]] = []
 
     async def loader(connection: Any, events: Sequence[Event]) -> Sequence[Event]:
-        asked.append(ids(events))
+        calls.append(ids(events))
         return events
 
     await insert_noops(writer, 2)
@@ -429,7 +427,7 @@ async def test_a_loader_is_not_asked_about_noops_nor_about_empty_pages(
     await insert_noops(writer, 1)
     assert await all_of(table.replace(loader=loader).stream(pool, to_head=True)) == [3]
     assert await all_of(table.replace(loader=loader).stream(pool, "3", to_head=True)) == []
-    assert asked == [[3]]
+    assert calls == [[3]]
 
 
 async def test_what_a_loader_raises_is_raised_by_the_read_and_the_next_read_goes_on(
@@ -510,7 +508,7 @@ async def test_each_pool_reads_the_table_that_its_search_path_finds(
         await pool.close()
 
 
-async def test_a_column_that_is_missing_is_told_when_the_stream_is_opened(
+async def test_a_missing_column_is_an_error_when_the_stream_is_opened(
     pool: asyncpg.Pool, writer: asyncpg.Connection
 ) -> None:
     for columns, message in (

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.asyncio
 # Long enough not to help those that are woken.
 table = EventsTable("events", poll_period=30.0)
 
-# In a way that wakes nobody.
+# In a way that wakes no stream.
 INSERT = "INSERT INTO events (foreign_id, type) VALUES ('1', 1) RETURNING id"
 
 
@@ -87,7 +87,7 @@ async def test_a_hundred_streams_cost_two_statements_for_an_insert(
         for _ in range(3):
             last = await insert(writer)
             await asyncio.gather(*(stream.reached(last) for stream in streams))
-        # What the streams had borrowed to open has been given back.
+        # The streams have released the connections with which they were opened.
         await eventually(lambda: pool.get_size() - pool.get_idle_size() <= 2, "given back")
         statements.taken()
         clock = asyncio.get_running_loop().time
@@ -99,17 +99,17 @@ async def test_a_hundred_streams_cost_two_statements_for_an_insert(
         seconds = clock() - began
         taken = [statement for statement in statements.taken() if statement.application != "writer"]
     scans = [statement for statement in taken if SCAN in statement.text]
-    told = Counter(statement.text for statement in taken)
+    counts = Counter(statement.text for statement in taken)
     # One reads the event, one notifies other processes. Scans keep later gaps short, however many inserts there are.
-    assert len(taken) - len(scans) <= 2 * inserts, told
-    assert len(scans) <= seconds * 10 + 1, told
+    assert len(taken) - len(scans) <= 2 * inserts, counts
+    assert len(scans) <= seconds * 10 + 1, counts
 
 
 # Slow streams.
 
 
 class _Page(list[Event]):
-    """A page that tells whether it is still referred to."""
+    """A page that can be referenced weakly."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]
 
@@ -302,7 +302,7 @@ async def test_a_stream_is_not_held_up_when_the_tail_meets_a_gap_behind_it(
         await behind.reached(await insert(writer, own))
         await holder.execute("BEGIN")
         held = await insert(holder, own)
-        # The tail isn't told, and the stream joins it from further on.
+        # The tail is not woken, and the stream attaches at a later position.
         first = await writer.fetchval(INSERT)
         async with own.stream(pool, str(first)) as stream:
             read = asyncio.create_task(stream.read_page())
@@ -324,7 +324,7 @@ async def test_a_stream_that_joins_from_further_on_gets_what_follows_its_own_cur
         # Twice, as the wake-up of the first may have come while the tail was beginning, and make it look once more.
         for _ in range(2):
             await behind.reached(await insert(writer, own))
-        # The tail isn't told.
+        # The tail is not woken.
         first = await writer.fetchval(INSERT)
         async with reading(own.stream(pool, from_head=True)) as stream:
             assert behind.ids == [1, 2]
@@ -465,17 +465,17 @@ class Broker:
 
     def __init__(self) -> None:
         self._local = LocalNotifier()
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def notify(self, table: str) -> None:
         self._local.notify(table)
 
     def subscribe(self, table: str, wake: Callable[[], None]) -> Callable[[], None]:
-        self.told.append(f"subscribed to {table}")
+        self.calls.append(f"subscribed to {table}")
         leave = self._local.subscribe(table, wake)
 
         def unsubscribe() -> None:
-            self.told.append("left")
+            self.calls.append("left")
             leave()
 
         return unsubscribe
@@ -487,7 +487,7 @@ async def test_a_notifier_is_subscribed_to_before_the_head_is_loaded(
     broker = Broker()
 
     async def load(connection: object, events: Sequence[Event]) -> Sequence[Event]:
-        broker.told.append("loaded")
+        broker.calls.append("loaded")
         return events
 
     own = table.replace(notifier=broker, loader=load)
@@ -495,7 +495,7 @@ async def test_a_notifier_is_subscribed_to_before_the_head_is_loaded(
         for _ in range(2):
             await insert(writer, own)
             await stream.read_page()
-    assert broker.told == ["subscribed to public.events", "loaded", "loaded", "left"]
+    assert broker.calls == ["subscribed to public.events", "loaded", "loaded", "left"]
 
 
 async def test_a_wake_up_while_the_head_is_loaded_is_not_lost(
@@ -536,7 +536,7 @@ async def test_streams_are_woken_by_this_process_and_others(
     async with reading(woken.stream(pool)) as stream:
         for _ in range(3):
             await stream.reached(await insert(writer, woken))
-        child = await spawn(insert_when_told, database.dsn, wakeups)
+        child = await spawn(insert_on_request, database.dsn, wakeups)
         await child.until("ready")
         for _ in range(3):
             await child.write_line("insert")
@@ -546,7 +546,7 @@ async def test_streams_are_woken_by_this_process_and_others(
         await child.wait()
 
 
-async def insert_when_told(dsn: str, wakeups: Any) -> None:
+async def insert_on_request(dsn: str, wakeups: Any) -> None:
     writer = await asyncpg.connect(dsn)
     print("ready", flush=True)
     while await asyncio.to_thread(input):

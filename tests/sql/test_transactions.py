@@ -21,12 +21,12 @@ pytestmark = pytest.mark.asyncio
 # Long enough not to help those that are woken.
 table = EventsTable("events", poll_period=30.0)
 
-# In a way that wakes nobody.
+# In a way that wakes no stream.
 INSERT = "INSERT INTO events (foreign_id, type) VALUES ('1', 1)"
 
 
-class Told:
-    """A notifier that writes down what it is told."""
+class RecordingNotifier:
+    """A notifier that records its notifications."""
 
     def __init__(self) -> None:
         self.tables: list[str] = []
@@ -40,8 +40,8 @@ class Told:
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def recorder() -> RecordingNotifier:
+    return RecordingNotifier()
 
 
 @pytest_asyncio.fixture
@@ -82,33 +82,35 @@ async def undone(connection: Any) -> AsyncIterator[None]:
 
 
 async def test_what_is_done_in_it_is_committed_and_streams_are_woken_once(
-    connection: Any, told: Told, backend: Backend
+    connection: Any, recorder: RecordingNotifier, backend: Backend
 ) -> None:
-    events = table.replace(notifier=told)
+    events = table.replace(notifier=recorder)
     async with transaction(connection):
         await events.insert(connection, 1, 1)
         await events.insert(connection, 2, 1)
         await events.insert_many(connection, [(3, 1), (4, 1)])
-        assert told.tables == []
-    await eventually(lambda: told.tables == ["events"], lambda: f"told once, not {told.tables}")
+        assert recorder.tables == []
+    await eventually(lambda: recorder.tables == ["events"], lambda: f"notified once, not {recorder.tables}")
     assert await foreign_ids(backend) == ["1", "2", "3", "4"]
 
 
-async def test_each_table_that_was_inserted_into_is_woken(connection: Any, told: Told) -> None:
-    others = EventsTable("others", notifier=told)
+async def test_each_table_that_was_inserted_into_is_woken(
+    connection: Any, recorder: RecordingNotifier
+) -> None:
+    others = EventsTable("others", notifier=recorder)
     await others.create(connection)
     async with transaction(connection):
-        await table.replace(notifier=told).insert(connection, 1, 1)
+        await table.replace(notifier=recorder).insert(connection, 1, 1)
         await others.insert(connection, 1, 1)
-    await eventually(lambda: sorted(told.tables) == ["events", "others"], "both told")
+    await eventually(lambda: sorted(recorder.tables) == ["events", "others"], "both notified")
 
 
-async def test_notifiers_of_one_table_are_all_told(connection: Any) -> None:
-    notifiers = Told(), Told()
+async def test_all_notifiers_of_one_table_are_notified(connection: Any) -> None:
+    notifiers = RecordingNotifier(), RecordingNotifier()
     async with transaction(connection):
         for notifier in notifiers:
             await table.replace(notifier=notifier).insert(connection, 1, 1)
-    await eventually(lambda: all(told.tables == ["events"] for told in notifiers), "both told")
+    await eventually(lambda: all(recorder.tables == ["events"] for recorder in notifiers), "both notified")
 
 
 async def test_an_error_rolls_it_back_and_is_raised(connection: Any, backend: Backend) -> None:
@@ -171,41 +173,43 @@ async def test_a_pool_is_refused_with_the_way_to_a_connection(backend_pool: Any)
             raise AssertionError
 
 
-async def test_after_a_rollback_nobody_is_told_where_nothing_else_can_tell(
-    mysql: MysqlBackend, told: Told
+async def test_after_a_rollback_there_is_no_notification_where_it_is_detected(
+    mysql: MysqlBackend, recorder: RecordingNotifier
 ) -> None:
     connection = await mysql.connect()
-    events = table.replace(notifier=told)
+    events = table.replace(notifier=recorder)
     await events.create(connection)
     async with undone(connection):
         await events.insert(connection, 1, 1)
     async with transaction(connection), undone(connection):
         await events.insert(connection, 2, 1)
-    assert told.tables == []
+    assert recorder.tables == []
     # At once, outside a transaction; not at all, in one that isn't ours.
     await events.insert(connection, 3, 1)
-    assert told.tables == ["events"]
+    assert recorder.tables == ["events"]
     await mysql.fetch(connection, "BEGIN")
     await events.insert(connection, 4, 1)
     await mysql.fetch(connection, "COMMIT")
-    assert told.tables == ["events"]
+    assert recorder.tables == ["events"]
 
 
-async def test_without_autocommit_it_is_a_transaction_all_the_same(mysql: MysqlBackend, told: Told) -> None:
+async def test_without_autocommit_it_is_a_transaction_all_the_same(
+    mysql: MysqlBackend, recorder: RecordingNotifier
+) -> None:
     connection = await mysql.connect(autocommit=False)
-    events = table.replace(notifier=told)
+    events = table.replace(notifier=recorder)
     await events.create(connection)
     for foreign_id in "1", "2":
         async with transaction(connection):
             await events.insert(connection, foreign_id, 1)
-        assert told.tables == ["events"] * int(foreign_id)
+        assert recorder.tables == ["events"] * int(foreign_id)
         # Begins a transaction, as every statement does.
         await mysql.fetch(connection, "SELECT * FROM events")
         await connection.rollback()
     assert await foreign_ids(mysql) == ["1", "2"]
 
 
-# What is called after it, where the client library can't tell that it has ended.
+# Calls after it, where the client library cannot detect its end.
 
 
 async def test_calls_are_made_after_the_commit_once_for_each_key(connection: Any) -> None:
@@ -255,7 +259,7 @@ async def test_there_is_nothing_to_wait_for_outside_of_it(connection: Any, backe
 # Waking by hand.
 
 
-# Looks at first only: whoever is told in time was woken.
+# Polls at the start only: a stream that reads an event in time was woken.
 unhelped = table.replace(poll_floor=30.0)
 
 
@@ -299,16 +303,16 @@ async def test_without_a_wake_up_streams_find_events_by_polling(
             await stream.reached(event_id)
 
 
-async def test_wake_tells_the_tables_own_notifier(connection: Any, told: Told) -> None:
-    await table.replace(notifier=told).wake(connection)
-    await table.replace(name="other.events", notifier=told).wake(connection)
-    assert told.tables == ["events", "events"]
+async def test_wake_notifies_the_tables_own_notifier(connection: Any, recorder: RecordingNotifier) -> None:
+    await table.replace(notifier=recorder).wake(connection)
+    await table.replace(name="other.events", notifier=recorder).wake(connection)
+    assert recorder.tables == ["events", "events"]
 
 
 async def test_wake_does_nothing_for_a_table_that_is_polled_alone(connection: Any) -> None:
     await table.replace(wakeups=None).wake(connection)
 
 
-async def test_wake_refuses_what_is_no_connection(backend_pool: Any) -> None:
+async def test_wake_refuses_a_pool(backend_pool: Any) -> None:
     with pytest.raises(TypeError, match="is a pool: pass a connection"):
         await table.wake(backend_pool)

@@ -38,7 +38,7 @@ async def own_mariadb(lock_mode: int) -> AsyncIterator[EmbeddedMariaDB]:
 
 @pytest.fixture
 def library(request: pytest.FixtureRequest) -> str:
-    """The client library: asyncmy, but for the tests that ask for others."""
+    """The client library: asyncmy, except for the tests that request others."""
     return getattr(request, "param", "asyncmy")
 
 

@@ -25,7 +25,7 @@ END
 
 
 class Writer:
-    """A connection that writes, in transactions of one statement unless it is told to begin one."""
+    """A connection that writes, in transactions of one statement unless it begins one."""
 
     def __init__(self, backend: MysqlBackend, connection: Any) -> None:
         self.connection = connection
@@ -73,7 +73,7 @@ class Hold:
         self._holder = holder
 
     async def reached(self) -> None:
-        """Return once somebody waits in the trigger."""
+        """Return once a statement waits in the trigger."""
 
         async def waits() -> object:
             return await self._holder.value(

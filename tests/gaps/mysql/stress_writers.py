@@ -49,11 +49,11 @@ class Trouble:
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._kill())
-            tasks.create_task(self._tell_half())
+            tasks.create_task(self._announce_half())
             for number in range(WRITERS):
                 tasks.create_task(self._write(number))
 
-    async def _tell_half(self) -> None:
+    async def _announce_half(self) -> None:
         await asyncio.sleep((self._until - time.monotonic()) / 2)
         print("half", flush=True)
 
@@ -190,7 +190,7 @@ class Trouble:
             if self._chance.random() < 0.7:
                 await self._fetch(connection, f"XA {ending} '{name}'")
         finally:
-            # Whoever prepared it hangs up, or was killed, or the server was, before or after: somebody else ends it.
+            # The process that prepared it disconnects, or it or the server was killed before or after: another ends it.
             connection.close()
             await self._end(name, ending)
 

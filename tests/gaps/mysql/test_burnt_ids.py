@@ -75,7 +75,7 @@ async def test_a_writer_who_takes_long_to_insert_its_id_is_refused_rather_than_m
         inserting = asyncio.create_task(late.run(LATE))
         await hold.reached()
         above = await writer.insert()
-        # No row is there: nobody can know.
+        # There is no row: it is unknown.
         await reader.reached(above)
         await hold.let_go()
         error = await finished(inserting)
@@ -171,7 +171,7 @@ async def test_a_row_inserted_after_the_peek_is_waited_for(
         await writer.insert()
         async with reading(events.stream(readers)) as reader:
             await peeked.reached()
-            # Nobody had inserted it at the time of the peek; now it is in flight, and the noop has to wait.
+            # It was not inserted at the time of the dirty read; now it is in flight, and the noop has to wait.
             await hold.let_go()
             assert await finished(inserting) is None
             peeked.let_go()

@@ -51,7 +51,7 @@ async def test_the_first_event_of_a_table_is_waited_for(
 async def test_many_first_events_of_one_transaction_are_waited_for(
     events: EventsTable, readers: Any, points: MysqlPoints, writer: Writer, new_writer: Any
 ) -> None:
-    # More than lie so near below the first event that they would be filled; and the first id is nobody's.
+    # More ids than would be filled below the first event; and the first id has no owner.
     await writer.burn()
     holder = await new_writer(begin=True)
     await holder.run("INSERT INTO events (foreign_id, type) SELECT '1', 1 FROM seq_1_to_3000")
@@ -64,7 +64,7 @@ async def test_many_first_events_of_one_transaction_are_waited_for(
         assert len(reader.ids) == 3001
 
 
-async def test_who_holds_a_gap_is_told_after_a_while(
+async def test_the_transaction_that_holds_a_gap_is_logged_after_a_while(
     events: EventsTable,
     readers: Any,
     points: MysqlPoints,

@@ -51,7 +51,7 @@ async def test_a_pool_of_any_level_reads_what_is_committed(
             await connection.rollback()
 
 
-async def test_a_peek_leaves_no_dirty_read_behind(
+async def test_a_dirty_read_does_not_affect_the_next_statement(
     events: EventsTable, mariadb: MysqlBackend, points: MysqlPoints, writer: Writer, new_writer: Any
 ) -> None:
     holder = await new_writer(begin=True)
@@ -81,7 +81,7 @@ async def test_a_level_that_somebody_has_set_for_the_next_transaction_is_not_use
     await holder.run("ROLLBACK")
 
 
-async def test_a_connection_that_was_lent_has_its_own_level_in_the_next_transaction(
+async def test_a_released_connection_has_its_own_level_in_the_next_transaction(
     events: EventsTable, mariadb: MysqlBackend, writer: Writer
 ) -> None:
     count = "SELECT COUNT(*) FROM events"

@@ -64,16 +64,16 @@ async def test_locks_time_out_as_before_on_the_connections_that_filled_gaps(
 ) -> None:
     await writer.burn()
     last = await writer.insert()
-    asked = "SELECT CONNECTION_ID(), @@innodb_lock_wait_timeout, @@lock_wait_timeout"
+    query = "SELECT CONNECTION_ID(), @@innodb_lock_wait_timeout, @@lock_wait_timeout"
     async with mariadb.pool(1) as pool:
         async with pool.acquire() as connection:
             await mariadb.fetch(
                 connection, "SET SESSION innodb_lock_wait_timeout = 77, SESSION lock_wait_timeout = 88"
             )
-            before = (await mariadb.fetch(connection, asked))[0]
+            before = (await mariadb.fetch(connection, query))[0]
         # To its end: a statement under way when a stream is closed would cost the connection.
         async with events.stream(pool, to_head=True) as stream:
             assert [event.id async for event in stream][-1] == str(last)
         async with pool.acquire() as connection:
-            assert (await mariadb.fetch(connection, asked))[0] == before
+            assert (await mariadb.fetch(connection, query))[0] == before
             assert before[1:] == (77, 88)

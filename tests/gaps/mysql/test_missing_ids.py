@@ -40,7 +40,7 @@ def test_ids_are_missing_only_up_to_the_first_in_flight_and_as_far_as_was_looked
     looked_at = list(range(first, found.end + 1))
     assert list(found.ids) == [i for i in looked_at if i not in visible][:most]
     assert found.total == len([i for i in looked_at if i not in visible])
-    # Whoever was in flight at the peek and isn't committed, keeps all ids from there on.
+    # A row that was uncommitted at the first read, and is not committed at the second, keeps all ids from there on.
     assert not [i for i in looked_at if i in in_flight and i not in visible]
     if found.in_flight is None:
         assert found.end == last or len(rows[0]) >= limit or len(rows[1]) >= limit

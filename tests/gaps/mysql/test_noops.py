@@ -37,7 +37,7 @@ async def filled(writer: Writer) -> None:
 
 
 @pytest.mark.parametrize("library", [*MYSQL], indirect=True)
-async def test_noops_are_hidden_from_streams_unless_asked_for(
+async def test_noops_are_hidden_from_streams_unless_requested(
     events: EventsTable, readers: Any, writer: Writer
 ) -> None:
     first = await writer.insert()
@@ -91,7 +91,7 @@ async def test_pages_without_a_gap_cost_one_query_each(
 ) -> None:
     await writer.run("INSERT INTO events (foreign_id, type) SELECT '1', 1 FROM seq_1_to_100")
     last = await writer.value("SELECT MAX(id) FROM events")
-    # In a bulk insert's blocks there may be ids that nobody has used.
+    # The blocks of a bulk insert may contain unused ids.
     async with filling(readers, events):
         await filled(writer)
     async with events.replace(page_size=10).stream(readers, to_head=True) as stream:

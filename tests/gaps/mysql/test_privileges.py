@@ -1,4 +1,4 @@
-"""Readers who may not write: they say what they need, stay at the gap, and lose nothing."""
+"""Readers without the privilege to write: they log what they need, wait at the gap, and lose nothing."""
 
 import logging
 from typing import Any
@@ -23,7 +23,7 @@ async def account(writer: Writer, *privileges: str) -> str:
     return name
 
 
-async def test_a_reader_who_may_not_insert_says_so_and_waits_for_somebody_who_may(
+async def test_a_reader_without_the_privilege_logs_it_and_waits_for_a_process_that_has_it(
     events: EventsTable,
     mariadb: MysqlBackend,
     readers: Any,
@@ -40,7 +40,7 @@ async def test_a_reader_who_may_not_insert_says_so_and_waits_for_somebody_who_ma
         assert "grant INSERT on it" in caplog.text
         await points.more("look", 10)
         assert reader.ids == [first]
-        # Somebody who may: another stream does.
+        # Another stream has the privilege.
         async with reading(events.stream(readers)) as other:
             await other.reached(last)
         await delivers_all(reader, writer)

@@ -45,9 +45,9 @@ async def test_a_table_of_which_events_could_be_missed_is_refused(
     table: str, writer: Writer, readers: Any
 ) -> None:
     await writer.run(f"CREATE TABLE spare (id bigint NOT NULL AUTO_INCREMENT PRIMARY KEY, {COLUMNS})")
-    statement, told = TABLES[table]
+    statement, message = TABLES[table]
     await writer.run(statement)
-    with pytest.raises(TableRefused, match=told):
+    with pytest.raises(TableRefused, match=message):
         await EventsTable("events").stream(readers).__aenter__()
 
 

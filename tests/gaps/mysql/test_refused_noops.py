@@ -1,4 +1,4 @@
-"""A noop that the table doesn't take is told of, and its id never passed."""
+"""A noop that the table does not accept is an error, and its id is never passed."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ HINDRANCES = {
 async def test_a_noop_that_the_table_does_not_take_ends_the_stream(
     hindrance: str, events: EventsTable, readers: Any, writer: Writer
 ) -> None:
-    statement, told = HINDRANCES[hindrance]
+    statement, message = HINDRANCES[hindrance]
     await writer.run("CREATE TABLE tenants (id int PRIMARY KEY) ENGINE = InnoDB")
     await writer.run("INSERT INTO tenants VALUES (7)")
     first = await writer.insert("gap")
@@ -65,4 +65,4 @@ async def test_a_noop_that_the_table_does_not_take_ends_the_stream(
             assert reader.ids == [first]
         assert isinstance(error, TableRefused)
         assert "a noop that should fill a gap was not inserted" in str(error)
-        assert told in str(error)
+        assert message in str(error)

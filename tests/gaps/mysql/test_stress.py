@@ -1,6 +1,6 @@
 """Many writers with every kind of trouble, and a server that is restarted under them: none missed, all in order.
 
-``--stress-seconds`` says how long, ``--stress-seed`` repeats a run's choices.
+``--stress-seconds`` is the duration, ``--stress-seed`` repeats a run's choices.
 """
 
 import asyncio
@@ -82,8 +82,8 @@ async def test_under_stress_each_reader_gets_each_event_once_in_order_and_soon(
     for task in tasks:
         assert task.cancelled() or task.exception() is None, task
 
-    told = json.loads((tmp_path / "written").read_text())
-    passing = set(told["replaced"]) - set(committed)
+    written = json.loads((tmp_path / "written").read_text())
+    passing = set(written["replaced"]) - set(committed)
     wrong = [
         f"{name}: {fault}"
         for name, read in notes.items()
@@ -91,12 +91,12 @@ async def test_under_stress_each_reader_gets_each_event_once_in_order_and_soon(
     ]
     assert not wrong, "\n".join(wrong)
     print(
-        f"lock mode {lock_mode}: {len(committed)} events committed in {len(told['written'])} transactions,"
-        f" {noops} gaps filled ({noops / stress_seconds:.0f} a second), {told['refused']} writers refused"
+        f"lock mode {lock_mode}: {len(committed)} events committed in {len(written['written'])} transactions,"
+        f" {noops} gaps filled ({noops / stress_seconds:.0f} a second), {written['refused']} writers refused"
     )
     assert len(committed) > 50 * stress_seconds, "a stress test without stress shows nothing"
     for name, read in notes.items():
-        late = delays(told["written"], read.ids, read.times)
+        late = delays(written["written"], read.ids, read.times)
         median, longest = statistics.median(late), max(late)
         print(f"{name}: delays of {median * 1000:.0f} ms at the median, {longest * 1000:.0f} ms at most")
         assert median < _MEDIAN, name

@@ -31,7 +31,7 @@ async def test_a_missing_table_has_no_extent_and_no_backlog(mysql: MysqlBackend)
 
 @pytest.mark.parametrize("type", ["timestamp(6)", "datetime(6)", "datetime"])
 @pytest.mark.parametrize("zone", ["+00:00", "+09:00", "-05:00"])
-async def test_a_backlog_counts_the_events_after_the_cursor_and_tells_the_age_of_the_first(
+async def test_a_backlog_has_the_number_of_events_after_the_cursor_and_the_age_of_the_first(
     mysql: MysqlBackend, type: str, zone: str
 ) -> None:
     connection = await mysql.connect()

@@ -85,7 +85,7 @@ async def test_a_value_that_has_no_literal_is_refused(mysql: MysqlBackend, value
         await mysql.driver.fetch(await mysql.connect(), "SELECT %s", value)
 
 
-async def test_a_name_that_the_character_set_lacks_is_told(mysql: MysqlBackend) -> None:
+async def test_a_name_that_the_character_set_lacks_is_an_error(mysql: MysqlBackend) -> None:
     connection = await mysql.connect(charset="latin1")
     with pytest.raises(ValueError, match="has no '表': connect with charset='utf8mb4'"):
         await mysql.fetch(connection, "SELECT * FROM `表`")
@@ -99,7 +99,7 @@ async def test_rows_are_tuples_whatever_cursors_the_connection_makes(mysql: Mysq
         assert tuple(await mysql.fetch(connection, "SELECT 1 FROM dual WHERE false")) == ()
 
 
-async def test_a_statement_without_rows_tells_what_it_did(mysql: MysqlBackend) -> None:
+async def test_a_statement_without_rows_returns_its_effects(mysql: MysqlBackend) -> None:
     connection = await mysql.connect()
     await mysql.fetch(connection, "CREATE TABLE given (id bigint AUTO_INCREMENT PRIMARY KEY, n int)")
     inserted = await mysql.fetch(connection, "INSERT INTO given (n) VALUES (1), (2), (3)")
@@ -109,9 +109,7 @@ async def test_a_statement_without_rows_tells_what_it_did(mysql: MysqlBackend) -
     assert await mysql.fetch(connection, "DELETE FROM given WHERE id > 9") == ((0, 0, False),)
 
 
-async def test_warnings_are_told_by_a_flag_alone(
-    mysql: MysqlBackend, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_warnings_only_set_a_flag(mysql: MysqlBackend, caplog: pytest.LogCaptureFixture) -> None:
     connection = await mysql.connect(init_command="SET sql_mode = ''")
     await mysql.fetch(connection, "CREATE TABLE given (t varchar(1))")
     assert await mysql.fetch(connection, "INSERT INTO given VALUES ('long')") == ((1, 0, True),)
@@ -195,7 +193,7 @@ async def test_a_transaction_cancelled_at_any_await_is_undone_or_whole(mysql: My
     while await cancelled_at(step, work(step)):
         step += 1
     committed = await numbers(mysql)
-    # The server may have heard a COMMIT whose answer wasn't waited for.
+    # The server may have received a COMMIT whose result was not waited for.
     assert committed == sorted(-number for number in committed)
     assert step in committed
     assert 1 not in committed
@@ -211,7 +209,7 @@ async def raised(mysql: MysqlBackend, connection: Any, statement: str, table: st
     return caught.value
 
 
-async def test_errors_are_told_by_their_numbers(mysql: MysqlBackend) -> None:
+async def test_errors_are_translated_by_their_numbers(mysql: MysqlBackend) -> None:
     connection = await table_of_numbers(mysql)
     error = await raised(mysql, connection, "SELECT 1 FROM nowhere", "nowhere")
     assert isinstance(error, TableNotFound)
@@ -264,7 +262,7 @@ async def test_a_server_gets_no_file_of_the_client(mysql: MysqlBackend, tmp_path
 # What is given.
 
 
-async def test_what_is_still_to_be_awaited_is_told(mysql: MysqlBackend) -> None:
+async def test_an_object_that_was_not_awaited_is_refused(mysql: MysqlBackend) -> None:
     async with mysql.pool() as pool:
         acquiring = pool.acquire()
         with pytest.raises(TypeError, match="was not awaited"):

@@ -129,17 +129,17 @@ async def test_events_are_the_same_in_every_session(mysql: MysqlBackend, charset
 async def test_what_does_not_fit_is_an_error_where_sql_mode_is_not_strict_too(mysql: MysqlBackend) -> None:
     connection = await mysql.connect(init_command="SET sql_mode = ''")
     await users.create(connection)
-    told = "the database stored another value than the inserted one, as sql_mode is not strict"
-    with pytest.raises(DatabaseError, match=told):
+    message = "the database stored another value than the inserted one, as sql_mode is not strict"
+    with pytest.raises(DatabaseError, match=message):
         await users.insert(connection, "x" * 256, 1)
-    with pytest.raises(DatabaseError, match=told):
+    with pytest.raises(DatabaseError, match=message):
         await users.insert_many(connection, [(1, 1), ("x" * 256, 1)])
     await mysql.fetch(connection, "ALTER TABLE user_events MODIFY foreign_id varchar(9) CHARACTER SET latin1")
-    with pytest.raises(DatabaseError, match=told):
+    with pytest.raises(DatabaseError, match=message):
         await users.insert(connection, "\U0001f600", 1)
     await mysql.fetch(connection, "TRUNCATE user_events")
     await mysql.fetch(connection, "ALTER TABLE user_events MODIFY foreign_id bigint NOT NULL")
-    with pytest.raises(DatabaseError, match=told):
+    with pytest.raises(DatabaseError, match=message):
         await users.insert(connection, "seven", 1)
 
 
@@ -185,7 +185,7 @@ async def test_ids_are_those_stored_beside_other_writers(mode: int) -> None:
             mysql.close()
 
 
-async def test_many_events_go_by_as_many_statements_as_the_servers_limit_asks_for(
+async def test_many_events_take_as_many_statements_as_the_servers_limit_requires(
     mysql: MysqlBackend,
 ) -> None:
     connection = await mysql.connect()
@@ -217,7 +217,9 @@ async def test_of_many_events_in_several_statements_all_are_inserted_or_none(
     assert [event.foreign_id for event in await read(mysql, full)] == ["before"] * in_transaction
 
 
-async def test_an_event_larger_than_the_servers_limit_is_told_before_it_is_sent(mysql: MysqlBackend) -> None:
+async def test_an_event_larger_than_the_servers_limit_is_refused_before_it_is_sent(
+    mysql: MysqlBackend,
+) -> None:
     connection = await mysql.connect()
     await full.create(connection)
     limit = await mysql.value(connection, "SELECT @@max_allowed_packet")
@@ -261,7 +263,7 @@ async def test_an_insert_leaves_autocommit_and_the_transaction_as_they_are(
     assert connection.get_autocommit() is autocommit
 
 
-async def test_what_is_read_only_is_told_by_the_client_librarys_own_exception(mysql: MysqlBackend) -> None:
+async def test_a_read_only_transaction_raises_the_client_librarys_own_exception(mysql: MysqlBackend) -> None:
     connection = await mysql.connect()
     await users.create(connection)
     await mysql.fetch(connection, "START TRANSACTION READ ONLY")

@@ -1,4 +1,4 @@
-"""Connections that MySQL's pools lend: clean, given back in every case, and closed if it isn't certain what they do."""
+"""Connections of MySQL's pools: acquired clean, always released, and closed if a statement may be running."""
 
 import asyncio
 from typing import Any
@@ -30,7 +30,7 @@ async def connections(mysql: MysqlBackend, watcher: Any) -> int:
     return counted
 
 
-async def test_a_lent_connection_sees_what_others_commit(mysql: MysqlBackend) -> None:
+async def test_an_acquired_connection_sees_the_commits_of_others(mysql: MysqlBackend) -> None:
     writer = await make_table(mysql)
     async with mysql.pool(1, autocommit=False) as pool:
         # A connection is given back with a snapshot of the empty table open.
@@ -103,7 +103,7 @@ async def test_after_an_error_the_connection_is_closed_and_those_who_wait_get_an
 
 
 async def test_a_connection_that_is_lost_takes_no_other_one_with_it(mysql: MysqlBackend) -> None:
-    """Telling those who wait must not touch what is free by then, and may be lost as well."""
+    """Waking the waiting tasks must not touch connections that are free by then, and may be lost too."""
     fail, give_back = asyncio.Event(), asyncio.Event()
     kept: list[Any] = []
 
@@ -121,18 +121,18 @@ async def test_a_connection_that_is_lost_takes_no_other_one_with_it(mysql: Mysql
             kept.append(connection)
             await give_back.wait()
 
-    async def lent(pool: Any, count: int) -> None:
-        await eventually(lambda: pool.size - pool.freesize == count, f"{count} are lent")
+    async def in_use(pool: Any, count: int) -> None:
+        await eventually(lambda: pool.size - pool.freesize == count, f"{count} are in use")
 
     async with mysql.pool(2, minsize=2) as pool, asyncio.timeout(10), asyncio.TaskGroup() as tasks:
         using = [tasks.create_task(lose(pool)), tasks.create_task(use(pool))]
-        await lent(pool, 2)
-        # As it is held by whoever connects.
+        await in_use(pool, 2)
+        # As a task that connects holds it.
         async with pool._cond:
             fail.set()
-            await lent(pool, 1)
+            await in_use(pool, 1)
             give_back.set()
-            await lent(pool, 0)
+            await in_use(pool, 0)
         await asyncio.wait(using)
         assert pool.freesize
         assert not mysql.driver.is_closed(kept[0])
@@ -191,7 +191,7 @@ async def test_a_connection_may_be_kept_only_while_there_are_others(mysql: Mysql
         assert not mysql.driver.has_spare(pool)
 
 
-async def test_a_closed_pool_is_told(mysql: MysqlBackend) -> None:
+async def test_a_closed_pool_is_an_error(mysql: MysqlBackend) -> None:
     async with mysql.pool() as pool:
         pass
     with pytest.raises(DatabaseError, match="the pool is closed"), mysql.driver.errors("numbers"):
@@ -199,7 +199,7 @@ async def test_a_closed_pool_is_told(mysql: MysqlBackend) -> None:
             pass
 
 
-async def test_a_connection_that_was_killed_while_lent_is_replaced(mysql: MysqlBackend) -> None:
+async def test_a_connection_that_was_killed_while_in_use_is_replaced(mysql: MysqlBackend) -> None:
     killer = await mysql.connect()
 
     async def kill(connection: Any) -> None:
@@ -232,7 +232,7 @@ async def test_a_dsn_opens_a_pool_by_the_library_that_it_names(mysql: MysqlBacke
             assert await mysql.value(connection, "SELECT @@character_set_client") == "utf8mb4"
 
 
-async def test_a_pool_of_a_dsn_is_closed_though_a_connection_is_lent(mysql: MysqlBackend) -> None:
+async def test_a_pool_of_a_dsn_is_closed_though_a_connection_is_in_use(mysql: MysqlBackend) -> None:
     watcher = await mysql.connect()
     async with open_pool(mysql.dsn.replace("mysql:", f"mysql+{mysql.library}:")) as pool:
         await pool.acquire()

@@ -78,7 +78,7 @@ async def test_a_table_takes_every_text_whatever_the_databases_character_set_is(
     assert await mysql.driver.fetch(connection, insert, "\U0001f600") == ((1, 1, False),)
 
 
-async def test_names_of_consumers_are_told_apart_by_case_and_accents(mysql: MysqlBackend) -> None:
+async def test_names_of_consumers_differ_by_case_and_accents(mysql: MysqlBackend) -> None:
     connection = await mysql.connect()
     await mysql.fetch(connection, DIALECT.ddl(CURSORS))
     for name in "send", "Send", "sénd":
@@ -189,7 +189,7 @@ async def test_tables_that_can_be_streamed_are_accepted(
         ),
     ],
 )
-async def test_each_difference_is_told(
+async def test_each_difference_is_reported(
     mysql: MysqlBackend, changes: dict[str, str | None], expected: list[str]
 ) -> None:
     assert await compare(mysql, await make(mysql, changes), FULL) == expected

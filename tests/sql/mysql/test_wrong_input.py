@@ -1,4 +1,4 @@
-"""Connections, servers and DSNs that won't do are told, and nothing is stored."""
+"""Unusable connections, servers and DSNs are errors, and nothing is stored."""
 
 import asyncio
 from typing import Any
@@ -24,7 +24,7 @@ async def stored(mysql: MysqlBackend) -> list[str]:
 # Connections and pools.
 
 
-async def test_a_pool_for_a_connection_and_the_reverse_say_how_to_get_the_other(mysql: MysqlBackend) -> None:
+async def test_a_pool_for_a_connection_and_the_reverse_are_refused_with_a_remedy(mysql: MysqlBackend) -> None:
     connection = await mysql.connect()
     await users.create(connection)
     async with mysql.pool() as pool:
@@ -36,7 +36,7 @@ async def test_a_pool_for_a_connection_and_the_reverse_say_how_to_get_the_other(
     assert await stored(mysql) == []
 
 
-async def test_an_acquire_that_was_not_awaited_is_told(mysql: MysqlBackend) -> None:
+async def test_an_acquire_that_was_not_awaited_is_refused(mysql: MysqlBackend) -> None:
     async with mysql.pool() as pool:
         acquiring = pool.acquire()
         with pytest.raises(TypeError, match="was not awaited: use await, or async with"):
@@ -75,7 +75,7 @@ async def test_an_insert_that_is_cancelled_anywhere_is_rolled_back_with_its_tran
     step = 1
 
     async def insert(connection: Any) -> None:
-        # A new table object each time, as what is asked about a table is asked once.
+        # A new table object each time, as its name is queried once.
         inserted.append(await EventsTable("user_events").insert(connection, step, 1))
 
     while True:
@@ -118,7 +118,7 @@ async def test_a_deadlock_is_the_client_librarys_own_exception(mysql: MysqlBacke
 # Servers.
 
 
-async def test_a_read_only_server_is_told() -> None:
+async def test_a_read_only_server_is_an_error() -> None:
     async with make_mariadb() as server:
         for backend in MYSQL.values():
             mysql = backend(MysqlDatabase(server, "app"))
@@ -135,8 +135,8 @@ async def test_a_read_only_server_is_told() -> None:
             connection = await mysql.connect(user="app")
             with pytest.raises(mysql.library_error, match="read-only"):
                 await users.insert(connection, 1, 1)
-            told = pytest.raises(DatabaseError, match=r"user_events: .*read-only.*\(error 1290\)")
-            with told, mysql.driver.errors("user_events"):
+            raises = pytest.raises(DatabaseError, match=r"user_events: .*read-only.*\(error 1290\)")
+            with raises, mysql.driver.errors("user_events"):
                 await mysql.fetch(connection, "INSERT INTO user_events (type, foreign_id) VALUES (1, 'x')")
             assert await stored(mysql) == []
             mysql.close()
@@ -145,7 +145,7 @@ async def test_a_read_only_server_is_told() -> None:
 # DSNs.
 
 
-async def said(dsn: str, error: type[Exception]) -> str:
+async def message_of(dsn: str, error: type[Exception]) -> str:
     with pytest.raises(error) as raised:
         async with open_pool(dsn):
             pass
@@ -167,21 +167,21 @@ async def said(dsn: str, error: type[Exception]) -> str:
         ("me:s3cret@[::1/app", "the DSN can't be read"),
     ],
 )
-async def test_a_dsn_that_is_wrong_is_told_without_its_password(library: str, rest: str, reason: str) -> None:
-    told = await said(f"mysql+{library}://{rest}", ValueError)
-    assert reason in told
-    assert "s3cret" not in told
+async def test_a_wrong_dsn_is_reported_without_its_password(library: str, rest: str, reason: str) -> None:
+    message = await message_of(f"mysql+{library}://{rest}", ValueError)
+    assert reason in message
+    assert "s3cret" not in message
 
 
 async def test_a_server_that_refuses_and_one_that_is_not_there_are_two_things(mysql: MysqlBackend) -> None:
     scheme = f"mysql+{mysql.library}"
-    told = await said(f"{scheme}://me:s3cret@127.0.0.1:1/app", ConnectionLost)
-    assert "127.0.0.1:1/app: the database can't be reached" in told
-    assert "s3cret" not in told
+    message = await message_of(f"{scheme}://me:s3cret@127.0.0.1:1/app", ConnectionLost)
+    assert "127.0.0.1:1/app: the database can't be reached" in message
+    assert "s3cret" not in message
     there = mysql.dsn.partition("?")[2]
     for refused in f"nobody:s3cret@localhost/app?{there}", f"root@localhost/no_such_database?{there}":
-        told = await said(f"{scheme}://{refused}", DatabaseError)
-        assert "s3cret" not in told
+        message = await message_of(f"{scheme}://{refused}", DatabaseError)
+        assert "s3cret" not in message
 
 
 @pytest.mark.parametrize("missing", [["asyncmy"], ["asyncmy", "aiomysql"]])
@@ -196,5 +196,5 @@ async def test_of_the_client_libraries_the_one_installed_is_taken(
         async with open_pool(mysql.dsn) as pool:
             assert type(pool).__module__.startswith("aiomysql")
     else:
-        told = await said(mysql.dsn, ModuleNotFoundError)
-        assert told == r"mysql:// needs asyncmy or aiomysql: pip install 'reflex-aio[mysql]'"
+        message = await message_of(mysql.dsn, ModuleNotFoundError)
+        assert message == r"mysql:// needs asyncmy or aiomysql: pip install 'reflex-aio[mysql]'"
