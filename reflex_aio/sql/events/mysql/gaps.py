@@ -19,13 +19,14 @@ from reflex_aio.errors import CursorAhead, TableRefused, TableReplaced
 from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.drivers.pinned_connection import PinnedConnection
 from reflex_aio.sql.events.loader import GapResolver
-from reflex_aio.sql.events.mysql.catalog import (
+from reflex_aio.sql.events.mysql.gap_fill import (
+    FillOutcome,
+    GapFiller,
     check_fillable,
     fetch_unless_denied,
     next_id,
     replicates_from,
 )
-from reflex_aio.sql.events.mysql.gap_fill import FillOutcome, GapFiller
 from reflex_aio.sql.events.mysql.queries import GapQueries, dirty_read
 from reflex_aio.sql.events.settings import EventsSettings
 from reflex_aio.sql.schema.mysql import FoundEvents

@@ -10,7 +10,7 @@ from reflex_aio.errors import TableRefused
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.drivers.pinned_connection import PinnedConnection
 from reflex_aio.sql.events.loader import Loader, Page, Position, ReplicaGaps, safe_prefix
-from reflex_aio.sql.events.mysql.catalog import replicates_from
+from reflex_aio.sql.events.mysql.gap_fill import replicates_from
 from reflex_aio.sql.events.mysql.gaps import Gaps
 from reflex_aio.sql.events.mysql.queries import Queries, decode_rows
 from reflex_aio.sql.events.settings import EventsSettings
