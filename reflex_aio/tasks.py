@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
+# How often a task that has not ended is cancelled, in seconds.
+_CANCEL_PERIOD = 1.0
+
 
 class Tasks:
     """The background tasks of one object, in one event loop."""
@@ -147,29 +150,96 @@ def _log_failure(task: asyncio.Task[Any]) -> None:
 class Group:
     """A task group that raises its first error as it is, not in an exception group. Later errors are logged.
 
+    On asyncio, the work and the tasks are cancelled once, and then once per second until they have ended. The scopes of
+    anyio would cancel a task that swallows its cancellation again in each turn of the event loop.
+
     :param name: the consumer, for the log
+    :param not_ended: called once, on asyncio, if a task has not ended a second after it was cancelled
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, not_ended: Callable[[], None] = lambda: None) -> None:
         self._name = name
+        self._not_ended = not_ended
         self._error: BaseException | None = None
-        self._tasks: TaskGroup | None = None
+        self._cancelled = False
+        # On asyncio: the tasks, an event that is set when none is left, and the timer of the next cancellation.
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._empty: asyncio.Event | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        # Elsewhere.
+        self._task_group: TaskGroup | None = None
 
     async def run(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run ``work``. When it returns, cancel the tasks that it started."""
-        async with anyio.create_task_group() as self._tasks:
-            await self._guarded(work)
-            self._tasks.cancel_scope.cancel()
-        if self._error is not None:
-            raise self._error
+        try:
+            if on_asyncio():
+                await self._run_on_asyncio(work)
+            else:
+                async with anyio.create_task_group() as self._task_group:
+                    await self._run_work(work)
+        finally:
+            # Also in place of a cancellation, as an error in clean-up does.
+            if self._error is not None:
+                raise self._error
+
+    async def _run_on_asyncio(self, work: Callable[[], Awaitable[None]]) -> None:
+        # In a task of its own: a scope of the caller's that is cancelled would not let go of this one.
+        self._empty = asyncio.Event()
+        self._start(self._run_work(work))
+        try:
+            await self._empty.wait()
+        except asyncio.CancelledError:
+            self.cancel()
+            await shielded(self._empty.wait())
+            raise
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
 
     def start(self, work: Callable[[Unpack[Args]], Awaitable[None]], *args: *Args) -> None:
         """Start ``work`` in a task. Call this within :meth:`run` only."""
-        assert self._tasks is not None
-        self._tasks.start_soon(self._guarded, work, *args)
+        if self._task_group is not None:
+            self._task_group.start_soon(self._guarded, work, *args)
+            return
+        self._start(self._guarded(work, *args))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=self._name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        if self._cancelled:
+            task.cancel()
+
+    def cancel(self) -> None:
+        """Cancel the work and the tasks; :meth:`run` returns when they have ended. Does nothing before and after."""
+        if self._task_group is not None:
+            self._task_group.cancel_scope.cancel()
+        elif not self._cancelled and self._tasks:
+            self._cancelled = True
+            self._cancel_tasks()
+
+    def _cancel_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        self._timer = asyncio.get_running_loop().call_later(_CANCEL_PERIOD, self._cancel_again)
+
+    def _cancel_again(self) -> None:
+        not_ended, self._not_ended = self._not_ended, lambda: None
+        not_ended()
+        self._cancel_tasks()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not self._tasks and self._empty is not None:
+            self._empty.set()
+
+    async def _run_work(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await self._guarded(work)
+        finally:
+            self.cancel()
 
     async def _guarded(self, work: Callable[[Unpack[Args]], Awaitable[None]], *args: *Args) -> None:
-        assert self._tasks is not None
         if self._error is not None:
             # The task was started just before the failure, and would run up to its first wait.
             return
@@ -180,7 +250,7 @@ class Group:
             if is_cancellation(exc, pending_before=pending_before):
                 raise
             self._failed(exc)
-            self._tasks.cancel_scope.cancel()
+            self.cancel()
 
     def _failed(self, error: BaseException) -> None:
         if self._error is None:

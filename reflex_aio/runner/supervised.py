@@ -41,7 +41,6 @@ class SupervisedSpec:
         self._lease: Lease | None = None
         self._run: Run | None = None
         self._supervisor: Supervisor | None = None
-        self._scope: anyio.CancelScope | None = None
         # When it must have ended, by the monotonic clock.
         self._deadline: float | None = None
         # Set if it was ended before its supervisor was started.
@@ -140,30 +139,27 @@ class SupervisedSpec:
         supervisor = self._supervisor = Supervisor(
             self.name, begin, backoff=self._backoff, hooks=spec.hooks, report=self._report, final=LeaseLost
         )
-        finished = False
+        self.unfinished = True
         try:
-            with anyio.CancelScope() as self._scope:
-                if self._ended:
-                    supervisor.end()
-                await supervisor.run()
-                finished = True
+            if self._ended:
+                supervisor.end(timeout=0)
+            await supervisor.run()
+            self.unfinished = supervisor.unfinished
         finally:
-            self.unfinished = not finished
             self._cursor = self._current_cursor()
-            self._supervisor = self._run = self._scope = self._deadline = None
+            self._supervisor = self._run = self._deadline = None
             self._ended = False
 
     def end(self, *, timeout: float) -> None:
         """Receive no more events. A run that has not drained after ``timeout`` seconds is cancelled."""
         if not self.is_active or self._state is ConsumerState.DRAINING:
             return
-        if self._supervisor is None or self._scope is None:
+        if self._supervisor is None:
             self._ended = True
             return
         self._deadline = anyio.current_time() + timeout
         self.set_state(ConsumerState.DRAINING)
-        self._scope.deadline = self._deadline
-        self._supervisor.end()
+        self._supervisor.end(timeout=timeout)
 
     def _report(self, state: ConsumerState, error: Exception | None) -> None:
         if error is not None:

@@ -40,6 +40,11 @@ class CursorWriter:
         self.stored: str = ""
         """The last cursor that was written; ``""`` before the first."""
 
+    @property
+    def reached(self) -> str:
+        """The last cursor that was set or skipped to, stored or not; ``""`` before the first."""
+        return self._pending or self.stored
+
     def set(self, cursor: str) -> Awaitable[None]:
         """Write ``cursor``, or a later one that is set while another task writes."""
         # Not a coroutine function: at a million events a second, another frame would dominate the cost.

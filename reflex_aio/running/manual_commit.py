@@ -46,6 +46,11 @@ class RunContext(Generic[Item]):
         """The number of events that were begun, from the first unfinished one on."""
         return len(self._watermark)
 
+    @property
+    def first_unfinished(self) -> str:
+        """The id of the first unfinished event; ``""`` if there is none."""
+        return self._watermark.first_unfinished
+
     def start(self, work: Callable[[Unpack[Args]], Awaitable[None]], *args: *Args) -> None:
         """Start ``work`` in a task. An exception ends the run; the end of the run cancels the task."""
         self._group.start(work, *args)
@@ -146,6 +151,8 @@ class Watermark:
         self._cursors: deque[str] = deque()
         self._first = 0
         self._finished: set[int] = set()
+        # The first cursors of those that skip() has replaced, by ticket.
+        self._replaced: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self._cursors)
@@ -154,6 +161,11 @@ class Watermark:
     def cursor(self) -> str:
         """The cursor of the last event before the first unfinished one; ``""`` if there is none."""
         return self._cursor
+
+    @property
+    def first_unfinished(self) -> str:
+        """The cursor of the first unfinished event; ``""`` if there is none."""
+        return self._replaced.get(self._first, self._cursors[0]) if self._cursors else ""
 
     def begin(self, cursor: str) -> int:
         """Add an event with this cursor after those present, and return its ticket."""
@@ -164,6 +176,7 @@ class Watermark:
         """Add an event with this cursor after those present, which counts as finished."""
         if self._cursors:
             # Merged with the event before, so that skipped events take no memory.
+            self._replaced.setdefault(self._first + len(self._cursors) - 1, self._cursors[-1])
             self._cursors[-1] = cursor
         else:
             self._cursor = cursor
@@ -191,6 +204,8 @@ class Watermark:
 
     def _advance(self) -> None:
         self._finished.discard(self._first)
+        if self._replaced:
+            self._replaced.pop(self._first, None)
         self._cursor = self._cursors.popleft()
         self._first += 1
 

@@ -76,6 +76,9 @@ class Run:
         )
         # The stored cursor at the start of the run.
         self._start = ""
+        # The events that are being consumed, in part already, or the context of the processor that consumes them.
+        self._page: Sequence[Event] = ()
+        self._context: RunContext[Any] | None = None
         self.advanced: bool = False
         """True if the cursor was moved past an event that was handled."""
 
@@ -85,6 +88,19 @@ class Run:
         if self._mark is not None:
             return self._mark.cursor
         return "" if self._writer is None else self._writer.stored
+
+    @property
+    def in_hand(self) -> str:
+        """The id of the event that is being consumed, the first one of several; ``""`` if there is none."""
+        if self._context is not None:
+            return self._context.first_unfinished
+        if not self._page:
+            return ""
+        # Found here, when it is asked for, as this takes no time when an event is consumed.
+        reached = self._writer.reached if self._writer is not None else self.cursor
+        ids = [event.id for event in self._page]
+        after = ids.index(reached) + 1 if reached in ids else 0
+        return ids[after] if after < len(ids) else ""
 
     def end(self) -> bool:
         """Receive no more events, and finish those in hand.
@@ -144,16 +160,20 @@ class Run:
         return self._consumer.effective_handler if self._delivery.is_plain else self._delivery.deliver
 
     async def _consume(self, stream: EventStream) -> None:
-        with self._store.mark(self._consumer.name, fence=self._spec.fence) as mark:
-            if mark is None:
-                await self._consume_with_sets(stream)
-            else:
-                await self._consume_with_mark(stream, mark)
+        try:
+            with self._store.mark(self._consumer.name, fence=self._spec.fence) as mark:
+                if mark is None:
+                    await self._consume_with_sets(stream)
+                else:
+                    await self._consume_with_mark(stream, mark)
+        finally:
+            self._page = ()
 
     async def _consume_with_mark(self, stream: EventStream, mark: CursorMark) -> None:
         """Write the cursor to a mark, which the store reads. This loop may run a million times a second."""
         self._mark, handle, all_wanted = mark, self._handler(), not self._consumer.filters
         while page := await stream.read_page():
+            self._page = page
             for event in page:
                 if self._ending:
                     return
@@ -172,6 +192,7 @@ class Run:
 
         async def consume() -> None:
             while page := await stream.read_page():
+                self._page = page
                 for event in page:
                     if self._ending:
                         return
@@ -197,7 +218,7 @@ class Run:
                 # In another task: a transaction may be open here, on the last connection of the pool.
                 group.start(self._retry_state.clear_handled)
 
-        context = RunContext(writer, group, handle)
+        context = self._context = RunContext(writer, group, handle)
 
         async def consume() -> None:
             processor, filters = consumer.processor(context), consumer.filters
@@ -219,7 +240,7 @@ class Run:
             await self._while_writing(writer, group, consume)
         finally:
             context.close()
-            self.advanced = context.advanced
+            self._context, self.advanced = None, context.advanced
 
     async def _while_writing(
         self, writer: CursorWriter, group: Group, work: Callable[[], Awaitable[None]]

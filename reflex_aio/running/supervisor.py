@@ -12,7 +12,7 @@ from reflex_aio.health import ConsumerState
 from reflex_aio.hooks import Hooks
 from reflex_aio.running.run import Run
 from reflex_aio.spec import Spec
-from reflex_aio.tasks import is_cancellation, pending_cancellations
+from reflex_aio.tasks import Group, is_cancellation, pending_cancellations
 
 __all__ = ["Report", "Supervisor", "check_endless", "run_forever"]
 
@@ -79,10 +79,13 @@ class Supervisor:
         self._report = report
         self._final = final
         self._run: Run | None = None
-        self._scope: anyio.CancelScope | None = None
+        self._group: Group | None = None
+        self._waiting: anyio.CancelScope | None = None
         self._ending = False
         # The stored cursor at the last conflict.
         self._conflict: str | None = None
+        self.unfinished: bool = False
+        """True if the last run was cancelled with events in hand, since it did not end in time."""
 
     async def run(self) -> None:
         """Run until cancelled, or until :meth:`end` is called.
@@ -109,20 +112,35 @@ class Supervisor:
                 delays = self._backoff.delays()
             await self._back_off(next(delays), error)
 
-    def end(self) -> None:
-        """Receive no more events. :meth:`run` returns when those in hand are finished, and the cursor is stored."""
+    def end(self, *, timeout: float | None = None) -> None:
+        """Receive no more events. :meth:`run` returns when those in hand are finished, and the cursor is stored.
+
+        :param timeout: the time after which a run that has not ended is cancelled, in seconds; ``None`` for never
+        """
         self._ending = True
-        if self._scope is not None and not (self._run is not None and self._run.end()):
-            self._scope.cancel()
+        if self._group is not None:
+            if self._run is None or not self._run.end():
+                self._group.cancel()
+            elif timeout is not None:
+                self._group.start(self._cancel_after, timeout)
+        elif self._waiting is not None:
+            self._waiting.cancel()
+
+    async def _cancel_after(self, timeout: float) -> None:
+        await anyio.sleep(timeout)
+        if self._group is not None:
+            self.unfinished = True
+            self._group.cancel()
 
     async def _run_once(self, run: Run) -> Exception | None:
         """Return the error that ended the run, or ``None`` if :meth:`end` ended it."""
+        if self._ending:
+            return None
+        self._report(ConsumerState.STARTING, None)
         pending_before = pending_cancellations()
+        self._group = Group(self._name, not_ended=self._not_ended)
         try:
-            with anyio.CancelScope() as self._scope:
-                if not self._ending:
-                    self._report(ConsumerState.STARTING, None)
-                    await run.run()
+            await self._group.run(run.run)
             return None
         except self._final:
             raise
@@ -138,7 +156,18 @@ class Supervisor:
             error.__cause__ = exc
             return error
         finally:
-            self._run = None
+            self._run = self._group = None
+
+    def _not_ended(self) -> None:
+        event_id = "" if self._run is None else self._run.in_hand
+        if event_id:
+            logger.error(
+                "consumer %s: the handler of event %s was cancelled, and goes on: it must not catch CancelledError"
+                " without raising it again",
+                self._name,
+                event_id,
+                extra={"consumer": self._name, "event_id": event_id},
+            )
 
     async def _back_off(self, delay: float, error: Exception) -> None:
         moved_by_others = self._is_moved_by_others(error)
@@ -156,8 +185,9 @@ class Supervisor:
             )
         self._hooks.consumer_restarting(self._name, error, expected=expected, delay=delay)
         self._report(ConsumerState.BACKING_OFF, error)
-        with anyio.CancelScope() as self._scope:
+        with anyio.CancelScope() as self._waiting:
             await anyio.sleep(delay)
+        self._waiting = None
 
     def _is_moved_by_others(self, error: Exception) -> bool:
         """Return whether ``error`` is a conflict because another process has moved the cursor."""

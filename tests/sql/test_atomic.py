@@ -28,7 +28,7 @@ from reflex_aio.sql import (
     EventsTable,
     LeasesTable,
 )
-from reflex_aio.testing.contract import cancelled_at
+from tests.core.cancelling import cancelled_at
 from tests.fix_databases import Database
 from tests.waiting import eventually
 
