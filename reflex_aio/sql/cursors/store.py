@@ -5,7 +5,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
 from reflex_aio.checks import check_seconds, check_text, is_storable_text, wrong_type
@@ -185,7 +185,7 @@ class TableCursorStore(TableStore[CursorsDialect], CursorStore):
     :raises ValueError: if ``idle_timeout`` is out of range
     """
 
-    fence_type = TableLease
+    fence_type: ClassVar[type[Lease] | None] = TableLease
     has_transactions = True
 
     def __init__(

@@ -70,7 +70,7 @@ class TableLeaseStore(TableStore[LeasesDialect], LeaseStore):
     :class:`~reflex_aio.errors.DatabaseError`.
     """
 
-    lease_type = TableLease
+    lease_type: type[Lease] = TableLease
 
     def __init__(self, table: Table[LeasesSchema], pool: Any) -> None:
         super().__init__(table, pool, LeasesDialect)
