@@ -43,6 +43,7 @@ class Spec:
     :raises TypeError: if an argument has the wrong type, or the consumer needs a cursor store with transactions
     :raises ValueError: if ``lag`` is out of range, ``from_head`` is combined with ``start``, or ``retry_backoff`` is
         given without ``attempts``
+    :raises InvalidCursor: if ``start`` is not an event id of the source
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Spec:
         self.store = store
         self.consumer = consumer
         self.options: StreamOptions = StreamOptions(from_head, to_head, lag)
-        self.start: str | CursorStore = _check_start(start, store, from_head)
+        self.start: str | CursorStore = _check_start(start, source, store, from_head)
         self.attempts = attempts
         self.retry_backoff: Backoff = Backoff() if retry_backoff is None else retry_backoff
         self.hooks: Hooks = installed() if hooks is None else hooks
@@ -129,12 +130,15 @@ class Spec:
         return f"Spec({self.source!r}, {self.store!r}, {self.consumer!r})"
 
 
-def _check_start(start: object, store: CursorStore, from_head: bool) -> str | CursorStore:
+def _check_start(start: object, source: Source, store: CursorStore, from_head: bool) -> str | CursorStore:
     if isinstance(start, CursorStore):
         if start is store:
             raise ValueError(f"start is the spec's own store {store!r}: accepted is another one")
     elif isinstance(start, str):
         check_text("start", start)
+        if start not in ("beginning", "head"):
+            # Raises InvalidCursor now, rather than when the first run opens its stream.
+            source.stream(start)
     else:
         raise wrong_type("start", start, "'beginning', 'head', an event id as a str, or another CursorStore")
     if from_head and start != "beginning":

@@ -11,7 +11,7 @@ from reflex_aio.sql.dead_letters.dialect import ConsumerError, ErrorStatus
 from reflex_aio.sql.dead_letters.table import ErrorsTable
 from reflex_aio.sql.drivers.dsn import open_pool
 from reflex_aio.sql.events.table import EventsTable
-from reflex_aio.sql.leases.table import LeasesTable
+from reflex_aio.sql.leases.store import LeasesTable
 from reflex_aio.sql.retention.partitions import Partitions
 from reflex_aio.sql.retention.prune import Retention
 from reflex_aio.sql.schema.names import CursorColumns, ErrorColumns, EventColumns

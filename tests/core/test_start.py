@@ -6,6 +6,7 @@ import anyio
 import pytest
 
 from reflex_aio import Backoff, Consumer, Event, LeaseLost, Runner, Spec, run, run_forever
+from reflex_aio.errors import InvalidCursor
 from reflex_aio.memory import MemoryCursorStore, MemoryEvents, MemoryLeaseStore
 from reflex_aio.patterns import AckConsumer, PollSource, by_event_id, shards
 from reflex_aio.testing import await_cursor
@@ -292,3 +293,8 @@ async def test_spec_does_not_take_over_cursors_from_its_own_store() -> None:
     store = MemoryCursorStore()
     with pytest.raises(ValueError, match=r"start is the spec's own store .*: accepted is another one"):
         spec_of(MemoryEvents(), store, Handling(), start=store)
+
+
+async def test_start_at_what_is_no_event_id_of_the_source_is_refused() -> None:
+    with pytest.raises(InvalidCursor, match="three"):
+        Spec(await some(3), MemoryCursorStore(), Consumer("c", Handling().one), start="three")

@@ -37,6 +37,14 @@ async def test_a_set_writes_to_memory_only(pool: asyncpg.Pool, statements: State
 
 
 @pytest.mark.suite_server
+async def test_a_cursor_in_memory_is_moved_by_no_transaction(pool: asyncpg.Pool) -> None:
+    await made(pool)
+    store = write_behind(pool)
+    with pytest.raises(NotImplementedError, match="has no transactions"):
+        store.transaction("a", "1", expected="")
+
+
+@pytest.mark.suite_server
 async def test_the_latest_cursors_of_all_consumers_are_stored_by_one_statement(
     pool: asyncpg.Pool, statements: Statements
 ) -> None:

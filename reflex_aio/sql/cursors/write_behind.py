@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Never, Self, TypeAlias
 
 from reflex_aio.checks import check_seconds, check_text
 from reflex_aio.cursor import CursorMark, is_behind
@@ -119,6 +119,10 @@ class WriteBehindCursorStore(TableCursorStore):
             if not self._entered and not self._leaving:
                 await self._flush_task.stop()
                 self._log_rejections()
+
+    def transaction(self, name: str, cursor: str, *, expected: str, fence: Lease | None = None) -> Never:
+        """Raise NotImplementedError: a cursor in memory is moved by no transaction."""
+        raise NotImplementedError(f"{self!r} has no transactions")
 
     async def get(self, name: str) -> str:
         """Return the cursor of the consumer ``name``, stored or not, or ``""`` if it has none."""

@@ -1,4 +1,4 @@
-"""The lease store on a table, and fencing with its leases in a transaction."""
+"""The leases table, the lease store on it, and fencing with its leases in a transaction."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
@@ -11,10 +11,18 @@ from reflex_aio.errors import LeaseLost
 from reflex_aio.lease import Lease, LeaseState, LeaseStore, check_lease, check_ttl
 from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.schema.names import LeasesSchema
+from reflex_aio.sql.schema.names import LeasesSchema, Name
 from reflex_aio.sql.schema.table import Table, TableStore
 
-__all__ = ["LeaseKey", "LeasesDialect", "TableLease", "TableLeaseStore", "check_fence", "hold_leases"]
+__all__ = [
+    "LeaseKey",
+    "LeasesDialect",
+    "LeasesTable",
+    "TableLease",
+    "TableLeaseStore",
+    "check_fence",
+    "hold_leases",
+]
 
 LeaseKey: TypeAlias = tuple[str, str, int]
 """The name, owner and epoch of a lease."""
@@ -125,6 +133,27 @@ class TableLeaseStore(TableStore[LeasesDialect], LeaseStore):
         if check_fence(lease).schema != self._schema:
             raise TypeError(f"lease {lease!r} is not a lease of {self!r}")
         return lease.name, lease.owner, lease.epoch
+
+
+class LeasesTable(Table[LeasesSchema]):
+    """A table with a row for each name that was ever leased: its owner, its epoch, and the time at which it expires.
+
+    It belongs in the database of the cursors table, where the statement that moves a cursor can compare the lease.
+
+    :param name: ``table`` or ``schema.table``; case is significant
+    :raises TypeError: if ``name`` is not a string
+    :raises ValueError: if ``name`` is not accepted as a name
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(LeasesSchema(Name.parse(name)), locals())
+
+    def store(self, pool: Any) -> TableLeaseStore:
+        """Return a lease store that keeps its leases in this table, through ``pool``.
+
+        :raises TypeError: if ``pool`` is not a pool
+        """
+        return TableLeaseStore(self, pool)
 
 
 def check_fence(lease: Lease) -> TableLease:
