@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import compress, repeat
 from operator import itemgetter
 from typing import Any, Self, overload
+from uuid import UUID
 
 import msgspec
 
@@ -13,6 +14,7 @@ from reflex_aio.checks import is_storable_text, wrong_type
 __all__ = [
     "INT32_MAX",
     "INT32_MIN",
+    "NIL_UUID",
     "NOOP_FOREIGN_ID",
     "NOOP_TYPE",
     "Event",
@@ -24,8 +26,10 @@ __all__ = [
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 
 NOOP_FOREIGN_ID = "0"
+NIL_UUID = "00000000-0000-0000-0000-000000000000"
+"""The foreign id of noops in a column of UUIDs, which has no 0."""
 NOOP_TYPE = 0
-_NOOP = NOOP_FOREIGN_ID, NOOP_TYPE
+_NOOP_FOREIGN_IDS = NOOP_FOREIGN_ID, NIL_UUID
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -55,13 +59,15 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         cls,
         id: str | int,
         type: int,
-        foreign_id: str | int,
+        foreign_id: str | int | UUID,
         *,
         timestamp: datetime,
         metadata: bytes | None = None,
         trace: bytes | None = None,
     ) -> Self:
-        """Return an event made of checked values: ids may be integers, and the time is an aware datetime.
+        """Return an event made of checked values: ids may be integers, the foreign id also a UUID.
+
+        :param timestamp: an aware datetime
 
         :raises ValueError: if ``timestamp`` has no time zone, or a value is out of range
         :raises TypeError: if a value has the wrong type
@@ -100,9 +106,19 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         return _as_int(self.foreign_id)
 
     @property
+    def foreign_id_uuid(self) -> UUID | None:
+        """``foreign_id`` as a UUID, or ``None`` if it is not the text of one in its usual form."""
+        try:
+            uuid = UUID(self.foreign_id)
+        except ValueError:
+            return None
+        # UUID() also accepts braces, "urn:uuid:" and texts without hyphens, which are different ids.
+        return uuid if str(uuid) == self.foreign_id.lower() else None
+
+    @property
     def is_noop(self) -> bool:
         """True if this is a placeholder for an id that was never committed. Streams skip these."""
-        return self.foreign_id == NOOP_FOREIGN_ID and self.type == NOOP_TYPE
+        return self.type == NOOP_TYPE and self.foreign_id in _NOOP_FOREIGN_IDS
 
 
 def check_type(type: object) -> int:
@@ -121,9 +137,11 @@ def check_type(type: object) -> int:
 def check_foreign_id(foreign_id: object) -> str:
     """Return a foreign id as a string.
 
-    :raises TypeError: if it is neither a string nor an integer
+    :raises TypeError: if it is none of a string, an integer and a UUID
     :raises ValueError: if it is empty, or contains a NUL or a lone surrogate, which databases do not store
     """
+    if isinstance(foreign_id, UUID):
+        return str(foreign_id)
     return _text("foreign id", "the id of the changed row", foreign_id)
 
 
@@ -136,8 +154,10 @@ def check_event(
     :raises ValueError: if a value is out of range, or the two mark a noop
     """
     stored = check_foreign_id(foreign_id), check_type(type)
-    if stored == _NOOP:
-        raise ValueError("foreign id 0 with type 0 marks a noop, which streams skip: use another type or id")
+    if stored[1] == NOOP_TYPE and stored[0] in _NOOP_FOREIGN_IDS:
+        raise ValueError(
+            f"foreign id {stored[0]} with type 0 marks a noop, which streams skip: use another type or id"
+        )
     if metadata is not None or trace is not None:
         _check_bytes(metadata, trace)
     return stored
@@ -250,7 +270,7 @@ class EventBatch(Sequence[Event]):
         if NOOP_TYPE not in self.types:
             return self
         kept = [
-            kind != NOOP_TYPE or foreign_id != NOOP_FOREIGN_ID
+            kind != NOOP_TYPE or foreign_id not in _NOOP_FOREIGN_IDS
             for kind, foreign_id in zip(self.types, self.foreign_ids, strict=True)
         ]
         return self._each(lambda column: list(compress(column, kept)))

@@ -5,6 +5,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
+from uuid import UUID
 
 import anyio
 import anyio.lowlevel
@@ -36,7 +37,12 @@ class MemoryEvents:
         self._inserted = anyio.Event()
 
     async def insert(
-        self, foreign_id: str | int, type: int, *, metadata: bytes | None = None, trace: bytes | None = None
+        self,
+        foreign_id: str | int | UUID,
+        type: int,
+        *,
+        metadata: bytes | None = None,
+        trace: bytes | None = None,
     ) -> str:
         """Append an event, and return its id.
 

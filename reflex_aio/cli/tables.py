@@ -39,6 +39,7 @@ class ForeignId(StrEnum):
 
     TEXT = "text"
     BIGINT = "bigint"
+    UUID = "uuid"
 
 
 class CursorType(StrEnum):

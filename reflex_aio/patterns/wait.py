@@ -1,6 +1,7 @@
 """Waiting for the next event of a row."""
 
 from collections.abc import Awaitable, Callable, Iterable
+from uuid import UUID
 
 import anyio
 
@@ -15,7 +16,7 @@ __all__ = ["wait_for_event"]
 
 async def wait_for_event(
     source: Source,
-    foreign_id: str | int,
+    foreign_id: str | int | UUID,
     *,
     types: Iterable[int] = (),
     poll: Callable[[], Awaitable[bool]] | None = None,

@@ -17,6 +17,7 @@ from reflex_aio.sql.schema.names import (
     ErrorsSchema,
     EventColumns,
     EventsSchema,
+    ForeignIdType,
     Name,
     TableSchema,
 )
@@ -103,8 +104,8 @@ def test_two_columns_of_one_name_are_refused() -> None:
 
 
 def test_column_types_that_are_not_known_are_refused() -> None:
-    with pytest.raises(ValueError, match="'uuid' is not accepted: 'text' or 'bigint' is"):
-        events(foreign_id="uuid")
+    with pytest.raises(ValueError, match="'int' is not accepted: 'text', 'bigint' or 'uuid' is"):
+        events(foreign_id="int")
     with pytest.raises(ValueError, match="'bytes' is not accepted: 'int' or 'str' is"):
         cursors(cursor_type="bytes")
 
@@ -284,8 +285,12 @@ async def test_tables_that_can_be_streamed_are_accepted(connect: Connect, column
         "CREATE DOMAIN small AS int; CREATE DOMAIN smaller AS int NOT NULL;"
         f"CREATE TABLE events ({columns}, timestamp timestamptz NOT NULL DEFAULT now())"
     )
-    integer = "foreign_id int" in columns or "foreign_id bigint" in columns
-    assert await compare(connection, events(foreign_id="bigint" if integer else "text")) == []
+    kind: ForeignIdType = "text"
+    if "foreign_id uuid" in columns:
+        kind = "uuid"
+    elif "foreign_id int" in columns or "foreign_id bigint" in columns:
+        kind = "bigint"
+    assert await compare(connection, events(foreign_id=kind)) == []
 
 
 @pytest.mark.asyncio
@@ -359,8 +364,8 @@ GOOD = {
         (
             {"foreign_id": "char(9) NOT NULL"},
             [
-                'column "foreign_id" is character: accepted is text, character varying or uuid (foreign_id='
-                + "'bigint' is for integers)",
+                'column "foreign_id" is character: accepted is text or character varying (foreign_id='
+                + "'bigint' is for integers, foreign_id='uuid' for UUIDs)",
             ],
         ),
         ({"metadata": "jsonb"}, ['column "metadata" is jsonb: accepted is bytea']),

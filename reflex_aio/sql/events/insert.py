@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Iterable
 from typing import Any, NamedTuple
+from uuid import UUID
 from weakref import WeakKeyDictionary
 
 from reflex_aio.errors import DatabaseError
@@ -66,7 +67,7 @@ class EventInserts:
     async def insert(
         self,
         connection: Any,
-        foreign_id: str | int,
+        foreign_id: str | int | UUID,
         type: int,
         metadata: bytes | None,
         trace: bytes | None,

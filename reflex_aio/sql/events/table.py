@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Self
+from uuid import UUID
 
 from reflex_aio.checks import check_bool, check_count
 from reflex_aio.hooks import Hooks, installed
@@ -32,7 +33,7 @@ class EventsTable(Table[EventsSchema]):
 
     :param name: the table's name, ``table`` or ``schema.table``. It is quoted, so case is significant
     :param columns: the names of its columns
-    :param foreign_id: the type of its foreign ids, ``"text"`` or ``"bigint"``
+    :param foreign_id: the type of its foreign ids, ``"text"``, ``"bigint"`` or ``"uuid"``
     :param metadata: whether it has a column for metadata
     :param trace: whether it has a column for traces
     :param page_size: the number of events that one query loads
@@ -152,8 +153,13 @@ class EventsTable(Table[EventsSchema]):
             for column in dialect.expected(replace(schema, foreign_id="text"))
             if column.name == columns.foreign_id
         )
+        kind: ForeignIdType = "bigint"
+        if foreign_id is None or foreign_id.type in texts:
+            kind = "text"
+        elif foreign_id.type == "uuid":
+            kind = "uuid"
         return self.replace(
-            foreign_id="text" if foreign_id is None or foreign_id.type in texts else "bigint",
+            foreign_id=kind,
             metadata=columns.metadata in found,
             trace=columns.trace in found,
         )
@@ -163,7 +169,7 @@ class EventsTable(Table[EventsSchema]):
     async def insert(
         self,
         connection: Any,
-        foreign_id: str | int,
+        foreign_id: str | int | UUID,
         type: int,
         *,
         metadata: bytes | None = None,

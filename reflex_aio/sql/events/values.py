@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 from types import NoneType
 from typing import Any, NamedTuple, Self, TypeAlias
+from uuid import UUID
 
 import msgspec
 
@@ -25,9 +26,9 @@ __all__ = [
 ]
 
 NewEvent: TypeAlias = (
-    tuple[str | int, int]
-    | tuple[str | int, int, bytes | None]
-    | tuple[str | int, int, bytes | None, bytes | None]
+    tuple[str | int | UUID, int]
+    | tuple[str | int | UUID, int, bytes | None]
+    | tuple[str | int | UUID, int, bytes | None, bytes | None]
 )
 """An event for ``insert_many``: foreign id, type, and optionally metadata and trace."""
 
@@ -38,6 +39,7 @@ _LEAST_BIGINT, _GREATEST_BIGINT = -(2**63), 2**63 - 1
 
 # Other texts of integers, such as "007", would be returned as the text of another id.
 _is_integer = re.compile("0|-?[1-9][0-9]{0,18}").fullmatch
+_is_uuid = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
 
 
 class Joined(NamedTuple):
@@ -93,7 +95,7 @@ class NewEvents:
 
 
 def check_new_event(
-    schema: EventsSchema, foreign_id: str | int, type: int, metadata: bytes | None, trace: bytes | None
+    schema: EventsSchema, foreign_id: str | int | UUID, type: int, metadata: bytes | None, trace: bytes | None
 ) -> Values:
     """Return the stored values of an event to be inserted into the table of ``schema``.
 
@@ -109,6 +111,11 @@ def check_new_event(
         raise ValueError(
             f"foreign id {foreign_id!r} is out of range: {schema.table} has foreign_id='bigint', so accepted is"
             f" {_LEAST_BIGINT} to {_GREATEST_BIGINT}, as an int or its text"
+        )
+    if schema.foreign_id == "uuid" and not _is_uuid(stored_id):
+        raise ValueError(
+            f"foreign id {foreign_id!r} is not a UUID: {schema.table} has foreign_id='uuid', so accepted is a"
+            " uuid.UUID, or its text as 8-4-4-4-12 hexadecimal digits"
         )
     return stored_id, stored_type, metadata, trace
 
@@ -177,7 +184,9 @@ def _check_columns(schema: EventsSchema, events: Sequence[NewEvent]) -> NewEvent
 
 def _check_foreign_ids(schema: EventsSchema, foreign_ids: list[Any]) -> Joined | None:
     match [*set(map(type, foreign_ids))]:
-        case [kind] if kind is int:
+        case [kind] if kind is UUID and schema.foreign_id != "bigint":
+            return Joined(",".join(map(str, foreign_ids)), ",")
+        case [kind] if kind is int and schema.foreign_id != "uuid":
             if schema.foreign_id == "bigint" and not (
                 _LEAST_BIGINT <= min(foreign_ids) <= max(foreign_ids) <= _GREATEST_BIGINT
             ):
@@ -189,7 +198,7 @@ def _check_foreign_ids(schema: EventsSchema, foreign_ids: list[Any]) -> Joined |
                 # One of them does not fit in 64 bits.
                 return None
             return Joined(text, ",")
-        case [kind] if kind is str and schema.foreign_id != "bigint":
+        case [kind] if kind is str and schema.foreign_id == "text":
             together = "".join(foreign_ids)
             # A text that is not ASCII may contain a lone surrogate.
             usual = all(foreign_ids) and "\0" not in together and together.isascii()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE
+from reflex_aio.event import NOOP_TYPE
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.drivers.mysql import LOCK_CONFLICTS, error_number, limited_lock_waits
 from reflex_aio.sql.retention.dialect import Backlog, Batch, Batches, Extent, Found, RetentionDialect
@@ -35,7 +35,7 @@ class MysqlRetentionDialect(RetentionDialect):
         kind, precision = found or ("datetime", 6)
         events = (
             f"FROM {table} AS event WHERE event.`{columns.id}` > %s"
-            f" AND NOT (`{columns.type}` = {NOOP_TYPE} AND `{columns.foreign_id}` = '{NOOP_FOREIGN_ID}')"
+            f" AND NOT (`{columns.type}` = {NOOP_TYPE} AND `{columns.foreign_id}` = '{schema.noop_foreign_id}')"
         )
         then, now = (
             microseconds_sql(kind, time) for time in (f"`{columns.timestamp}`", now_sql(kind, precision))
@@ -56,7 +56,7 @@ class _Batches(Batches):
         columns = schema.columns
         event_id = f"`{columns.id}`"
         time = microseconds_sql(found.timestamp_type, f"`{columns.timestamp}`")
-        noop = f"`{columns.type}` <=> {NOOP_TYPE} AND `{columns.foreign_id}` <=> '{NOOP_FOREIGN_ID}'"
+        noop = f"`{columns.type}` <=> {NOOP_TYPE} AND `{columns.foreign_id}` <=> '{schema.noop_foreign_id}'"
         self._driver = driver
         self._found = (
             f"SELECT MIN({event_id}), MAX({event_id}), {microseconds_sql(found.timestamp_type, found.now)}"

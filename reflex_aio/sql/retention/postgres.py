@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from reflex_aio.errors import TableNotFound, TableRefused
-from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE
+from reflex_aio.event import NOOP_TYPE
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.retention.dialect import Backlog, Batch, Batches, Extent, Found, RetentionDialect
 from reflex_aio.sql.schema.names import EventsSchema, Name
@@ -71,7 +71,7 @@ class PostgresRetentionDialect(RetentionDialect):
         events = (
             f"FROM {table} AS event WHERE event.{event_id} > given.cursor"
             f' AND ("{columns.type}", "{columns.foreign_id}"::text)'
-            f" IS DISTINCT FROM ({NOOP_TYPE}, '{NOOP_FOREIGN_ID}'::text)"
+            f" IS DISTINCT FROM ({NOOP_TYPE}, '{schema.noop_foreign_id}'::text)"
         )
         # A timestamp without time zone is interpreted as UTC, as is its epoch.
         age = f'extract(epoch FROM clock_timestamp()) - extract(epoch FROM "{columns.timestamp}")'
@@ -95,7 +95,7 @@ class _Batches(Batches):
         time = f"(extract(epoch FROM coalesce(\"{columns.timestamp}\", 'epoch')) * 1000000)::int8"
         noop = (
             f'("{columns.type}", "{columns.foreign_id}"::text)'
-            f" IS NOT DISTINCT FROM ({NOOP_TYPE}, '{NOOP_FOREIGN_ID}'::text)"
+            f" IS NOT DISTINCT FROM ({NOOP_TYPE}, '{schema.noop_foreign_id}'::text)"
         )
         self._driver = driver
         self._found = (

@@ -54,7 +54,7 @@ _NOW = "timestamp(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6)"
 # row format.
 _NAME = "varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL"
 _CURSOR_TYPES = {"int": "bigint", "str": "varchar(255)"}
-_FOREIGN_ID_TYPES = {"text": "varchar(255)", "bigint": "bigint"}
+_FOREIGN_ID_TYPES = {"text": "varchar(255)", "bigint": "bigint", "uuid": "uuid"}
 
 
 def schema_sql(name: Name) -> str:
@@ -319,5 +319,8 @@ def _foreign_id(schema: EventsSchema) -> ExpectedColumn:
     name = schema.columns.foreign_id
     if schema.foreign_id == "bigint":
         return ExpectedColumn(name, (*_ANY_INTEGERS, *_TEXTS))
-    # MariaDB's type uuid can be streamed and inserted.
-    return ExpectedColumn(name, (*_TEXTS, "uuid"), hint="foreign_id='bigint' is for integers")
+    if schema.foreign_id == "uuid":
+        return ExpectedColumn(name, ("uuid", *_TEXTS))
+    return ExpectedColumn(
+        name, _TEXTS, hint="foreign_id='bigint' is for integers, foreign_id='uuid' for UUIDs"
+    )

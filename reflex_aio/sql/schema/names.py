@@ -4,6 +4,7 @@ from dataclasses import astuple, dataclass, fields
 from typing import Literal, TypeAlias
 
 from reflex_aio.checks import check_instance
+from reflex_aio.event import NIL_UUID, NOOP_FOREIGN_ID
 
 __all__ = [
     "AttemptsSchema",
@@ -21,7 +22,7 @@ __all__ = [
 ]
 
 CursorType = Literal["int", "str"]
-ForeignIdType = Literal["text", "bigint"]
+ForeignIdType = Literal["text", "bigint", "uuid"]
 
 # In bytes. PostgreSQL truncates longer names silently; MySQL accepts 64 characters.
 _LONGEST = 63
@@ -166,11 +167,16 @@ class EventsSchema:
     partitioned: bool = False
 
     def __post_init__(self) -> None:
-        if self.foreign_id not in ("text", "bigint"):
-            raise ValueError(f"foreign_id {self.foreign_id!r} is not accepted: 'text' or 'bigint' is")
+        if self.foreign_id not in ("text", "bigint", "uuid"):
+            raise ValueError(f"foreign_id {self.foreign_id!r} is not accepted: 'text', 'bigint' or 'uuid' is")
         check_instance("columns", self.columns, EventColumns, "an EventColumns, or None for the usual names")
         for name, flag in (("metadata", self.metadata), ("trace", self.trace)):
             check_instance(name, flag, bool, "a bool, whether the table has this column")
+
+    @property
+    def noop_foreign_id(self) -> str:
+        """The foreign id of noops, as a text."""
+        return NIL_UUID if self.foreign_id == "uuid" else NOOP_FOREIGN_ID
 
 
 @dataclass(frozen=True, slots=True)

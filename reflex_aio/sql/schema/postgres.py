@@ -294,5 +294,8 @@ def _foreign_id(schema: EventsSchema) -> ExpectedColumn:
     name = schema.columns.foreign_id
     if schema.foreign_id == "bigint":
         return ExpectedColumn(name, ("smallint", *_INTEGERS, *_TEXTS))
-    # A uuid can be streamed; only an inserter can insert it.
-    return ExpectedColumn(name, (*_TEXTS, "uuid"), hint="foreign_id='bigint' is for integers")
+    if schema.foreign_id == "uuid":
+        return ExpectedColumn(name, ("uuid", *_TEXTS))
+    return ExpectedColumn(
+        name, _TEXTS, hint="foreign_id='bigint' is for integers, foreign_id='uuid' for UUIDs"
+    )

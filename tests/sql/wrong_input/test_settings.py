@@ -72,7 +72,7 @@ async def test_names_that_are_too_long_or_of_the_wrong_kind_are_refused() -> Non
         ("hooks", object(), TypeError, "accepted is a Hooks, or None"),
         ("clock", 1.0, TypeError, "accepted is a function that returns seconds"),
         ("columns", {"id": "number"}, TypeError, "accepted is an EventColumns, or None"),
-        *(("foreign_id", kind, ValueError, "'text' or 'bigint' is") for kind in ("int", int, None)),
+        *(("foreign_id", kind, ValueError, "'text', 'bigint' or 'uuid' is") for kind in ("int", int, None)),
     ],
 )  # fmt: skip
 async def test_invalid_settings_are_refused_when_the_object_is_made(

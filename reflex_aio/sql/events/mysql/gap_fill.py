@@ -6,7 +6,7 @@ from enum import Enum, auto
 from typing import Any
 
 from reflex_aio.errors import TableNotFound, TableRefused
-from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE
+from reflex_aio.event import NOOP_TYPE
 from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.drivers.mysql import LOCK_CONFLICTS, Done, error_number, limited_lock_waits
 from reflex_aio.sql.events.mysql.queries import dirty_read
@@ -98,7 +98,7 @@ class GapFiller:
             f"`{name}`" for name in (columns.id, columns.foreign_id, columns.type, columns.timestamp)
         )
         self._insert = f"INSERT INTO {found.name} ({names}) VALUES "
-        self._row = f"(%s, '{NOOP_FOREIGN_ID}', {NOOP_TYPE}, {found.now})"
+        self._row = f"(%s, '{settings.schema.noop_foreign_id}', {NOOP_TYPE}, {found.now})"
         self._exists = f"SELECT COUNT(*) FROM {found.name} WHERE `{columns.id}` = %s"
         self.batch = self._most = max(1, min(_MOST, found.longest_statement // _ROW_SIZE))
         """The number of ids to fill in one statement."""

@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import Any
 
 from reflex_aio.errors import SchemaError
-from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE, Event, EventBatch
+from reflex_aio.event import NOOP_TYPE, Event, EventBatch
 from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.events.settings import EventsSettings
 from reflex_aio.sql.schema.mysql import microseconds_sql
@@ -86,7 +86,8 @@ class GapQueries:
             f" ORDER BY event.{event_id} LIMIT %s"
         )
         """The ids from one to another, up to a limit."""
-        first = f"SELECT {event_id} AS id, {kind} <=> {NOOP_TYPE} AND {foreign_id} <=> '{NOOP_FOREIGN_ID}' AS noop"
+        noop = f"{kind} <=> {NOOP_TYPE} AND {foreign_id} <=> '{settings.schema.noop_foreign_id}'"
+        first = f"SELECT {event_id} AS id, {noop} AS noop"
         first += f" FROM {table} AS event ORDER BY event.{event_id} LIMIT %s"
         self.bottom = (
             f"SELECT MIN({event_id}), (SELECT MIN(id) FROM ({first}) AS first WHERE NOT noop) FROM {table}"

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from reflex_aio.event import NOOP_FOREIGN_ID, NOOP_TYPE, Event, EventBatch
+from reflex_aio.event import NOOP_TYPE, Event, EventBatch
 from reflex_aio.sql.drivers.base import Row
 from reflex_aio.sql.events.postgres.catalog import identity_sql
 from reflex_aio.sql.events.settings import EventsSettings
@@ -74,10 +74,10 @@ def insert_many_sql(settings: EventsSettings, table: str, *, one_type: bool) -> 
 
 def insert_noops_sql(settings: EventsSettings, table: str) -> str:
     """Return the statement that inserts noops with the ids $1, except for existing ids, and returns their number."""
-    columns = settings.columns
+    columns, noop = settings.columns, settings.schema.noop_foreign_id
     return (
         f'WITH noops AS (INSERT INTO {table} ({_id(settings)}, "{columns.foreign_id}", "{columns.type}")'
-        f" OVERRIDING SYSTEM VALUE SELECT id, '{NOOP_FOREIGN_ID}', {NOOP_TYPE} FROM unnest($1::int8[]) AS given(id)"
+        f" OVERRIDING SYSTEM VALUE SELECT id, '{noop}', {NOOP_TYPE} FROM unnest($1::int8[]) AS given(id)"
         f" ON CONFLICT ({_id(settings)}) DO NOTHING RETURNING 1) SELECT count(*) FROM noops"
     )
 
@@ -154,7 +154,8 @@ class Queries:
         first = f"SELECT {event_id} AS id, {event} AS event FROM {table} AS each ORDER BY each.{event_id} LIMIT $1"
         self.bottom = (
             f"SELECT min({event_id}), (SELECT id FROM ({first}) AS first"
-            f" WHERE event IS DISTINCT FROM ({NOOP_TYPE}, '{NOOP_FOREIGN_ID}'::text) ORDER BY first.id LIMIT 1)"
+            f" WHERE event IS DISTINCT FROM ({NOOP_TYPE}, '{settings.schema.noop_foreign_id}'::text)"
+            " ORDER BY first.id LIMIT 1)"
             f" FROM {table}"
         )
         """The least id, and the least id that is not a noop's, if it is among the first $1."""
@@ -267,5 +268,5 @@ def _id(settings: EventsSettings) -> str:
 
 
 def _cast(settings: EventsSettings) -> str:
-    # PostgreSQL casts text to any text type implicitly, but not to an integer.
-    return "::bigint" if settings.schema.foreign_id == "bigint" else ""
+    # PostgreSQL casts text to any text type implicitly, but not to other types.
+    return {"text": "", "bigint": "::bigint", "uuid": "::uuid"}[settings.schema.foreign_id]
