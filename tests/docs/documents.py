@@ -10,6 +10,7 @@ CHECKOUT = Path(__file__).parents[2]
 DOCUMENTS = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FILE = re.compile(r"# ([\w/]+\.py)\n")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
 _TEST = re.compile(r"`(tests/[\w/.]+?)(?:::(\w+))?`")
@@ -26,9 +27,15 @@ class Block:
     """What the block of language ``text`` that follows says it prints."""
 
     @property
+    def file(self) -> str | None:
+        """The name of the file that it is, which its first line names in a comment; ``None`` if it is none."""
+        named = _FILE.match(self.code)
+        return None if named is None else named[1]
+
+    @property
     def is_program(self) -> bool:
         """Whether it is a program of its own, rather than a piece that goes on from the one before."""
-        return "asyncio.run(" in self.code
+        return self.file is None and "asyncio.run(" in self.code
 
 
 def blocks(document: Path, language: str) -> list[Block]:

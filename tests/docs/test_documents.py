@@ -50,7 +50,7 @@ async def test_the_pieces_of_code_run_one_after_the_other(document: Path, place:
     """They share their names, as in ``python -m asyncio``, and begin with ``dsn`` and ``pool``."""
     names: dict[str, Any] = {**place, "__name__": "document"}
     for block in blocks(document, "python"):
-        if block.is_program:
+        if block.is_program or block.file is not None:
             continue
         printed = io.StringIO()
         async with asyncio.timeout(30):
@@ -84,6 +84,12 @@ def test_the_readme_begins_with_a_program() -> None:
     first = blocks(CHECKOUT / "README.md", "python")[0]
     assert first.is_program
     assert first.output
+
+
+@every_document
+def test_files_are_tried_by_a_test_of_their_page(document: Path) -> None:
+    if any(block.file is not None for block in blocks(document, "python")):
+        assert (Path(__file__).parent / f"test_{document.stem}_page.py").exists()
 
 
 @every_document

@@ -48,6 +48,10 @@ EVERY_SCHEMA = [
 ]
 
 
+def statements_of(schema: TableSchema) -> str:
+    return "; ".join(POSTGRES.statements(schema))
+
+
 async def compare(connection: asyncpg.Connection, schema: TableSchema) -> list[str]:
     return await POSTGRES.compare(driver_of_connection(connection), connection, schema)
 
@@ -123,7 +127,7 @@ def test_a_dialect_that_is_not_known_is_refused() -> None:
 @pytest.mark.parametrize("schema", EVERY_SCHEMA, ids=str)
 async def test_a_table_that_we_make_is_as_we_expect(connect: Connect, schema: TableSchema) -> None:
     connection = await connect()
-    await connection.execute(POSTGRES.ddl(schema))
+    await connection.execute(statements_of(schema))
     assert await compare(connection, schema) == []
 
 
@@ -185,7 +189,7 @@ async def test_creating_a_table_in_use_waits_for_none_of_its_writers(connect: Co
 @pytest.mark.asyncio
 async def test_an_id_is_never_chosen_by_hand(connect: Connect) -> None:
     connection = await connect()
-    await connection.execute(POSTGRES.ddl(events()))
+    await connection.execute(statements_of(events()))
     with pytest.raises(asyncpg.GeneratedAlwaysError):
         await connection.execute("INSERT INTO events (id, type, foreign_id) VALUES (5, 1, '7')")
 
@@ -193,7 +197,7 @@ async def test_an_id_is_never_chosen_by_hand(connect: Connect) -> None:
 @pytest.mark.asyncio
 async def test_an_event_has_the_time_of_its_insert_not_of_its_transaction(connect: Connect) -> None:
     connection = await connect()
-    await connection.execute(POSTGRES.ddl(events()))
+    await connection.execute(statements_of(events()))
     async with connection.transaction():
         began = await connection.fetchval("SELECT now()")
         insert = "INSERT INTO events (type, foreign_id) VALUES (1, '7') RETURNING timestamp"
@@ -210,7 +214,7 @@ async def test_the_trigger_wakes_once_for_each_statement_at_commit(connect: Conn
     connection, listener = await connect(), await connect()
     await connection.execute("CREATE SCHEMA app")
     schema = events(table, trigger=True)
-    await connection.execute(POSTGRES.ddl(schema))
+    await connection.execute(statements_of(schema))
     payloads: list[object] = []
     await listener.add_listener(CHANNEL, lambda *message: payloads.append(message[-1]))
     insert = f"INSERT INTO {schema.table.quoted(POSTGRES.quote)} (type, foreign_id)"
@@ -239,8 +243,8 @@ async def test_the_trigger_hashes_a_payload_past_200_bytes(connect: Connect) -> 
         with pytest.raises(ValueError, match="126 bytes"):
             Name(long)
         await connection.execute(
-            POSTGRES.ddl(events("short", trigger=True)).replace("short", long)
-            + f'CREATE SCHEMA "{long}"; ALTER TABLE "{long}" SET SCHEMA "{long}";'
+            statements_of(events("short", trigger=True)).replace("short", long)
+            + f'; CREATE SCHEMA "{long}"; ALTER TABLE "{long}" SET SCHEMA "{long}";'
             + f'INSERT INTO "{long}"."{long}" (type, foreign_id) VALUES (1, \'7\')'
         )
         await eventually(lambda: payloads, "a wake-up")
@@ -413,7 +417,7 @@ async def test_a_view_is_no_table(connect: Connect) -> None:
 @pytest.mark.asyncio
 async def test_a_cursors_table_holds_the_cursors_of_its_type(connect: Connect) -> None:
     connection = await connect()
-    await connection.execute(POSTGRES.ddl(cursors(cursor_type="str")))
+    await connection.execute(statements_of(cursors(cursor_type="str")))
     assert await compare(connection, cursors()) == [
         'column "last_event_id" is text: accepted is integer or bigint'
     ]
@@ -423,7 +427,7 @@ async def test_a_cursors_table_holds_the_cursors_of_its_type(connect: Connect) -
 async def test_the_table_compared_is_the_one_that_the_search_path_finds(connect: Connect) -> None:
     connection = await connect()
     await connection.execute("CREATE SCHEMA app; CREATE TABLE cursors ()")
-    await connection.execute(POSTGRES.ddl(cursors("app.cursors")))
+    await connection.execute(statements_of(cursors("app.cursors")))
     assert len(await compare(connection, cursors())) == 3
     await connection.execute("SET search_path = app, public")
     assert await compare(connection, cursors()) == []

@@ -86,13 +86,18 @@ class ErrorsTable(Table[ErrorsSchema]):
 
     # The tables.
 
-    def ddl(self, dialect: str = "postgres") -> str:
-        """Return the statements that create the table and the table of its events, for a migration.
+    @property
+    def tables(self) -> Sequence[Table[Any]]:
+        """The table, and the table of its events if it has one."""
+        return [self] if self._events is None else [self, self._events]
+
+    def ddl_statements(self, dialect: str = "postgres") -> list[str]:
+        """Return the statements that create the table and the table of its events one by one.
 
         :raises ValueError: if there is no such dialect
         """
-        statements = super().ddl(dialect)
-        return statements if self._events is None else statements + self._events.ddl(dialect)
+        statements = super().ddl_statements(dialect)
+        return statements if self._events is None else statements + self._events.ddl_statements(dialect)
 
     async def create(self, connection: Any) -> None:
         """Create the table and the table of its events unless they exist. Several services may do so at the same time.

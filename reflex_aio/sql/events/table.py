@@ -111,13 +111,9 @@ class EventsTable(Table[EventsSchema]):
 
     # The table itself.
 
-    def ddl(self, dialect: str = "postgres") -> str:
-        """Return the statements that create the table, for a migration.
-
-        :raises ValueError: if there is no such dialect, or it does not support the table's kind of wake-ups
-        """
+    def ddl_statements(self, dialect: str = "postgres") -> list[str]:
         wakeable_dialect(dialect, self._settings)
-        return super().ddl(dialect)
+        return super().ddl_statements(dialect)
 
     async def create(self, connection: Any) -> None:
         """Create the table unless it exists. Several services may do so at the same time.

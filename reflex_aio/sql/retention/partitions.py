@@ -47,7 +47,11 @@ class Partitions:
 
     def ddl(self) -> str:
         """Return the statements that create the table, for a migration. :meth:`extend` creates its partitions."""
-        return dialect_part(SchemaDialect, "postgres").ddl(replace(self._schema, partitioned=True))
+        return "".join(f"{statement};\n" for statement in self.ddl_statements())
+
+    def ddl_statements(self) -> list[str]:
+        """Return the statements of :meth:`ddl` one by one, for migration tools such as Alembic."""
+        return dialect_part(SchemaDialect, "postgres").statements(replace(self._schema, partitioned=True))
 
     async def room(self, pool: Any) -> int:
         """Return the number of ids that are left until inserts fail.

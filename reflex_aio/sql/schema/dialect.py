@@ -9,7 +9,22 @@ from reflex_aio.errors import TableNotFound
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.schema.names import Name, TableSchema
 
-__all__ = ["ExpectedColumn", "FoundColumn", "FoundTable", "SchemaDialect", "differences"]
+__all__ = ["Column", "ExpectedColumn", "FoundColumn", "FoundTable", "SchemaDialect", "differences"]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table to be created. ``type`` is the database's name of its type."""
+
+    name: str
+    type: str
+    primary: bool = False
+    """True if it is the primary key, and so NOT NULL."""
+    identity: bool = False
+    """True if the database generates its values."""
+    nullable: bool = False
+    default: str | None = None
+    """The expression of its default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +119,11 @@ class SchemaDialect(ABC):
     """The character that quotes identifiers."""
 
     @abstractmethod
-    def ddl(self, schema: TableSchema) -> str:
+    def columns(self, schema: TableSchema) -> Sequence[Column]:
+        """Return the columns of the table to be created, in order."""
+
+    @abstractmethod
+    def statements(self, schema: TableSchema) -> list[str]:
         """Return the statements that create the table, for a migration."""
 
     @abstractmethod

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 from reflex_aio.errors import SchemaError, TableNotFound, TableRefused
 from reflex_aio.sql.drivers.base import Driver, Row
-from reflex_aio.sql.schema.dialect import ExpectedColumn, FoundColumn, FoundTable, SchemaDialect
+from reflex_aio.sql.schema.dialect import Column, ExpectedColumn, FoundColumn, FoundTable, SchemaDialect
 from reflex_aio.sql.schema.names import (
     AttemptsSchema,
     CursorsSchema,
@@ -49,10 +49,10 @@ _BYTES = ("longblob", "mediumblob", "blob", "tinyblob", "varbinary")
 # A datetime is interpreted as UTC.
 _TIMES = ("timestamp", "datetime")
 
-_NOW = "timestamp(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6)"
+_NOW = "CURRENT_TIMESTAMP(6)"
 # Names are compared by case and accents, as in all other databases. Two columns of this length fit in an index of any
 # row format.
-_NAME = "varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL"
+_NAME = "varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 _CURSOR_TYPES = {"int": "bigint", "str": "varchar(255)"}
 _FOREIGN_ID_TYPES = {"text": "varchar(255)", "bigint": "bigint", "uuid": "uuid"}
 
@@ -155,8 +155,8 @@ class MysqlSchemaDialect(SchemaDialect):
 
     quote: ClassVar[str] = "`"
 
-    def ddl(self, schema: TableSchema) -> str:
-        return f"{self._create(schema, 'CREATE TABLE')};"
+    def statements(self, schema: TableSchema) -> list[str]:
+        return [self._create(schema, "CREATE TABLE")]
 
     def create(self, schema: TableSchema) -> str:
         return self._create(schema, "CREATE TABLE IF NOT EXISTS")
@@ -232,61 +232,66 @@ class MysqlSchemaDialect(SchemaDialect):
                 f"wakeups='trigger' of {schema.table} is not accepted: MySQL and MariaDB have no NOTIFY, which the"
                 " trigger would call"
             )
-        lines = [f"    {self._quoted(name)} {kind}" for name, kind in self._columns(schema)]
-        if not isinstance(schema, AttemptsSchema):
-            unique = "id" if isinstance(schema, LeasesSchema) else schema.columns.id
-            lines.append(f"    PRIMARY KEY ({self._quoted(unique)})")
+        columns = self.columns(schema)
+        lines = [f"    {self._column(column)}" for column in columns]
+        lines += [f"    PRIMARY KEY ({self._quoted(column.name)})" for column in columns if column.primary]
         if key := self.key(schema):
             kind = "PRIMARY KEY" if isinstance(schema, AttemptsSchema) else "UNIQUE"
             lines.append(f"    {kind} ({', '.join(map(self._quoted, key))})")
         inside = ",\n".join(lines)
         return f"{create} {schema.table.quoted(self.quote)} (\n{inside}\n) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4"
 
-    def _columns(self, schema: TableSchema) -> list[tuple[str, str]]:
+    def columns(self, schema: TableSchema) -> Sequence[Column]:
         if isinstance(schema, CursorsSchema):
             cursors = schema.columns
             return [
-                (cursors.id, _NAME),
-                (cursors.last_event_id, f"{_CURSOR_TYPES[schema.cursor_type]} NOT NULL"),
-                (cursors.updated_at, _NOW),
+                Column(cursors.id, _NAME, primary=True),
+                Column(cursors.last_event_id, _CURSOR_TYPES[schema.cursor_type]),
+                Column(cursors.updated_at, "timestamp(6)", default=_NOW),
             ]
         if isinstance(schema, ErrorsSchema):
             errors = schema.columns
             return [
-                (errors.id, "bigint NOT NULL AUTO_INCREMENT"),
-                (errors.consumer, _NAME),
-                (errors.event_id, _NAME),
-                (errors.error_msg, "mediumtext NOT NULL"),
-                (errors.created_at, _NOW),
-                (errors.updated_at, _NOW),
-                (errors.error_status, "int NOT NULL"),
+                Column(errors.id, "bigint", primary=True, identity=True),
+                Column(errors.consumer, _NAME),
+                Column(errors.event_id, _NAME),
+                Column(errors.error_msg, "mediumtext"),
+                Column(errors.created_at, "timestamp(6)", default=_NOW),
+                Column(errors.updated_at, "timestamp(6)", default=_NOW),
+                Column(errors.error_status, "int"),
             ]
         if isinstance(schema, LeasesSchema):
             return [
-                ("id", _NAME),
-                ("owner", _NAME),
-                ("epoch", "bigint NOT NULL"),
-                ("expires_at", "datetime(6) NOT NULL"),
+                Column("id", _NAME, primary=True),
+                Column("owner", _NAME),
+                Column("epoch", "bigint"),
+                Column("expires_at", "datetime(6)"),
             ]
         if isinstance(schema, AttemptsSchema):
             return [
-                ("consumer", _NAME),
-                ("event_id", _NAME),
-                ("attempts", "bigint NOT NULL"),
-                ("next_try_at", "datetime(6) NOT NULL"),
+                Column("consumer", _NAME),
+                Column("event_id", _NAME),
+                Column("attempts", "bigint"),
+                Column("next_try_at", "datetime(6)"),
             ]
         events = schema.columns
         columns = [
-            (events.id, "bigint NOT NULL AUTO_INCREMENT"),
-            (events.type, "int NOT NULL"),
-            (events.timestamp, _NOW),
-            (events.foreign_id, f"{_FOREIGN_ID_TYPES[schema.foreign_id]} NOT NULL"),
+            Column(events.id, "bigint", primary=True, identity=True),
+            Column(events.type, "int"),
+            Column(events.timestamp, "timestamp(6)", default=_NOW),
+            Column(events.foreign_id, _FOREIGN_ID_TYPES[schema.foreign_id]),
         ]
         if schema.metadata:
-            columns.append((events.metadata, "longblob"))
+            columns.append(Column(events.metadata, "longblob", nullable=True))
         if schema.trace:
-            columns.append((events.trace, "blob"))
+            columns.append(Column(events.trace, "blob", nullable=True))
         return columns
+
+    def _column(self, column: Column) -> str:
+        parts = [f"{self._quoted(column.name)} {column.type}"]
+        parts += ["NOT NULL"] * (not column.nullable) + ["AUTO_INCREMENT"] * column.identity
+        parts += [] if column.default is None else [f"DEFAULT {column.default}"]
+        return " ".join(parts)
 
     def _quoted(self, name: str) -> str:
         return f"{self.quote}{name}{self.quote}"

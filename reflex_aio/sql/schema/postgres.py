@@ -5,7 +5,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 from reflex_aio.errors import TableNotFound, TableRefused
 from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.schema.dialect import ExpectedColumn, FoundColumn, FoundTable, SchemaDialect
+from reflex_aio.sql.schema.dialect import Column, ExpectedColumn, FoundColumn, FoundTable, SchemaDialect
 from reflex_aio.sql.schema.names import (
     AttemptsSchema,
     CursorsSchema,
@@ -123,11 +123,11 @@ class PostgresSchemaDialect(SchemaDialect):
 
     quote: ClassVar[str] = '"'
 
-    def ddl(self, schema: TableSchema) -> str:
+    def statements(self, schema: TableSchema) -> list[str]:
         statements = [self._table(schema)]
         if isinstance(schema, EventsSchema) and schema.trigger:
             statements += [self._function(schema.table), self._trigger(schema.table)]
-        return "".join(f"{statement};\n" for statement in statements)
+        return statements
 
     def create(self, schema: TableSchema) -> str:
         table = schema.table.quoted(self.quote)
@@ -212,9 +212,7 @@ class PostgresSchemaDialect(SchemaDialect):
         )
 
     def _table(self, schema: TableSchema) -> str:
-        columns = ",\n".join(
-            f"    {self.quote}{name}{self.quote} {kind}" for name, kind in self._columns(schema)
-        )
+        columns = ",\n".join(f"    {self._column(column)}" for column in self.columns(schema))
         if key := self.key(schema):
             names = ", ".join(f"{self.quote}{name}{self.quote}" for name in key)
             kind = "PRIMARY KEY" if isinstance(schema, AttemptsSchema) else "UNIQUE"
@@ -224,55 +222,62 @@ class PostgresSchemaDialect(SchemaDialect):
             partitioned = f" PARTITION BY RANGE ({self.quote}{schema.columns.id}{self.quote})"
         return f"CREATE TABLE {schema.table.quoted(self.quote)} (\n{columns}\n){partitioned}"
 
-    def _columns(self, schema: TableSchema) -> list[tuple[str, str]]:
+    def columns(self, schema: TableSchema) -> Sequence[Column]:
         if isinstance(schema, CursorsSchema):
             cursors = schema.columns
             return [
-                (cursors.id, "text PRIMARY KEY"),
-                (cursors.last_event_id, f"{_CURSOR_TYPES[schema.cursor_type]} NOT NULL"),
-                (cursors.updated_at, "timestamptz NOT NULL DEFAULT now()"),
+                Column(cursors.id, "text", primary=True),
+                Column(cursors.last_event_id, _CURSOR_TYPES[schema.cursor_type]),
+                Column(cursors.updated_at, "timestamptz", default="now()"),
             ]
         if isinstance(schema, ErrorsSchema):
             errors = schema.columns
             return [
-                (errors.id, "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY"),
-                (errors.consumer, "text NOT NULL"),
-                (errors.event_id, "text NOT NULL"),
-                (errors.error_msg, "text NOT NULL"),
-                (errors.created_at, "timestamptz NOT NULL DEFAULT now()"),
-                (errors.updated_at, "timestamptz NOT NULL DEFAULT now()"),
-                (errors.error_status, "integer NOT NULL"),
+                Column(errors.id, "bigint", primary=True, identity=True),
+                Column(errors.consumer, "text"),
+                Column(errors.event_id, "text"),
+                Column(errors.error_msg, "text"),
+                Column(errors.created_at, "timestamptz", default="now()"),
+                Column(errors.updated_at, "timestamptz", default="now()"),
+                Column(errors.error_status, "integer"),
             ]
         if isinstance(schema, LeasesSchema):
             return [
-                ("id", "text PRIMARY KEY"),
-                ("owner", "text NOT NULL"),
-                ("epoch", "bigint NOT NULL"),
-                ("expires_at", "timestamptz NOT NULL"),
+                Column("id", "text", primary=True),
+                Column("owner", "text"),
+                Column("epoch", "bigint"),
+                Column("expires_at", "timestamptz"),
             ]
         if isinstance(schema, AttemptsSchema):
             return [
-                ("consumer", "text NOT NULL"),
-                ("event_id", "text NOT NULL"),
-                ("attempts", "bigint NOT NULL"),
-                ("next_try_at", "timestamptz NOT NULL"),
+                Column("consumer", "text"),
+                Column("event_id", "text"),
+                Column("attempts", "bigint"),
+                Column("next_try_at", "timestamptz"),
             ]
         events = schema.columns
         columns = [
-            # ALWAYS: an event with an id that was chosen by hand, below the head while its transaction is open, could
-            # be missed.
-            (events.id, "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY"),
-            (events.type, "integer NOT NULL"),
+            Column(events.id, "bigint", primary=True, identity=True),
+            Column(events.type, "integer"),
             # Not now(), the start of the transaction: times should increase with ids, and the event of a long
             # transaction is not old when it is inserted.
-            (events.timestamp, "timestamptz NOT NULL DEFAULT clock_timestamp()"),
-            (events.foreign_id, f"{schema.foreign_id} NOT NULL"),
+            Column(events.timestamp, "timestamptz", default="clock_timestamp()"),
+            Column(events.foreign_id, schema.foreign_id),
         ]
         if schema.metadata:
-            columns.append((events.metadata, "bytea"))
+            columns.append(Column(events.metadata, "bytea", nullable=True))
         if schema.trace:
-            columns.append((events.trace, "bytea"))
+            columns.append(Column(events.trace, "bytea", nullable=True))
         return columns
+
+    def _column(self, column: Column) -> str:
+        parts = [f"{self.quote}{column.name}{self.quote} {column.type}"]
+        # ALWAYS: an event with an id that was chosen by hand, below the head while its transaction is open, could be
+        # missed.
+        parts += ["GENERATED ALWAYS AS IDENTITY"] * column.identity + ["PRIMARY KEY"] * column.primary
+        parts += ["NOT NULL"] * (not (column.primary or column.nullable))
+        parts += [] if column.default is None else [f"DEFAULT {column.default}"]
+        return " ".join(parts)
 
     def _function(self, table: Name) -> str:
         return (

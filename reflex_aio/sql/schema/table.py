@@ -1,6 +1,6 @@
 """The base classes of the table objects, and of the stores that use a table through a pool."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Generic, Self, TypeVar
 
@@ -35,6 +35,11 @@ class Table(Generic[Schema]):
         """The table's name, with its schema if one was given."""
         return self._name
 
+    @property
+    def tables(self) -> Sequence["Table[Any]"]:
+        """The tables that this object creates, itself first."""
+        return [self]
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._name!r})"
 
@@ -43,11 +48,23 @@ class Table(Generic[Schema]):
         return type(self)(**{**self._arguments, **changes})
 
     def ddl(self, dialect: str = "postgres") -> str:
-        """Return the statements that create the table, for a migration.
+        """Return the statements that create the table, for a migration that is a script.
 
-        :raises ValueError: if there is no such dialect
+        :param dialect: ``"postgres"``, or ``"mysql"`` for MySQL and MariaDB
+        :raises ValueError: if there is no such dialect, or it does not support the table's kind of wake-ups
         """
-        return dialect_part(SchemaDialect, dialect).ddl(self.schema)
+        return "".join(f"{statement};\n" for statement in self.ddl_statements(dialect))
+
+    def ddl_statements(self, dialect: str = "postgres") -> list[str]:
+        """Return the statements that create the table one by one, for migration tools such as Alembic.
+
+        A prepared statement, which asyncpg makes of each statement with arguments and SQLAlchemy of each statement on
+        asyncpg, cannot contain several commands.
+
+        :param dialect: ``"postgres"``, or ``"mysql"`` for MySQL and MariaDB
+        :raises ValueError: if there is no such dialect, or it does not support the table's kind of wake-ups
+        """
+        return dialect_part(SchemaDialect, dialect).statements(self.schema)
 
     async def create(self, connection: Any) -> None:
         """Create the table unless it exists. Several services may do so at the same time.

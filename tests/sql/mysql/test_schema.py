@@ -41,6 +41,11 @@ EVERY_SCHEMA = [
 ]
 
 
+def statement_of(schema: TableSchema) -> str:
+    [statement] = DIALECT.statements(schema)
+    return statement
+
+
 async def compare(mysql: MysqlBackend, connection: object, schema: TableSchema) -> list[str]:
     return await DIALECT.compare(mysql.driver, connection, schema)
 
@@ -54,7 +59,7 @@ async def test_a_table_that_we_make_is_as_we_expect(
     mysql: MysqlBackend, schema: TableSchema, sql_mode: str
 ) -> None:
     connection = await mysql.connect(init_command=f"SET sql_mode = '{sql_mode}'")
-    await mysql.fetch(connection, DIALECT.ddl(schema))
+    await mysql.fetch(connection, statement_of(schema))
     assert await compare(mysql, connection, schema) == []
     # And left alone.
     await mysql.fetch(connection, DIALECT.create(schema))
@@ -73,14 +78,14 @@ async def test_services_that_start_at_once_create_one_table(mysql: MysqlBackend)
 async def test_a_table_takes_every_text_whatever_the_databases_character_set_is(mysql: MysqlBackend) -> None:
     connection = await mysql.connect(charset="latin1")
     await mysql.fetch(connection, f"ALTER DATABASE `{mysql.arguments['db']}` CHARACTER SET latin1")
-    await mysql.fetch(connection, DIALECT.ddl(EVENTS))
+    await mysql.fetch(connection, statement_of(EVENTS))
     insert = "INSERT INTO events (type, foreign_id) VALUES (1, %s)"
     assert await mysql.driver.fetch(connection, insert, "\U0001f600") == ((1, 1, False),)
 
 
 async def test_names_of_consumers_differ_by_case_and_accents(mysql: MysqlBackend) -> None:
     connection = await mysql.connect()
-    await mysql.fetch(connection, DIALECT.ddl(CURSORS))
+    await mysql.fetch(connection, statement_of(CURSORS))
     for name in "send", "Send", "sénd":
         await mysql.driver.fetch(connection, "INSERT INTO cursors (id, last_event_id) VALUES (%s, 1)", name)
     assert await mysql.value(connection, "SELECT count(*) FROM cursors") == 3
@@ -88,7 +93,7 @@ async def test_names_of_consumers_differ_by_case_and_accents(mysql: MysqlBackend
 
 async def test_a_trigger_that_notifies_is_refused(mysql: MysqlBackend) -> None:
     schema = EventsSchema(Name("events"), trigger=True)
-    for make in DIALECT.ddl, DIALECT.create:
+    for make in DIALECT.statements, DIALECT.create:
         with pytest.raises(
             ValueError, match="wakeups='trigger' of events is not accepted: MySQL and MariaDB have"
         ):
@@ -109,7 +114,7 @@ async def test_a_missing_table_is_named(mysql: MysqlBackend) -> None:
 
 async def test_a_name_with_a_database_is_looked_for_there_alone(mysql: MysqlBackend) -> None:
     here, nowhere = await mysql.connect(), await mysql.connect(db=None)
-    await mysql.fetch(here, DIALECT.ddl(EVENTS))
+    await mysql.fetch(here, statement_of(EVENTS))
     there = EventsSchema(Name("events", mysql.arguments["db"]))
     assert await compare(mysql, nowhere, there) == []
     with pytest.raises(TableNotFound):
@@ -212,7 +217,7 @@ async def test_an_index_on_a_part_of_a_text_does_not_keep_it_unique(mysql: Mysql
 async def test_errors_are_kept_once_for_each_consumer_and_event(mysql: MysqlBackend) -> None:
     connection = await mysql.connect()
     schema = ErrorsSchema(Name("errors"))
-    await mysql.fetch(connection, DIALECT.ddl(schema))
+    await mysql.fetch(connection, statement_of(schema))
     await mysql.fetch(connection, "ALTER TABLE errors DROP INDEX consumer")
     assert await compare(mysql, connection, schema) == [
         'there is no unique index on ("consumer", "event_id")'
