@@ -168,10 +168,10 @@ class FilterError(ReflexError):
 
 
 class MetadataError(ReflexError):
-    """Raised by a filter when an event's metadata could not be decoded. The decoder's exception is the cause."""
+    """Raised by a filter or a codec when an event's metadata could not be decoded. The decoder's error is the cause."""
 
-    def __init__(self, *, event_id: str) -> None:
-        super().__init__(f"the metadata of event {event_id} could not be decoded")
+    def __init__(self, *, event_id: str, reason: str = "") -> None:
+        super().__init__(f"the metadata of event {event_id} could not be decoded{reason and ': ' + reason}")
         self.event_id = event_id
 
 

@@ -1,7 +1,7 @@
 """Inserting events in the caller's transaction, and waking streams after it."""
 
 from collections.abc import Hashable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
@@ -11,7 +11,7 @@ from reflex_aio.sql.drivers import driver_of_connection
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.events.dialect import EventsDialect, EventsWriter, wakeable_dialect
 from reflex_aio.sql.events.settings import EventsSettings, Inserter
-from reflex_aio.sql.events.values import NewEvent, Values, check_new_event, check_new_events
+from reflex_aio.sql.events.values import NewEvent, Values, check_new_event, check_new_events, encoded_events
 from reflex_aio.sql.wakeups import postgres_notifier
 from reflex_aio.sql.wakeups.after_commit import call_after_commit
 from reflex_aio.sql.wakeups.notifier import CHANNEL, Notifier, payload_of
@@ -69,14 +69,17 @@ class EventInserts:
         connection: Any,
         foreign_id: str | int | UUID,
         type: int,
-        metadata: bytes | None,
+        metadata: object,
         trace: bytes | None,
     ) -> str:
         """Insert an event and return its id."""
         settings = self._settings
+        if settings.codec is not None and metadata is not None:
+            metadata = settings.codec.encode(metadata)
+        encoded = cast("bytes | None", metadata)
         if trace is None and settings.schema.trace:
             trace = settings.hooks.current_trace()
-        values = check_new_event(settings.schema, foreign_id, type, metadata, trace)
+        values = check_new_event(settings.schema, foreign_id, type, encoded, trace)
         driver, writer = self._routes.get(connection.__class__) or self._find_route(connection)
         try:
             table: Hashable = None
@@ -99,6 +102,8 @@ class EventInserts:
     async def insert_many(self, connection: Any, events: Iterable[NewEvent]) -> list[str]:
         """Insert events in order, all or none, and return their ids."""
         settings = self._settings
+        if settings.codec is not None:
+            events = encoded_events(settings.codec, events)
         checked = check_new_events(settings.schema, events)
         if settings.schema.trace and (current := settings.hooks.current_trace()) is not None:
             checked = checked.with_default_trace(current)

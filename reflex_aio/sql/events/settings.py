@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 from reflex_aio.checks import check_bool, check_callable, check_count, check_instance, check_seconds
 from reflex_aio.event import Event
 from reflex_aio.hooks import Hooks
+from reflex_aio.metadata import MetadataCodec
 from reflex_aio.sql.schema.names import EventColumns, EventsSchema
 from reflex_aio.sql.wakeups.notifier import Notifier
 
@@ -42,6 +43,7 @@ class EventsSettings:
     include_noops: bool
     loader: PageLoader | None
     inserter: Inserter | None
+    codec: MetadataCodec[Any] | None
     hooks: Hooks
     clock: Callable[[], float]
     name: str = field(init=False)

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from reflex_aio.checks import check_bool, check_count
 from reflex_aio.hooks import Hooks, installed
+from reflex_aio.metadata import MetadataCodec
 from reflex_aio.sql.cursors.store import check_cursor
 from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
@@ -34,7 +35,8 @@ class EventsTable(Table[EventsSchema]):
     :param name: the table's name, ``table`` or ``schema.table``. It is quoted, so case is significant
     :param columns: the names of its columns
     :param foreign_id: the type of its foreign ids, ``"text"``, ``"bigint"`` or ``"uuid"``
-    :param metadata: whether it has a column for metadata
+    :param metadata: whether it has a column for metadata, which is bytes; or a codec that encodes the values given to
+        :meth:`insert`, such as ``JsonCodec(Order)``: see :mod:`reflex_aio.metadata`
     :param trace: whether it has a column for traces
     :param page_size: the number of events that one query loads
     :param poll_period: the time after which a stream polls without a wake-up, in seconds
@@ -63,7 +65,7 @@ class EventsTable(Table[EventsSchema]):
         *,
         columns: EventColumns | None = None,
         foreign_id: ForeignIdType = "text",
-        metadata: bool = False,
+        metadata: bool | MetadataCodec[Any] = False,
         trace: bool = False,
         page_size: int = 1000,
         poll_period: float = 1.0,
@@ -82,7 +84,7 @@ class EventsTable(Table[EventsSchema]):
                 Name.parse(name),
                 EventColumns() if columns is None else columns,
                 foreign_id=foreign_id,
-                metadata=metadata,
+                metadata=isinstance(metadata, MetadataCodec) or metadata,
                 trace=trace,
                 trigger=wakeups == "trigger",
             ),
@@ -99,6 +101,7 @@ class EventsTable(Table[EventsSchema]):
             include_noops=include_noops,
             loader=loader,
             inserter=inserter,
+            codec=metadata if isinstance(metadata, MetadataCodec) else None,
             hooks=installed() if hooks is None else hooks,
             clock=clock,
         )
@@ -168,7 +171,7 @@ class EventsTable(Table[EventsSchema]):
         foreign_id: str | int | UUID,
         type: int,
         *,
-        metadata: bytes | None = None,
+        metadata: object = None,
         trace: bytes | None = None,
     ) -> str:
         """Insert an event on ``connection``, in the transaction that is open on it, and return the event's id.
@@ -179,6 +182,7 @@ class EventsTable(Table[EventsSchema]):
         :param connection: a connection, or one acquired from a pool
         :param foreign_id: the id of the row that changed
         :param type: the kind of change
+        :param metadata: bytes; or, for a table with a codec, a value that the codec encodes
         :param trace: by default the one that the hooks return, if the table has traces
         :raises TypeError: if a value has the wrong type
         :raises ValueError: if a value is out of range, or the table does not have its column

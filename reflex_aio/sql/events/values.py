@@ -13,6 +13,7 @@ from uuid import UUID
 import msgspec
 
 from reflex_aio.event import INT32_MAX, INT32_MIN, NOOP_TYPE, check_event
+from reflex_aio.metadata import MetadataCodec
 from reflex_aio.sql.schema.names import EventsSchema
 
 __all__ = [
@@ -27,8 +28,8 @@ __all__ = [
 
 NewEvent: TypeAlias = (
     tuple[str | int | UUID, int]
-    | tuple[str | int | UUID, int, bytes | None]
-    | tuple[str | int | UUID, int, bytes | None, bytes | None]
+    | tuple[str | int | UUID, int, object]
+    | tuple[str | int | UUID, int, object, bytes | None]
 )
 """An event for ``insert_many``: foreign id, type, and optionally metadata and trace."""
 
@@ -127,6 +128,19 @@ def _no_column(schema: EventsSchema, column: str) -> ValueError:
     )
 
 
+def encoded_events(codec: MetadataCodec[Any], events: Iterable[NewEvent]) -> list[NewEvent]:
+    """Return events whose metadata is encoded. An error has a note with the index of the event."""
+    encoded: list[NewEvent] = []
+    for index, event in enumerate(events):
+        try:
+            foreign_id, kind, metadata, trace = _unpack(event)
+            encoded.append((foreign_id, kind, None if metadata is None else codec.encode(metadata), trace))
+        except (TypeError, ValueError) as exc:
+            _add_index(exc, index, event)
+            raise
+    return encoded
+
+
 def check_new_events(schema: EventsSchema, events: Iterable[NewEvent]) -> NewEvents:
     """Return the stored values of events to be inserted together. See :func:`check_new_event`.
 
@@ -140,10 +154,14 @@ def check_new_events(schema: EventsSchema, events: Iterable[NewEvent]) -> NewEve
         try:
             checked.append(check_new_event(schema, *_unpack(event)))
         except (TypeError, ValueError) as exc:
-            exc.add_note(f"This is event {index} of the argument: {reprlib.repr(event)}")
+            _add_index(exc, index, event)
             raise
     foreign_ids, types, metadata, traces = zip(*checked, strict=True) if checked else ((), (), (), ())
     return NewEvents(_join(foreign_ids), list(types), _unless_empty(metadata), _unless_empty(traces))
+
+
+def _add_index(error: Exception, index: int, event: object) -> None:
+    error.add_note(f"This is event {index} of the argument: {reprlib.repr(event)}")
 
 
 def _unless_empty(column: Sequence[bytes | None]) -> list[bytes | None] | None:
