@@ -17,6 +17,8 @@ __all__ = [
     "NIL_UUID",
     "NOOP_FOREIGN_ID",
     "NOOP_TYPE",
+    "TIMESTAMP_US_MAX",
+    "TIMESTAMP_US_MIN",
     "Event",
     "EventBatch",
     "check_event",
@@ -33,6 +35,9 @@ _NOOP_FOREIGN_IDS = NOOP_FOREIGN_ID, NIL_UUID
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+# The times that a datetime can be: the years 1 to 9999, in microseconds since 1970.
+TIMESTAMP_US_MIN = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
+TIMESTAMP_US_MAX = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 # Microseconds since 1970, up to 2106: neighbouring floats are less than a microsecond apart in seconds below 2**32.
 _FLOAT_IS_EXACT = 2**32 * 1_000_000
 

@@ -21,6 +21,8 @@ from reflex_aio.stream import EventStream, StreamOptions
 __all__ = ["MemoryAttemptStore", "MemoryCursorStore", "MemoryEvents", "MemoryLeaseStore"]
 
 _PAGE = 1000
+# int() takes long for longer ones, and refuses those of more than 4,300 digits.
+_LONGEST_CURSOR = 20
 # The longest sleep before the clock is read again, since it may be set in the meantime. In seconds.
 _CLOCK_PERIOD = 1.0
 
@@ -311,6 +313,6 @@ def _cursor(position: int) -> str:
 def _position(cursor: str) -> int:
     if cursor == "":
         return 0
-    if not is_number(cursor):
+    if not is_number(cursor) or len(cursor) > _LONGEST_CURSOR:
         raise InvalidCursor(cursor, 'an event id, which is a string of digits, or "" for the beginning')
     return int(cursor)

@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# Far beyond any use, so that a time minus a lag is one that every database knows.
+_LONGEST_LAG = 1_000_000_000.0
+
 BEGINNING = "0"
 """A cursor that precedes all events: see :meth:`Source.head`."""
 
@@ -31,8 +34,9 @@ class StreamOptions:
 
     :param from_head: start after the head, whatever cursor is given
     :param to_head: end after the head, instead of waiting for more events
-    :param lag: deliver an event when it has this age, in seconds. The head is then the newest event that has it
-    :raises ValueError: if ``lag`` is negative, or not finite
+    :param lag: deliver an event when it has this age, in seconds, up to 1e9. The head is then the newest event that has
+        it
+    :raises ValueError: if ``lag`` is out of its range
     :raises TypeError: if a value has the wrong type
     """
 
@@ -43,7 +47,7 @@ class StreamOptions:
     def __post_init__(self) -> None:
         check_bool("from_head", self.from_head)
         check_bool("to_head", self.to_head)
-        check_seconds("lag", self.lag, zero=True, none=True)
+        check_seconds("lag", self.lag, zero=True, most=_LONGEST_LAG, none=True)
 
 
 class Cancellable(Protocol):
@@ -89,7 +93,13 @@ class EventStream(ABC):
 
     A source implements :meth:`_open`, :meth:`_read` and :meth:`_close`. A stream that takes its events from a
     :class:`Feed` sets ``_fed_by``, and implements :meth:`_take_fed` too.
+
+    Event ids are decimal integers above 0, each greater than the one before, unless the stream sets :attr:`opaque_ids`.
     """
+
+    opaque_ids: bool = False
+    """True if ids have no order, or are no integers: then each is merely a text of its own. Clients over gRPC check ids
+    accordingly."""
 
     # ``__anext__`` is a slot and not a method. It is set to that of a generator, so that ``async for`` calls it without
     # another Python frame, which at a million events a second would take a tenth of the time.

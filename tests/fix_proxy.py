@@ -89,6 +89,12 @@ class Proxy:
         """Pass nothing on from now, in either direction: the network is silent, no connection ends."""
         self._flow.clear()
 
+    def strand(self) -> None:
+        """Pass nothing on over the open connections, which never end; new ones work."""
+        self._flow.clear()
+        self._flow = asyncio.Event()
+        self._flow.set()
+
     def resume(self) -> None:
         """Pass everything on again, what was held back first."""
         self._flow.set()
@@ -109,7 +115,7 @@ class Proxy:
             upstream_reader, upstream_writer = await self._connect()
         except OSError:
             return
-        awaited = asyncio.Event()
+        awaited, flow = asyncio.Event(), self._flow
 
         def sent(data: bytes) -> None:
             if self._unanswered is not None and self._unanswered in data:
@@ -124,8 +130,8 @@ class Proxy:
 
         try:
             async with asyncio.TaskGroup() as pumps:
-                pumps.create_task(self._pump(reader, upstream_writer, sent))
-                pumps.create_task(self._pump(upstream_reader, writer, answered))
+                pumps.create_task(self._pump(reader, upstream_writer, flow, sent))
+                pumps.create_task(self._pump(upstream_reader, writer, flow, answered))
         finally:
             upstream_writer.transport.abort()
 
@@ -140,12 +146,16 @@ class Proxy:
         return await asyncio.open_connection(host, port)
 
     async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passing: Callable[[bytes], None]
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        flow: asyncio.Event,
+        passing: Callable[[bytes], None],
     ) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65536):
                 passing(data)
-                await self._flow.wait()
+                await flow.wait()
                 writer.write(data)
                 await writer.drain()
             writer.close()

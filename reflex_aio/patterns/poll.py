@@ -81,6 +81,9 @@ class PollSource:
 
 
 class _PollStream(EventStream):
+    # The ids of another service.
+    opaque_ids = True
+
     def __init__(self, source: PollSource, after: str, options: StreamOptions) -> None:
         super().__init__(after)
         self._source = source

@@ -30,6 +30,16 @@ class Duration(Message):
         nanos: int | None = ...,
     ) -> None: ...
 
+class ErrorDetail(Message):
+    type: str
+    attributes: Sequence[str]
+    def __init__(
+        self,
+        *,
+        type: str | None = ...,
+        attributes: Iterable[str] | None = ...,
+    ) -> None: ...
+
 class Event(Message):
     type: int
     timestamp: Timestamp
@@ -94,11 +104,13 @@ class StreamOptions(Message):
 class StreamPagesRequest(Message):
     request: StreamRequest
     max_events: int
+    heartbeat_ms: int
     def __init__(
         self,
         *,
         request: StreamRequest | None = ...,
         max_events: int | None = ...,
+        heartbeat_ms: int | None = ...,
     ) -> None: ...
 
 class StreamRequest(Message):

@@ -4,14 +4,15 @@ Pages of events are in :mod:`reflex_aio.rpc.page_messages`, errors in :mod:`refl
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from reflex_aio import pb
 from reflex_aio.checks import wrong_type
-from reflex_aio.event import Event
+from reflex_aio.event import TIMESTAMP_US_MAX, TIMESTAMP_US_MIN, Event
 from reflex_aio.stream import StreamOptions
 
 M = TypeVar("M", bound=Message)
@@ -30,8 +31,81 @@ CURSOR_KEY = "reflex-cursor-bin"
 """Initial metadata of the response: the cursor that the stream starts after, in UTF-8, with the head resolved."""
 
 
+IDS_KEY = "reflex-ids"
+"""Initial metadata of the response: ``integer`` or ``opaque``, see ``EventStream.opaque_ids``."""
+
+HEARTBEAT_KEY = "reflex-heartbeat-ms"
+"""Initial metadata of a response with pages: the interval in which the server sends at least an empty page."""
+
+
 class MalformedMessage(ValueError):
     """Raised when a message violates the protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerMetadata:
+    """The initial metadata of a response.
+
+    :param cursor: the cursor that the stream starts after; ``None`` if this is not a server of this package
+    :param opaque_ids: see ``EventStream.opaque_ids``; ``None`` if the server does not say so
+    :param heartbeat: the interval between the server's heartbeats, in seconds; ``None`` without heartbeats
+    """
+
+    cursor: str | None = None
+    opaque_ids: bool | None = None
+    heartbeat: float | None = None
+
+    @classmethod
+    def of(cls, metadata: Iterable[tuple[str, str | bytes]] | None) -> Self:
+        """Return what ``metadata`` says.
+
+        :raises MalformedMessage: if a value has not the format of the protocol
+        """
+        metadata = tuple(metadata or ())
+        cursor, ids = metadata_value(CURSOR_KEY, metadata), metadata_value(IDS_KEY, metadata)
+        heartbeat = metadata_value(HEARTBEAT_KEY, metadata)
+        if cursor is not None and not isinstance(cursor, bytes):
+            raise MalformedMessage(f"the metadata {CURSOR_KEY} are no bytes")
+        try:
+            return cls(
+                None if cursor is None else cursor.decode(),
+                None if ids is None else ids == "opaque",
+                None if heartbeat is None else _parse_milliseconds(heartbeat),
+            )
+        except ValueError as exc:
+            raise MalformedMessage(f"invalid initial metadata: {exc}") from exc
+
+    def pairs(self) -> tuple[tuple[str, str | bytes], ...]:
+        """Return the metadata as they are sent."""
+        assert self.cursor is not None
+        pairs: list[tuple[str, str | bytes]] = [
+            (CURSOR_KEY, self.cursor.encode()),
+            (IDS_KEY, "opaque" if self.opaque_ids else "integer"),
+        ]
+        if self.heartbeat is not None:
+            pairs.append((HEARTBEAT_KEY, str(round(self.heartbeat * 1000))))
+        return tuple(pairs)
+
+
+def _parse_milliseconds(value: str | bytes) -> float:
+    milliseconds = int(value)
+    if not 1 <= milliseconds <= 3_600_000:
+        raise ValueError(f"an interval of {milliseconds} ms")
+    return milliseconds / 1000
+
+
+def parse(message_class: type[M], data: bytes | None) -> M:
+    """Return a serialized message.
+
+    :param data: ``None`` if grpc could not deserialize it
+    :raises MalformedMessage: if ``data`` is not such a message
+    """
+    if data is None:
+        raise MalformedMessage("a message could not be decoded")
+    try:
+        return message_class.FromString(data)
+    except DecodeError as exc:
+        raise MalformedMessage(str(exc)) from exc
 
 
 def metadata_value(key: str, metadata: Iterable[tuple[str, str | bytes]] | None) -> str | bytes | None:
@@ -77,13 +151,19 @@ def event_to_message(event: Event, message_class: Callable[..., M]) -> M:
 
 
 def event_from_message(message: Any) -> Event:
-    """Return the event in a message of an Event class. Empty metadata and an empty trace become ``None``."""
+    """Return the event in a message of an Event class. Empty metadata and an empty trace become ``None``.
+
+    :raises MalformedMessage: if the event's time is before the year 1 or after the year 9999
+    """
     timestamp = message.timestamp
+    microseconds = timestamp.seconds * 1_000_000 + timestamp.nanos // 1000
+    if not TIMESTAMP_US_MIN <= microseconds <= TIMESTAMP_US_MAX:
+        raise MalformedMessage(f"the time of event {message.id!r} is out of range")
     return Event(
         message.id,
         message.type,
         message.foreign_id,
-        timestamp.seconds * 1_000_000 + timestamp.nanos // 1000,
+        microseconds,
         message.metadata or None,
         getattr(message, "trace", None) or None,
     )
@@ -94,10 +174,7 @@ def event_from_bytes(data: bytes) -> Event:
 
     :raises MalformedMessage: if ``data`` is not an Event message
     """
-    try:
-        return event_from_message(pb.Event.FromString(data))
-    except DecodeError as exc:
-        raise MalformedMessage(str(exc)) from exc
+    return event_from_message(parse(pb.Event, data))
 
 
 def event_class_for(request: Message) -> type[Message]:
@@ -135,10 +212,11 @@ def encode_request(request_class: Callable[..., M], after: str, options: StreamO
 def decode_request(request: Any) -> tuple[str, StreamOptions]:
     """Return the cursor and the options in a message of a StreamRequest class.
 
-    :raises MalformedMessage: if the lag is negative
+    :raises MalformedMessage: if the lag is out of range
     """
     options = request.options
     lag = options.lag.seconds + options.lag.nanos / 1_000_000_000
-    if lag < 0:
-        raise MalformedMessage(f"lag {lag} is out of range: accepted is a number of seconds from 0")
-    return request.after, StreamOptions(options.fromHead, getattr(options, "toHead", False), lag or None)
+    try:
+        return request.after, StreamOptions(options.fromHead, getattr(options, "toHead", False), lag or None)
+    except ValueError as exc:
+        raise MalformedMessage(str(exc)) from exc

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -13,17 +13,20 @@ from google.protobuf.message import Message
 from reflex_aio import pb
 from reflex_aio.checks import check_count, check_instance
 from reflex_aio.errors import StreamStopped, UnknownStream
-from reflex_aio.rpc import error_mapping, protocol
-from reflex_aio.rpc.page_messages import encode_pages
-from reflex_aio.rpc.streaming_call import Sender
+from reflex_aio.rpc import error_mapping, protocol, streaming_call
+from reflex_aio.rpc.page_messages import MOST_EVENTS, encode_pages
+from reflex_aio.rpc.streaming_call import PeerWatch, Sender, beat
 from reflex_aio.stream import EventStream, Source
-from reflex_aio.tasks import Tasks, is_cancelling
+from reflex_aio.tasks import Group, Tasks, is_cancelling
 
 __all__ = ["StreamServer"]
 
 logger = logging.getLogger(__name__)
 
 _SERVICES = (protocol.STREAM_SERVICE, protocol.PAGES_SERVICE)
+
+# How long a client may take to send its request, in seconds.
+_REQUEST_TIMEOUT = 30.0
 
 
 class StreamServer:
@@ -38,10 +41,14 @@ class StreamServer:
         await streams.stop()
         await server.stop(grace)
 
+    Clients are not trusted. For one that doesn't read, a stream holds one page of its source, and three pages of
+    ``page_bytes``. One that has announced heartbeats and sends none for three intervals is disconnected.
+
     :param sources: the sources by the names that clients request, or a single source, which has no name
     :param default: the name of the source for clients that request none; not needed for a single source
-    :param page_events: the maximum number of events in a page
+    :param page_events: the maximum number of events in a page, up to 100,000
     :param page_bytes: the maximum size of a page in bytes, unless a single event is larger
+    :param max_streams: the maximum number of calls at a time, of all clients together; further ones are refused
     :raises TypeError: if a source is not a :class:`~reflex_aio.stream.Source`
     :raises ValueError: if a name can't be sent as metadata, or a value is out of its range
     """
@@ -52,7 +59,8 @@ class StreamServer:
         *,
         default: str | None = None,
         page_events: int = 1000,
-        page_bytes: int = 1 << 20,
+        page_bytes: int = 1 << 17,
+        max_streams: int = 1000,
     ) -> None:
         self._sources: dict[str, Source] = {}
         self._default: Source | None = None
@@ -71,8 +79,9 @@ class StreamServer:
         for source in (*self._sources.values(), self._default):
             if source is not None:
                 check_instance("source", source, Source, "a Source")
-        self._page_events = check_count("page_events", page_events, least=1)
+        self._page_events = check_count("page_events", page_events, least=1, most=MOST_EVENTS)
         self._page_bytes = check_count("page_bytes", page_bytes, least=1)
+        self._max_streams = check_count("max_streams", max_streams, least=1)
         self._streams: set[EventStream] = set()
         self._calls = 0
         self._idle = asyncio.Event()
@@ -87,19 +96,14 @@ class StreamServer:
         :param reflection: describe the services to clients (extra ``reflection``); other services of the server are
             not described
         """
-        stream = grpc.unary_stream_rpc_method_handler(
-            self._stream,
-            request_deserializer=pb.StreamRequest.FromString,
-            response_serializer=pb.Event.SerializeToString,
+        # Requests are decoded by the methods: grpc would log a stack trace for each one that it can't decode. Pages are
+        # serialized before they are written, so that their size is known.
+        stream: grpc.RpcMethodHandler[bytes, pb.Event] = grpc.unary_stream_rpc_method_handler(
+            self._stream, response_serializer=pb.Event.SerializeToString
         )
-        # Pages are serialized before they are written, so that their size is known.
-        pages: grpc.RpcMethodHandler[pb.StreamPagesRequest, bytes] = grpc.unary_stream_rpc_method_handler(
-            self._stream_pages, request_deserializer=pb.StreamPagesRequest.FromString
-        )
-        head = grpc.unary_unary_rpc_method_handler(
-            self._head,
-            request_deserializer=pb.HeadRequest.FromString,
-            response_serializer=pb.HeadResponse.SerializeToString,
+        pages: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(self._stream_pages)
+        head: grpc.RpcMethodHandler[bytes, pb.HeadResponse] = grpc.unary_unary_rpc_method_handler(
+            self._head, response_serializer=pb.HeadResponse.SerializeToString
         )
         server.add_generic_rpc_handlers(
             (
@@ -158,27 +162,43 @@ class StreamServer:
             while self._calls:
                 await self._idle.wait()
 
-    async def _stream(
-        self, request: pb.StreamRequest, context: grpc.aio.ServicerContext[Any, pb.Event]
-    ) -> None:
+    async def _stream(self, request: bytes, context: grpc.aio.ServicerContext[bytes, pb.Event]) -> None:
         async with self._open_stream(request, context) as stream:
             while events := await stream.read_page():
                 for event in events:
                     await context.write(protocol.event_to_message(event, pb.Event))
 
-    async def _stream_pages(
-        self, request: pb.StreamPagesRequest, context: grpc.aio.ServicerContext[Any, bytes]
-    ) -> None:
-        max_events = min(request.max_events or self._page_events, self._page_events)
-        async with self._open_stream(request.request, context) as stream, Sender(context) as sender:
-            while batch := await stream.read_batch():
-                for page in encode_pages(batch, max_events=max_events, max_bytes=self._page_bytes):
-                    await sender.send(page)
+    async def _stream_pages(self, requests: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        async with self._map_errors(context):
+            request = await _read_request(context)
+            interval = streaming_call.HEARTBEAT
+            async with self._opened(request.request, context, heartbeat=interval) as stream:
+                group = Group("reflex_aio served stream")
+
+                async def send() -> None:
+                    # In the group: a client that is lost would not take the last message, for which the sender waits.
+                    async with Sender(context) as sender:
+                        group.start(beat, sender.beat, interval)
+                        if request.heartbeat_ms:
+                            watch = PeerWatch()
+                            group.start(_hear, context, watch)
+                            group.start(_lose_client, watch, request.heartbeat_ms / 1000)
+                        await self._send_pages(stream, sender, request.max_events)
+
+                await group.run(send)
+            await _abort(context, error_mapping.HEAD_REACHED)
+
+    async def _send_pages(self, stream: EventStream, sender: Sender, max_events: int) -> None:
+        max_events = min(max_events or self._page_events, self._page_events)
+        while batch := await stream.read_batch():
+            for page in encode_pages(batch, max_events=max_events, max_bytes=self._page_bytes):
+                await sender.send(page)
 
     async def _head(
-        self, request: pb.HeadRequest, context: grpc.aio.ServicerContext[Any, Any]
+        self, request: bytes, context: grpc.aio.ServicerContext[bytes, pb.HeadResponse]
     ) -> pb.HeadResponse:
         async with self._map_errors(context):
+            protocol.parse(pb.HeadRequest, request)
             return pb.HeadResponse(id=await self._find_source(context).head())
         raise AssertionError  # abort has raised
 
@@ -191,21 +211,35 @@ class StreamServer:
     ) -> AsyncIterator[EventStream]:
         """Open the requested stream, and end the call when the stream ends."""
         async with self._map_errors(context):
-            if self._stopping:
-                raise StreamStopped
-            after, options = protocol.decode_request(request)
-            stream = (source or self._find_source(context)).stream(
-                after, from_head=options.from_head, to_head=options.to_head, lag=options.lag
-            )
-            self._streams.add(stream)
-            try:
-                async with stream:
-                    cursor = (protocol.CURSOR_KEY, stream.cursor.encode())
-                    await context.send_initial_metadata((cursor,))
-                    yield stream
-            finally:
-                self._streams.discard(stream)
+            if isinstance(request, bytes):
+                request = protocol.parse(pb.StreamRequest, request)
+            async with self._opened(request, context, source) as stream:
+                yield stream
             await _abort(context, error_mapping.HEAD_REACHED)
+
+    @asynccontextmanager
+    async def _opened(
+        self,
+        request: Any,
+        context: grpc.aio.ServicerContext[Any, Any],
+        source: Source | None = None,
+        *,
+        heartbeat: float | None = None,
+    ) -> AsyncIterator[EventStream]:
+        if self._stopping:
+            raise StreamStopped
+        after, options = protocol.decode_request(request)
+        stream = (source or self._find_source(context)).stream(
+            after, from_head=options.from_head, to_head=options.to_head, lag=options.lag
+        )
+        self._streams.add(stream)
+        try:
+            async with stream:
+                metadata = protocol.ServerMetadata(stream.cursor, stream.opaque_ids, heartbeat)
+                await context.send_initial_metadata(metadata.pairs())
+                yield stream
+        finally:
+            self._streams.discard(stream)
 
     @asynccontextmanager
     async def _map_errors(self, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
@@ -213,6 +247,10 @@ class StreamServer:
         self._calls += 1
         self._idle.clear()
         try:
+            if self._calls > self._max_streams:
+                raise error_mapping.TooManyCalls(
+                    f"the server has reached its limit of {self._max_streams} calls"
+                )
             yield
         except grpc.aio.BaseError:
             # The call has ended: it was aborted, or its client has disconnected.
@@ -226,7 +264,9 @@ class StreamServer:
             if (status := error_mapping.status_for_error(exc)) is None:
                 await self._fail(context, exc)
             else:
-                if status is error_mapping.SOURCE_LOST:
+                if isinstance(exc, error_mapping.ClientLost):
+                    logger.info("%s was closed: %s", _describe(context), exc)
+                elif error_mapping.is_fault_of_source(exc):
                     logger.warning("%s has lost its source: %s", _describe(context), exc)
                 await _abort(context, status)
         finally:
@@ -247,19 +287,13 @@ class StreamServer:
         if requested is None:
             if self._default is None:
                 raise UnknownStream(
-                    f"this server has several streams, to be selected by the metadata {protocol.STREAM_KEY}:"
-                    f" {self._stream_names()}"
+                    f"this server has several streams, to be selected by the metadata {protocol.STREAM_KEY}"
                 )
             return self._default
         if (source := self._sources.get(str(requested))) is None:
-            raise UnknownStream(
-                f"there is no stream named {requested!r}: there are {self._stream_names()}",
-                name=str(requested),
-            )
+            # The client may not be authorized to learn the names of others.
+            raise UnknownStream(f"there is no stream named {requested!r}", name=str(requested))
         return source
-
-    def _stream_names(self) -> str:
-        return ", ".join(map(repr, self._sources)) or "none with a name"
 
     def _close_soon(self, stream: EventStream) -> None:
         if stream in self._streams:
@@ -269,6 +303,36 @@ class StreamServer:
 def _describe(context: grpc.aio.ServicerContext[Any, Any]) -> str:
     name = protocol.metadata_value(protocol.STREAM_KEY, context.invocation_metadata())
     return f"the stream {'without a name' if name is None else repr(name)} for {context.peer()}"
+
+
+async def _read_request(context: grpc.aio.ServicerContext[bytes, bytes]) -> pb.StreamPagesRequest:
+    """Return the first message of the client.
+
+    :raises MalformedMessage: if it is no request, or there is none
+    """
+    data: Any = grpc.aio.EOF
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_REQUEST_TIMEOUT):
+            data = await context.read()
+    if data is grpc.aio.EOF:
+        raise protocol.MalformedMessage(f"no request within {_REQUEST_TIMEOUT:g} s")
+    return protocol.parse(pb.StreamPagesRequest, data)
+
+
+async def _hear(context: grpc.aio.ServicerContext[bytes, bytes], watch: PeerWatch) -> None:
+    """Note the client's heartbeats, until it has ended its requests, and sends no more."""
+    message: Any = None
+    with suppress(grpc.aio.BaseError):
+        while message is not grpc.aio.EOF:
+            message = await context.read()
+            watch.hear()
+        watch.paused = True
+
+
+async def _lose_client(watch: PeerWatch, interval: float) -> None:
+    """Raise ClientLost when the client has sent no heartbeat for three intervals, in seconds."""
+    await watch.wait_for_silence(interval)
+    raise error_mapping.ClientLost("the client has sent nothing for three heartbeats")
 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], status: error_mapping.Status) -> None:

@@ -135,6 +135,7 @@ class _ScriptedStream(EventStream):
             raise
         self._script.opened += 1
         self._script._streams.add(self)
+        self.opaque_ids = self._stream.opaque_ids
         self._position = self._stream.cursor
         return self._position
 

@@ -126,6 +126,17 @@ async def events_come_in_order(case: _Case) -> None:
 
 
 @_contract.rule()
+async def ids_increase_unless_declared_opaque(case: _Case) -> None:
+    """Ids are integers in their shortest form, each greater than the one before, unless streams have opaque_ids."""
+    await case.insert_some(12)
+    async with case.source.stream(to_head=True) as stream:
+        ids = await case.rest(stream)
+        if not stream.opaque_ids:
+            integers = {int(event_id) for event_id in ids if event_id.isascii() and event_id.isdecimal()}
+            expect("ids without opaque_ids", ids, [str(number) for number in sorted(integers - {0})])
+
+
+@_contract.rule()
 async def events_are_whole(case: _Case) -> None:
     """An event has the id, foreign id and type with which it was inserted."""
     rows = [("7", 1), ("8", 0), ("x'y\"; --", -(2**31)), ("\u00e9\u2028 \n", 2**31 - 1), ("x" * 255, 1)]
@@ -387,7 +398,7 @@ async def head_of_an_empty_source_precedes_all_events(case: _Case) -> None:
 @_contract.rule("integer ids")
 async def invalid_cursor_is_refused(case: _Case) -> None:
     """An invalid cursor raises InvalidCursor when the stream is made, opened or first read."""
-    for cursor in ("x", "-1", "1.0", " 1", "1_000", "\0", "1'"):
+    for cursor in ("x", "-1", "1.0", " 1", "1_000", "\0", "1'", "9" * 5000):
         await _expect_refusal(case, cursor, InvalidCursor)
 
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 import pytest
@@ -13,16 +14,28 @@ from reflex_aio import (
     CursorAhead,
     Event,
     InvalidCursor,
+    ReflexError,
     RemoteError,
     StreamStopped,
+    errors,
     is_expected,
     pb,
 )
-from reflex_aio.errors import MessageTooLarge, UnknownStream
+from reflex_aio.errors import (
+    EventNotFound,
+    MessageTooLarge,
+    MetadataError,
+    SchemaError,
+    TableNotFound,
+    TableRefused,
+    TableReplaced,
+    UnknownStream,
+)
 from reflex_aio.memory import MemoryEvents
-from reflex_aio.rpc import RemoteSource, StreamServer, channel_options, server_options
+from reflex_aio.rpc import RemoteSource, StreamServer, channel_options, error_mapping, server_options
 from reflex_aio.rpc.page_messages import encode_pages
 from reflex_aio.rpc.protocol import STREAM_METHOD
+from reflex_aio.rpc.streaming_call import Receiver
 from tests.fix_processes import Spawn
 from tests.fix_proxy import Proxy
 from tests.rpc.serving import Watched, ids, serving, some_events, started, take
@@ -56,7 +69,8 @@ async def test_a_negative_lag_is_refused_by_the_server() -> None:
         )
         call = method(request)
         assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert await call.details() == "lag -5.0 is out of range: accepted is a number of seconds from 0"
+        details = "lag -5.0 is out of range: accepted is a number of seconds from 0, up to 1e+09, or None"
+        assert await call.details() == details
 
 
 async def test_an_unexpected_error_is_logged_in_the_server_and_not_sent(
@@ -97,11 +111,6 @@ async def test_a_cancellation_without_a_request_ends_the_call_with_an_error(
     [
         (StreamStopped(), StreamStopped, "has been stopped"),
         (ConnectionLost("host=db1 password=hunter2"), ConnectionLost, "lost the source"),
-        (
-            CursorAhead(table="users", cursor="9", last="7"),
-            RemoteError,
-            "FAILED_PRECONDITION: users: cursor 9",
-        ),
         (MessageTooLarge("too large"), RemoteError, "RESOURCE_EXHAUSTED: too large"),
     ],
 )
@@ -114,6 +123,69 @@ async def test_an_error_of_the_source_is_that_of_the_client(
             async with RemoteSource(channel, pages=pages).stream() as stream:
                 await anext(stream)
     assert "hunter2" not in str(failed.value)
+
+
+# Each with the attributes that it has; InvalidCursor has the cursor of the request.
+OF_THEIR_OWN = [
+    CursorAhead(table="users", cursor="9", last="7"),
+    EventNotFound(source="users", event_id="7"),
+    InvalidCursor("", "a number"),
+    MetadataError(event_id="7"),
+    SchemaError(table="users", differences=["one", "two"]),
+    TableNotFound(table="users"),
+    TableRefused(table="users", reason="it is unlogged", remedy="SET LOGGED"),
+    TableReplaced(table="users", what="the table was truncated"),
+]
+
+
+@pytest.mark.parametrize("failure", OF_THEIR_OWN, ids=lambda failure: type(failure).__name__)
+async def test_an_error_with_attributes_arrives_as_itself(
+    pages: bool, failure: ReflexError, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(StreamServer(Watched(await some_events(1), failure))) as channel:
+        source = RemoteSource(channel, pages=pages)
+        # The stream fails after its last event, so that the cursor of the request is the beginning.
+        with pytest.raises(type(failure)) as raised:
+            await opened_and_read(source, 2)
+        with pytest.raises(type(failure)) as of_head:
+            await source.head()
+    for error in (raised.value, of_head.value):
+        assert type(error) is type(failure)
+        # The cursor of an InvalidCursor is that of the request.
+        assert vars(error) | {"cursor": "7"} == vars(failure) | {"cursor": "7"}
+    assert str(of_head.value) == str(failure)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_every_error_that_a_source_may_raise_is_sent_as_itself() -> None:
+    # Of the others, DatabaseError has texts of the database, and the rest are not errors of sources.
+    others = (
+        "ConnectionLost CursorConflict DatabaseError ErrorNotFound FilterError LeaseLost MessageTooLarge ReflexError"
+        " RemoteError StreamClosed StreamStopped UnknownStream is_expected"
+    )
+    names = {type(failure).__name__ for failure in OF_THEIR_OWN}
+    assert names == set(error_mapping._MAKE) == {kind.__name__ for kind in error_mapping._ATTRIBUTES}
+    assert names == set(errors.__all__) - set(others.split())
+
+
+async def test_an_error_that_is_too_long_for_headers_is_sent_without_its_attributes(pages: bool) -> None:
+    failure = SchemaError(table="users", differences=["\N{SNOWMAN}" * 100] * 100)
+    async with serving(StreamServer(Watched(MemoryEvents(), failure))) as channel:
+        with pytest.raises(RemoteError, match="FAILED_PRECONDITION: users: ") as raised:
+            await opened_and_read(RemoteSource(channel, pages=pages))
+    assert len(str(raised.value)) < 2000
+
+
+async def test_a_fault_of_the_table_is_logged_by_the_server_without_a_stack(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    failure = TableReplaced(table="users", what="the table was truncated")
+    async with serving(StreamServer(Watched(MemoryEvents(), failure))) as channel:
+        with pytest.raises(TableReplaced):
+            await opened_and_read(RemoteSource(channel))
+    [record] = [record for record in caplog.records if record.name == "reflex_aio.rpc.stream_server"]
+    assert (record.levelno, record.exc_info) == (logging.WARNING, None)
+    assert "users: the table was truncated" in record.getMessage()
 
 
 async def test_a_read_after_a_failure_continues_after_the_last_event(pages: bool) -> None:
@@ -267,10 +339,10 @@ async def test_the_error_for_a_message_above_the_servers_limit_names_the_option(
             await opened_and_read(RemoteSource(channel, pages=pages))
 
 
-async def opened_and_read(source: RemoteSource) -> None:
+async def opened_and_read(source: RemoteSource, count: int = 1) -> None:
     """Open and read a stream. Either may raise: the call may have ended before the stream is open."""
     async with source.stream() as stream:
-        await anext(stream)
+        await take(stream, count)
 
 
 @asynccontextmanager
@@ -329,6 +401,109 @@ async def test_a_call_that_ends_without_a_reason_stops_the_stream(pages: bool) -
     async with raw_server() as channel:
         with pytest.raises(StreamStopped, match="without a reason"):
             await opened_and_read(RemoteSource(channel, pages=pages))
+
+
+# The statuses with which gateways refuse a method that they don't know.
+REFUSALS = [
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.NOT_FOUND,
+]
+
+
+@asynccontextmanager
+async def gateway(
+    refusal: grpc.StatusCode, streams: StreamServer, *, closed: bool = False
+) -> AsyncIterator[grpc.aio.Channel]:
+    """A server whose methods for pages are refused, and all of them if it is ``closed``."""
+
+    class Gate(grpc.aio.ServerInterceptor):
+        async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
+            method = str(details.method)
+            if "ReflexPages" not in method and not closed:
+                return await continuation(details)
+
+            async def refuse(request: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+                await context.abort(refusal, f"not this: {method}")
+
+            kind = (
+                grpc.unary_unary_rpc_method_handler
+                if method.endswith("Head")
+                else grpc.stream_stream_rpc_method_handler
+            )
+            return kind(refuse)
+
+    server = grpc.aio.server(interceptors=[Gate()])
+    streams.add_to(server)
+    async with started(server) as target, grpc.aio.insecure_channel(target) as channel:
+        yield channel
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda code: code.name)
+async def test_single_events_are_requested_where_pages_are_refused(refusal: grpc.StatusCode) -> None:
+    streams = StreamServer({"users": await some_events(3)})
+    async with gateway(refusal, streams) as channel:
+        source = RemoteSource(channel, "users")
+        for _ in range(50):
+            # A request that is refused at once has its status, even if it was still being sent.
+            async with source.stream() as stream:
+                assert ids(await take(stream, 3)) == [1, 2, 3]
+        assert source._service.has_pages is (refusal is not grpc.StatusCode.UNIMPLEMENTED)
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda code: code.name)
+async def test_where_all_is_refused_the_error_is_that_of_the_method_for_single_events(
+    refusal: grpc.StatusCode,
+) -> None:
+    async with gateway(refusal, StreamServer(MemoryEvents()), closed=True) as channel:
+        with pytest.raises(ReflexError, match=r"not this: /reflexpb\.Reflex/Stream") as refused:
+            await opened_and_read(RemoteSource(channel))
+        kind = UnknownStream if refusal is grpc.StatusCode.NOT_FOUND else RemoteError
+        assert type(refused.value) is kind
+
+
+async def test_other_errors_of_pages_are_reported_at_once(pages: bool) -> None:
+    async with gateway(grpc.StatusCode.DATA_LOSS, StreamServer(await some_events(1))) as channel:
+        if pages:
+            with pytest.raises(RemoteError, match="DATA_LOSS: not this"):
+                await opened_and_read(RemoteSource(channel))
+        else:
+            await opened_and_read(RemoteSource(channel, pages=False))
+
+
+async def test_another_call_finds_out_how_one_ended_whose_status_grpc_has_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As grpc does when a heartbeat is sent while the call ends.
+    replaced = grpc.aio.AioRpcError(
+        grpc.StatusCode.INTERNAL, grpc.aio.Metadata(), grpc.aio.Metadata(), "Internal error from Core"
+    )
+    take_events, failures = Receiver.take, [replaced, replaced]
+
+    def take_or_fail(self: Receiver) -> Any:
+        if (events := take_events(self)) or not failures:
+            return events
+        raise failures.pop()
+
+    monkeypatch.setattr(Receiver, "take", take_or_fail)
+    async with (
+        serving(StreamServer(await some_events(3))) as channel,
+        RemoteSource(channel).stream(to_head=True) as stream,
+    ):
+        assert ids([event async for event in stream]) == [1, 2, 3]
+    assert error_mapping.may_lack_method(replaced)
+
+
+async def test_a_channel_that_is_closed_before_a_call_stops_the_stream(pages: bool) -> None:
+    async with serving(StreamServer(MemoryEvents())) as channel:
+        source = RemoteSource(channel, pages=pages)
+        await channel.close()
+        with pytest.raises(StreamStopped, match="channel of the event stream was closed"):
+            await opened_and_read(source)
+        with pytest.raises(StreamStopped, match="channel"):
+            await source.head()
 
 
 async def test_a_lost_source_is_logged_without_a_stack(caplog: pytest.LogCaptureFixture) -> None:

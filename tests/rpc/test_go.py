@@ -6,13 +6,14 @@ The Go ends are played by raw handlers and raw calls, which know no message but 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 import pytest
 
 from reflex_aio import Consumer, Event, InvalidCursor, RemoteError, Spec, StreamStopped, run
 from reflex_aio.memory import MemoryCursorStore, MemoryEvents
-from reflex_aio.rpc import RemoteSource, StreamServer
+from reflex_aio.rpc import RemoteSource, StreamServer, remote_source
 from tests.rpc.serving import Watched, ids, serving, some_events, started, take
 
 pytestmark = pytest.mark.asyncio
@@ -53,7 +54,9 @@ def details(code: str, *, joined: bool = False) -> tuple[tuple[str, bytes], ...]
 
 
 @asynccontextmanager
-async def go_server(stream: Callable[[bytes, Context], Awaitable[None]]) -> AsyncIterator[RemoteSource]:
+async def go_server(
+    stream: Callable[[bytes, Context], Awaitable[None]], name: str | None = None, **options: Any
+) -> AsyncIterator[RemoteSource]:
     """A server with no method but Stream, and a source of its stream."""
 
     async def handler(request: bytes, context: Context) -> None:
@@ -65,7 +68,7 @@ async def go_server(stream: Callable[[bytes, Context], Awaitable[None]]) -> Asyn
         (grpc.method_handlers_generic_handler("reflexpb.Reflex", {"Stream": method}),)
     )
     async with started(server) as target, grpc.aio.insecure_channel(target) as channel:
-        yield RemoteSource(channel)
+        yield RemoteSource(channel, name, **options)
 
 
 async def until_cancelled() -> None:
@@ -154,6 +157,73 @@ async def test_the_status_for_the_head_is_an_error_without_to_head() -> None:
 
     async with go_server(stream) as source, source.stream() as remote:
         with pytest.raises(RemoteError):
+            await anext(remote)
+
+
+async def two_events(request: bytes, context: Context) -> None:
+    for number in (8, 9):
+        await context.write(event(number))
+    await until_cancelled()
+
+
+async def silence(request: bytes, context: Context) -> None:
+    await until_cancelled()
+
+
+@pytest.mark.parametrize("stream", [two_events, silence])
+@pytest.mark.parametrize("again", [False, True])
+async def test_a_name_that_a_go_server_would_ignore_is_refused(
+    monkeypatch: pytest.MonkeyPatch, stream: Callable[[bytes, Context], Awaitable[None]], again: bool
+) -> None:
+    monkeypatch.setattr(remote_source, "_RESPONSE_TIMEOUT", 0.2)
+    consumed: list[Event] = []
+
+    async def consume(event: Event) -> None:
+        consumed.append(event)
+
+    store = MemoryCursorStore({"c": "7"})
+    async with go_server(stream, "users") as source:
+        for _ in range(1 + again):
+            with pytest.raises(RemoteError, match="has not confirmed that it serves the stream 'users'"):
+                await run(Spec(source, store, Consumer("c", consume)))
+    assert (consumed, await store.get("c")) == ([], "7")
+
+
+async def test_a_name_is_sent_to_a_go_server_that_is_trusted() -> None:
+    async with (
+        go_server(two_events, "users", trust_server=True) as source,
+        source.stream("7") as remote,
+    ):
+        assert ids(await take(remote, 2)) == [8, 9]
+
+
+@pytest.mark.parametrize("pages", [True, False])
+async def test_a_name_is_confirmed_by_every_server_of_this_package(pages: bool) -> None:
+    streams = StreamServer({"users": await some_events(1), "payments": await some_events(2)})
+    async with serving(streams) as channel:
+        source = RemoteSource(channel, "payments", pages=pages)
+        async with source.stream() as remote:
+            assert ids(await take(remote, 2)) == [1, 2]
+
+
+async def opaque_events(request: bytes, context: Context) -> None:
+    for event_id in ("blob/7", "blob/3"):
+        await context.write(field(5, "7") + field(6, event_id))
+    await until_cancelled()
+
+
+async def test_ids_of_a_go_server_that_are_no_integers_need_trust() -> None:
+    async with go_server(opaque_events) as source, source.stream() as remote:
+        with pytest.raises(RemoteError, match="event id 'blob/7' is not an integer"):
+            await anext(remote)
+        assert remote.cursor == ""
+    async with go_server(opaque_events, trust_server=True) as source, source.stream() as remote:
+        assert [event.id for event in await take(remote, 2)] == ["blob/7", "blob/3"]
+
+
+async def test_integer_ids_of_a_trusted_go_server_still_have_to_increase() -> None:
+    async with go_server(two_events, trust_server=True) as source, source.stream("8") as remote:
+        with pytest.raises(RemoteError, match="event id '8' is not greater than the one before, '8'"):
             await anext(remote)
 
 
@@ -248,4 +318,11 @@ async def test_a_go_client_recognises_the_errors(
     # google.rpc.Status {code, message, details: Any {type_url, WrappedError {message, code}}}
     error = field(1, message) + field(7, code)
     any_error = field(1, "type.googleapis.com/jettisonpb.WrappedError") + field(2, error)
-    assert value == bytes([8, status.value[0]]) + field(2, message) + field(3, any_error)
+    ours = b""
+    if status is grpc.StatusCode.INVALID_ARGUMENT:
+        # A second detail, for our own clients: ErrorDetail {type, attributes}
+        accepted = message.partition("accepted is ")[2]
+        detail = field(1, "InvalidCursor") + field(2, accepted)
+        any_detail = field(1, "type.googleapis.com/reflexaio.v1.ErrorDetail") + field(2, detail)
+        ours = field(3, any_detail)
+    assert value == bytes([8, status.value[0]]) + field(2, message) + field(3, any_error) + ours

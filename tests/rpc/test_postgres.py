@@ -8,7 +8,7 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from reflex_aio import Consumer, CursorAhead, Event, RemoteError, Spec, run_forever
+from reflex_aio import Consumer, CursorAhead, Event, Spec, run_forever
 from reflex_aio.backoff import Backoff
 from reflex_aio.memory import MemoryCursorStore
 from reflex_aio.rpc import RemoteSource, StreamServer, server_options
@@ -148,9 +148,10 @@ async def test_a_cursor_ahead_of_the_table_is_an_error(
 ) -> None:
     await users.insert(connection, 1, 1)
     async with serving(StreamServer(users.source(pool))) as channel:
-        with pytest.raises(RemoteError, match=r"FAILED_PRECONDITION: .*cursor 1000 is ahead of the table"):
+        with pytest.raises(CursorAhead) as remote:
             async with RemoteSource(channel).stream("1000") as stream:
                 await anext(stream)
-        with pytest.raises(CursorAhead):
+        with pytest.raises(CursorAhead) as raised:
             async with users.stream(pool, "1000") as local:
                 await anext(local)
+        assert vars(remote.value) == vars(raised.value)

@@ -127,6 +127,20 @@ class Repeats(FaultlessStream):
         return [*page[:1], *page]
 
 
+class PadsIds(FaultlessStream):
+    async def _read(self) -> Sequence[Event]:
+        return [msgspec.structs.replace(event, id=f"0{event.id}") for event in await super()._read()]
+
+
+class NamesIds(FaultlessStream):
+    async def _read(self) -> Sequence[Event]:
+        return [msgspec.structs.replace(event, id=f"x{event.id}") for event in await super()._read()]
+
+
+caught_by("ids_increase_unless_declared_opaque")(PadsIds)
+caught_by("ids_increase_unless_declared_opaque")(NamesIds)
+
+
 @caught_by("events_are_whole")
 class KeepsTypesUnsigned(FaultlessStream):
     async def _read(self) -> Sequence[Event]:
