@@ -267,15 +267,22 @@ class TableCursorStore(TableStore[CursorsDialect], CursorStore):
         cursor = check_cursor(cursor, self._type)
         expected = expected and check_cursor(expected, self._type)
         raised: BaseException | None = None
+        clock = asyncio.get_running_loop().time
+        # For the statements of this method, not for those of the caller.
+        limit = asyncio.timeout(self._driver.statement_timeout)
         try:
-            async with self._connection() as connection, self._begin(connection):
+            async with self._connection(limit) as connection, self._begin(connection):
                 # First, so that the later one of two concurrent runs waits here, and then does nothing.
                 conflict = await self._dialect.set(self._driver, connection, name, cursor, expected)
                 if conflict is not None:
                     raise conflict
                 self._hooks.cursor_set(self._table_name)
                 try:
-                    yield connection
+                    limit.reschedule(None)
+                    try:
+                        yield connection
+                    finally:
+                        limit.reschedule(clock() + self._driver.statement_timeout)
                 except Exception as exc:
                     if self._driver.is_closed(connection):
                         raise ConnectionLost(

@@ -1,5 +1,6 @@
 """aiomysql: its connections and pools."""
 
+import socket
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, ClassVar
 
@@ -41,6 +42,11 @@ class AiomysqlDriver(MysqlDriver):
 
     def address(self, connection: Any) -> tuple[Hashable, Hashable, str | None]:
         return connection.unix_socket or (connection.host, connection.port), connection.user, connection.db
+
+    def socket(self, connection: Any) -> socket.socket | None:
+        # Neither a public name, nor one that each version has.
+        writer = getattr(connection, "_writer", None)
+        return None if writer is None else writer.get_extra_info("socket")
 
     def is_closed(self, connection: Any) -> bool:
         return bool(connection.closed)

@@ -1,5 +1,6 @@
 """asyncmy: its connections and pools."""
 
+import socket
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, ClassVar
 
@@ -46,6 +47,11 @@ class AsyncmyDriver(MysqlDriver):
         address = connection._unix_socket or (connection._host, connection._port)
         database = connection._db
         return address, connection._user, database.decode() if isinstance(database, bytes) else database
+
+    def socket(self, connection: Any) -> socket.socket | None:
+        # Neither a public name, nor one that each version has.
+        transport = getattr(connection, "_transport", None)
+        return None if transport is None else transport.get_extra_info("socket")
 
     def is_closed(self, connection: Any) -> bool:
         if not connection.connected:

@@ -11,7 +11,13 @@ from asyncpg.pool import PoolConnectionProxy
 
 from reflex_aio.errors import ConnectionLost, DatabaseError, ReflexError, SchemaError, TableNotFound
 from reflex_aio.sql.drivers.asyncpg_listen import AsyncpgListenConnection, address_of
-from reflex_aio.sql.drivers.base import Driver, ListenConnection, Row, already_in_transaction
+from reflex_aio.sql.drivers.base import (
+    Driver,
+    ListenConnection,
+    Row,
+    already_in_transaction,
+    keep_alive,
+)
 
 __all__ = ["AsyncpgDriver"]
 
@@ -106,7 +112,9 @@ class AsyncpgDriver(Driver):
 
     async def open_pool(self, dsn: str, *, size: int) -> Any:
         try:
-            return await asyncpg.create_pool(dsn, min_size=1, max_size=size, timeout=_CONNECT_TIMEOUT)
+            return await asyncpg.create_pool(
+                dsn, min_size=1, max_size=size, timeout=_CONNECT_TIMEOUT, init=_keep_alive
+            )
         except asyncpg.ClientConfigurationError as exc:
             raise ValueError(f"the DSN is not accepted: {exc}") from None
         except ValueError:
@@ -125,11 +133,11 @@ class AsyncpgDriver(Driver):
         connection: Awaitable[Any] = pool.acquire()
         return connection
 
-    async def release(self, pool: Any, connection: Any, *, broken: bool) -> None:
-        # A statement may still be running: waiting until the server has cancelled it would occupy the slot. The pool
-        # has already detached the proxy of a connection that was lost.
-        if broken and self.underlying(connection) is not None:
-            connection.terminate()
+    async def release(
+        self, pool: Any, connection: Any, *, broken: bool = False, timed_out: bool = False
+    ) -> None:
+        # asyncpg sends a cancel request when a statement is cancelled. The pool waits until the statement has ended,
+        # and resets the session; if that takes longer than the timeout, it closes the connection.
         try:
             await pool.release(connection, timeout=_RELEASE_TIMEOUT)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
@@ -168,6 +176,12 @@ class AsyncpgDriver(Driver):
 
     async def listen_connection(self, connection: Any) -> ListenConnection:
         return await AsyncpgListenConnection.wrap(connection)
+
+
+async def _keep_alive(connection: asyncpg.Connection) -> None:
+    # asyncpg has no public name for the socket.
+    transport = getattr(connection, "_transport", None)
+    keep_alive(None if transport is None else transport.get_extra_info("socket"))
 
 
 class _TransactionEnd:

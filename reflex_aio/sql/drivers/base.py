@@ -3,16 +3,26 @@
 A driver contains no SQL for events, cursors or other tables. That is in the dialect.
 """
 
+import asyncio
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any, ClassVar
 
-from reflex_aio.errors import ReflexError
+from reflex_aio.errors import ConnectionLost, ReflexError
 from reflex_aio.tasks import shielded
 
-__all__ = ["CannotNotify", "Driver", "ListenConnection", "Row", "already_in_transaction"]
+__all__ = [
+    "CannotNotify",
+    "Driver",
+    "ListenConnection",
+    "Row",
+    "already_in_transaction",
+    "describe_timeout",
+    "keep_alive",
+]
 
 Row = Sequence[Any]
 
@@ -72,6 +82,9 @@ class Driver(ABC):
     can_listen: ClassVar[bool]
     """True if the database has notifications between processes. If not, :meth:`connector` and
     :meth:`listen_connection` raise TypeError."""
+
+    statement_timeout: ClassVar[float] = 30.0
+    """The time limit of one use of a pool's connection, in seconds: acquiring it, and the statements on it."""
 
     # The objects of this driver.
 
@@ -161,25 +174,47 @@ class Driver(ABC):
         """Acquire a connection of ``pool``, with no transaction open. The caller must :meth:`release` it."""
 
     @abstractmethod
-    async def release(self, pool: Any, connection: Any, *, broken: bool) -> None:
-        """Return a connection to its pool, within about a second. The call must be shielded from cancellation.
+    async def release(
+        self, pool: Any, connection: Any, *, broken: bool = False, timed_out: bool = False
+    ) -> None:
+        """Return a connection to its pool, within seconds. The call must be shielded from cancellation.
 
-        :param broken: close the connection, as a statement may still be running on it
+        :param broken: the statements on it have failed or were cancelled, so that the session's state is unknown, and a
+            statement may still be running. The connection is closed, unless the client library can restore it
+        :param timed_out: a statement has exceeded its time limit. It is cancelled in the server, where it may wait for
+            a lock
         """
 
     @asynccontextmanager
-    async def acquire(self, pool: Any) -> AsyncIterator[Any]:
+    async def acquire(self, pool: Any, *, limit: asyncio.Timeout | None = None) -> AsyncIterator[Any]:
         """Acquire a connection of ``pool``, with no transaction open, for the duration of the context.
 
-        The release is shielded from cancellation. After an error or a cancellation the connection is closed.
+        The context has a time limit, so that no statement waits for ever: not for a server that does not answer, nor
+        for another session's lock, nor for a pool without free connections. After an error or a cancellation the
+        connection is not reused as it is. Its release is shielded from cancellation.
+
+        :param limit: instead of a limit of ``statement_timeout``, for contexts that also run other code: the
+            caller reschedules it
+        :raises TimeoutError: if the limit is exceeded. :meth:`errors` translates it
         """
-        connection = await self.checkout(pool)
+        limit = asyncio.timeout(self.statement_timeout) if limit is None else limit
+        acquired = False
         try:
-            yield connection
-        except BaseException:
-            await shielded(self.release(pool, connection, broken=True))
-            raise
-        await shielded(self.release(pool, connection, broken=False))
+            async with limit:
+                connection = await self.checkout(pool)
+                acquired = True
+                try:
+                    yield connection
+                except BaseException:
+                    await shielded(self.release(pool, connection, broken=True, timed_out=limit.expired()))
+                    raise
+                # From here on, the release has a limit of its own.
+                limit.reschedule(None)
+                await shielded(self.release(pool, connection))
+        except TimeoutError as exc:
+            if not limit.expired():
+                raise
+            raise _LimitExceeded(describe_timeout(acquired, self.statement_timeout)) from exc
 
     @abstractmethod
     def has_spare(self, pool: Any) -> bool:
@@ -243,10 +278,46 @@ class _ErrorTranslation:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if isinstance(exc, _LimitExceeded) and not self._schema_only:
+            raise ConnectionLost(f"{self._table}: {exc}") from exc
         if isinstance(exc, Exception) and (
             error := self._driver.translate(exc, self._table, schema_only=self._schema_only)
         ):
             raise error from exc
+
+
+class _LimitExceeded(TimeoutError):
+    """Raised when a use of a connection has exceeded its time limit."""
+
+
+def describe_timeout(acquired: bool, seconds: float) -> str:
+    """Return the message for a use of a connection that has exceeded its time limit.
+
+    :param acquired: whether it had a connection
+    """
+    # While a pool acquires, it is unknown whether it waits for the server or for a user of its last connection.
+    problem = "the database did not answer" if acquired else "the pool had no connection available"
+    return f"{problem} within {seconds:g} s"
+
+
+def keep_alive(connected: socket.socket | None) -> None:
+    """Have the kernel close a TCP connection whose other end has not answered for half a minute.
+
+    Without these options, a connection to a host that is gone stays open for up to two hours, and data that is sent on
+    it is repeated for a quarter of an hour.
+    """
+    if connected is None or connected.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    # Of these options, platforms have some.
+    for option, value in (
+        ("TCP_KEEPIDLE", 15),
+        ("TCP_KEEPINTVL", 5),
+        ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", 30_000),
+    ):
+        if (number := getattr(socket, option, None)) is not None:
+            connected.setsockopt(socket.IPPROTO_TCP, number, value)
 
 
 def already_in_transaction(connection: Any) -> ValueError:

@@ -5,16 +5,23 @@ import itertools
 import logging
 import math
 import re
+import socket
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar, NamedTuple, NoReturn
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from reflex_aio.errors import ConnectionLost, DatabaseError, ReflexError, SchemaError, TableNotFound
-from reflex_aio.sql.drivers.base import Driver, ListenConnection, Row, already_in_transaction
+from reflex_aio.sql.drivers.base import (
+    Driver,
+    ListenConnection,
+    Row,
+    already_in_transaction,
+    keep_alive,
+)
 from reflex_aio.sql.drivers.dsn import mysql_arguments
 from reflex_aio.tasks import shielded
 
@@ -124,6 +131,10 @@ class MysqlDriver(Driver):
     def address(self, connection: Any) -> tuple[Hashable, Hashable, str | None]:
         """Return the server's address, the user, and the database if one was given when the connection was opened."""
 
+    @abstractmethod
+    def socket(self, connection: Any) -> socket.socket | None:
+        """Return the connection's socket, as far as the library shows it."""
+
     # The objects of this driver.
 
     def underlying(self, connection: Any) -> Any:
@@ -209,7 +220,9 @@ class MysqlDriver(Driver):
 
     async def open_pool(self, dsn: str, *, size: int) -> Any:
         arguments = mysql_arguments(dsn)
-        return await self.create_pool(minsize=1, maxsize=size, connect_timeout=_CONNECT_TIMEOUT, **arguments)
+        pool = await self.create_pool(minsize=1, maxsize=size, connect_timeout=_CONNECT_TIMEOUT, **arguments)
+        _own_pools.add(pool)
+        return pool
 
     async def close_pool(self, pool: Any) -> None:
         pool.terminate()
@@ -235,11 +248,17 @@ class MysqlDriver(Driver):
         except BaseException:
             await shielded(self.release(pool, connection, broken=True))
             raise
+        if pool in _own_pools:
+            # Each time, as the libraries have no hook for a new connection.
+            keep_alive(self.socket(connection))
         if not autocommit or uncommitted:
             _changed_sessions[connection] = autocommit, uncommitted
         return connection
 
-    async def release(self, pool: Any, connection: Any, *, broken: bool) -> None:
+    async def release(
+        self, pool: Any, connection: Any, *, broken: bool = False, timed_out: bool = False
+    ) -> None:
+        thread_id = connection.thread_id()
         autocommit, uncommitted = _changed_sessions.pop(connection, (True, False))
         if broken:
             # A statement may still be running.
@@ -260,6 +279,23 @@ class MysqlDriver(Driver):
             releasing.append(asyncio.ensure_future(pool._wakeup()))
         # Not cancelled after the timeout: the waiting tasks would never be notified.
         await asyncio.wait(releasing, timeout=_CLEANUP_TIMEOUT)
+        if timed_out:
+            await self._kill_statement(pool, thread_id)
+
+    async def _kill_statement(self, pool: Any, thread_id: int) -> None:
+        """Kill the statement of a connection that was closed. While it waits for a lock, the server does not notice."""
+        connection = None
+        try:
+            async with asyncio.timeout(_CLEANUP_TIMEOUT):
+                connection = await pool.acquire()
+                await self._execute(connection, f"KILL QUERY {thread_id}")
+        except (TimeoutError, OSError, EOFError, RuntimeError, self.error) as exc:
+            # The pool has no other connection, or the statement has ended by itself.
+            logger.debug("a statement that timed out could not be killed: %s", exc)
+            if connection is not None:
+                connection.close()
+        if connection is not None:
+            await asyncio.wait([asyncio.ensure_future(pool.release(connection))], timeout=_CLEANUP_TIMEOUT)
 
     def has_spare(self, pool: Any) -> bool:
         # Neither library has a public name for a pool that is closing, and waits for its connections.
@@ -393,3 +429,5 @@ def _may_be_in_transaction(connection: Any) -> bool:
 # The settings of acquired connections that must be restored on release: autocommit, and whether the isolation level was
 # READ UNCOMMITTED.
 _changed_sessions: WeakKeyDictionary[Any, tuple[bool, bool]] = WeakKeyDictionary()
+# The pools of open_pool().
+_own_pools: WeakSet[Any] = WeakSet()

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, TypeVarTuple, Unpack
 
 from reflex_aio.errors import ConnectionLost
-from reflex_aio.sql.drivers.base import Driver, Row
+from reflex_aio.sql.drivers.base import Driver, Row, describe_timeout
 from reflex_aio.tasks import Tasks, shielded
 
 __all__ = ["PinnedConnection"]
@@ -28,7 +28,7 @@ class PinnedConnection:
     from one statement to the next, but only while the pool has others to give and is not closing. A call of
     ``pool.close()`` waits for it for a few hundredths of a second at most.
 
-    A statement that fails or is cancelled has its connection closed, as the state of the session is unknown.
+    After a statement that fails or is cancelled its connection is released, as the state of the session is unknown.
 
     :param table: the table's name, for messages
     :param timeout: the time limit of one use, acquiring the connection included, in seconds. This is the one place
@@ -53,7 +53,7 @@ class PinnedConnection:
         return await self.use(self._driver.fetch, sql, *args)
 
     async def use(self, work: Callable[[Any, Unpack[Args]], Awaitable[T]], *args: *Args) -> T:
-        """Return the result of ``work(connection, *args)``. After an error or a cancellation the connection is closed.
+        """Return the result of ``work(connection, *args)``. After an error the connection is released.
 
         :raises ConnectionLost: if the server cannot be reached, or ``work`` exceeds the time limit
         :raises ReflexError: for the other errors of the database, see :meth:`Driver.translate`
@@ -71,9 +71,11 @@ class PinnedConnection:
             except BaseException as exc:
                 acquired = self._connection is not None
                 if acquired:
-                    await self._release(broken=True)
+                    await self._release(broken=True, timed_out=limit.expired())
                 if isinstance(exc, TimeoutError) and limit.expired():
-                    raise self._timed_out(acquired) from exc
+                    raise ConnectionLost(
+                        f"{self._table}: {describe_timeout(acquired, self._timeout)}"
+                    ) from exc
                 # Translated here, once for all statements of streams.
                 if isinstance(exc, Exception) and (error := self._driver.translate(exc, self._table)):
                     raise error from exc
@@ -124,13 +126,8 @@ class PinnedConnection:
         finally:
             self._watched = False
 
-    def _timed_out(self, acquired: bool) -> ConnectionLost:
-        # While a pool acquires, it is unknown whether it waits for the server or for a user of its last connection.
-        problem = "the database did not answer" if acquired else "the pool had no connection available"
-        return ConnectionLost(f"{self._table}: {problem} within {self._timeout:g} s")
-
-    async def _release(self, *, broken: bool = False) -> None:
+    async def _release(self, *, broken: bool = False, timed_out: bool = False) -> None:
         connection, self._connection = self._connection, None
         # A connection of an event loop that has ended cannot be released in another loop.
         if connection is not None and self._loop is asyncio.get_running_loop():
-            await shielded(self._driver.release(self._pool, connection, broken=broken))
+            await shielded(self._driver.release(self._pool, connection, broken=broken, timed_out=timed_out))

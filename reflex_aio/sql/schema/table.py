@@ -1,5 +1,6 @@
 """The base classes of the table objects, and of the stores that use a table through a pool."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Generic, Self, TypeVar
@@ -108,8 +109,11 @@ class TableStore(Generic[Dialect]):
         return f"{self._table!r}.store({self._pool!r})"
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Any]:
-        """Acquire a connection. Within the context, the client library's errors are translated."""
+    async def _connection(self, limit: asyncio.Timeout | None = None) -> AsyncIterator[Any]:
+        """Acquire a connection. Within the context, the client library's errors are translated.
+
+        :param limit: see :meth:`Driver.acquire <reflex_aio.sql.drivers.base.Driver.acquire>`
+        """
         with self._errors:
-            async with self._driver.acquire(self._pool) as connection:
+            async with self._driver.acquire(self._pool, limit=limit) as connection:
                 yield connection
