@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from benchmarks.bench_growth import bench_growth
+from benchmarks.bench_idle import bench_idle
 from benchmarks.bench_insert import bench_insert
 from benchmarks.bench_latency import bench_latency
 from benchmarks.bench_memory import bench_memory
@@ -44,6 +45,11 @@ async def _sharing(server: EmbeddedPostgres, given: argparse.Namespace) -> Measu
     many = 110 if given.quick else 1000
     inserts = 20 if given.quick else 400
     return await bench_sharing(server, inserts=inserts, repeat=given.repeat, many=many), []
+
+
+async def _idle(server: EmbeddedPostgres, given: argparse.Namespace) -> Measurements:
+    consumers, seconds = ((1, 10), 3.0) if given.quick else ((1, 100, 300), 30.0)
+    return await bench_idle(server, consumers=consumers, seconds=seconds), []
 
 
 async def _growth(server: EmbeddedPostgres, given: argparse.Namespace) -> Measurements:
@@ -93,6 +99,7 @@ BENCHES: dict[str, Bench] = {
     "insert": _insert,
     "latency": _latency,
     "sharing": _sharing,
+    "idle": _idle,
     "growth": _growth,
     "memory": _memory,
     "prune": _prune,

@@ -1,8 +1,12 @@
 """Leases: which process runs a consumer, and until when. The interface of lease stores, and a lease's fencing token."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import anyio
 
 from reflex_aio.checks import check_seconds, check_text
 
@@ -10,6 +14,8 @@ __all__ = ["Lease", "LeaseState", "LeaseStore", "check_lease", "check_ttl"]
 
 # A year, in seconds.
 _LONGEST_TTL = 366 * 86_400
+# The time limit for each renewal of several, as a fraction of the ttl.
+_RENEW_TIMEOUT = 1 / 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +52,22 @@ class LeaseState:
 
 
 class LeaseStore(ABC):
-    """Grants each name to one owner at a time. Only the store's own clock counts."""
+    """Grants each name to one owner at a time. Only the store's own clock counts.
+
+    It is an asynchronous context manager, which a :class:`~reflex_aio.Runner` enters for as long as it holds leases. A
+    store may keep a connection meanwhile; by default, entering does nothing. Several may enter it at the same time.
+    """
 
     lease_type: type[Lease] = Lease
     """The type of its leases. Cursor stores have a ``fence_type``, which is that type or one of its bases."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return
 
     @abstractmethod
     async def acquire(self, name: str, owner: str, *, ttl: float) -> Lease | None:
@@ -70,6 +88,31 @@ class LeaseStore(ABC):
 
         :raises LeaseLost: if another owner has acquired it, or it was released
         """
+
+    async def renew_many(self, leases: Collection[Lease], *, ttl: float) -> Mapping[Lease, Exception]:
+        """Let each of ``leases`` expire in ``ttl`` seconds from now, and return the errors of those not renewed.
+
+        A lease that cannot be renewed holds up no other. By default, :meth:`renew` is called for all at the same time.
+
+        :return: a :class:`~reflex_aio.errors.LeaseLost` for a lease that is lost, another error for one that is unknown
+        :raises Exception: if it is unknown which leases were renewed
+        """
+        errors: dict[Lease, Exception] = {}
+        timeout = ttl * _RENEW_TIMEOUT
+
+        async def renew(lease: Lease) -> None:
+            try:
+                with anyio.move_on_after(timeout):
+                    await self.renew(lease, ttl=ttl)
+                    return
+                errors[lease] = TimeoutError(f"the lease store did not answer within {timeout:g} s")
+            except Exception as exc:
+                errors[lease] = exc
+
+        async with anyio.create_task_group() as group:
+            for lease in leases:
+                group.start_soon(renew, lease)
+        return errors
 
     @abstractmethod
     async def release(self, lease: Lease) -> None:

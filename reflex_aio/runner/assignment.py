@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 import anyio
 
 from reflex_aio.health import ConsumerState
-from reflex_aio.lease import Lease, LeaseState, LeaseStore
-from reflex_aio.runner.lease_keepalive import acquire, release
+from reflex_aio.lease import LeaseState
+from reflex_aio.runner.lease_keepalive import Keepalive, KeptLease, acquire, release
 from reflex_aio.runner.membership import Membership
 from reflex_aio.runner.supervised import SupervisedSpec
 
@@ -71,30 +71,29 @@ def _groups(names: Iterable[str]) -> list[list[str]]:
 class Rebalancer:
     """Runs the consumers that are assigned to this process, and drains those that are assigned to others.
 
+    :param keepalive: renews the leases
     :param specs: the specs by consumer
     :param owner: this process
-    :param ttl: time until leases expire unless they are renewed, in seconds
     :param drain: time limit for a consumer to drain, in seconds
     :param start: runs a spec under a lease in the background, until it is ended or the lease is lost
     """
 
     def __init__(
         self,
-        leases: LeaseStore,
+        keepalive: Keepalive,
         specs: Mapping[str, SupervisedSpec],
         *,
         owner: str,
-        ttl: float,
         drain: float,
-        start: Callable[[SupervisedSpec, Lease, float], None],
+        start: Callable[[SupervisedSpec, KeptLease], None],
     ) -> None:
-        self._leases = leases
+        self._keepalive = keepalive
         self._specs = specs
         self._owner = owner
-        self._ttl = ttl
+        self._ttl = keepalive.ttl
         self._drain = drain
         self._start = start
-        self._membership = Membership(leases, owner, specs, ttl=ttl, timeout=ttl * _PERIOD)
+        self._membership = Membership(keepalive, owner, specs, timeout=self._ttl * _PERIOD)
         self._ending = anyio.Event()
         self.left: anyio.Event = anyio.Event()
         """Set when no more leases are acquired, and the other processes can see that."""
@@ -117,7 +116,7 @@ class Rebalancer:
     async def _rebalance(self) -> float:
         """Return the delay before the next time, in seconds."""
         try:
-            states = await self._membership.renew()
+            states = await self._membership.states()
             await self._apply(states)
             return self._next_delay(states)
         except Exception as exc:
@@ -145,24 +144,26 @@ class Rebalancer:
         if self._ending.is_set() or spec.state is ConsumerState.STOPPED:
             return
         sent = anyio.current_time()
-        lease = await acquire(
-            self._leases, spec.name, self._owner, ttl=self._ttl, timeout=self._ttl * _PERIOD
-        )
+        leases = self._keepalive.leases
+        lease = await acquire(leases, spec.name, self._owner, ttl=self._ttl, timeout=self._ttl * _PERIOD)
         if lease is None:
             # Another process was faster.
             return
         if self._ending.is_set():
             # The runner has ended all active specs in the meantime: nothing would end this one.
-            await release(self._leases, lease)
+            await release(leases, lease)
         else:
-            self._start(spec, lease, sent)
+            self._start(spec, self._keepalive.keep(lease, sent=sent))
 
     def _next_delay(self, states: Mapping[str, LeaseState]) -> float:
-        # A lease that another process does not renew expires before the next regular time.
+        # A lease that another process does not renew expires before the next regular time. Those of other services in
+        # the same table are none of this one's business, and may have a shorter ttl.
         expiring = [
             state.seconds_left + random.uniform(0, _EXPIRY_DELAY)
-            for state in states.values()
-            if state.is_held and state.owner != self._owner
+            for name, state in states.items()
+            if state.is_held
+            and state.owner != self._owner
+            and (name in self._specs or self._membership.concerns(name))
         ]
         return min([self._ttl * _PERIOD * random.uniform(0.8, 1.0), *expiring])
 

@@ -1,9 +1,9 @@
-"""Acquires, renews and releases leases, each request within a time limit."""
+"""Acquires, renews and releases leases, each request within a time limit. All leases are renewed in one request."""
 
 import logging
 import random
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import Awaitable, Collection
+from typing import NoReturn, TypeVar
 
 import anyio
 
@@ -11,7 +11,7 @@ from reflex_aio.errors import LeaseLost
 from reflex_aio.lease import Lease, LeaseStore
 from reflex_aio.tasks import shielded
 
-__all__ = ["NotRenewed", "acquire", "keep_alive", "release", "within_limit"]
+__all__ = ["Keepalive", "KeptLease", "NotRenewed", "acquire", "release", "within_limit"]
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +21,14 @@ T = TypeVar("T")
 _RENEW = 1 / 3
 _RETRY = 1 / 10
 _SAFE = 9 / 10
+# The time limit for a renewal of all leases: a share of the time that is left, but at least this fraction of the ttl,
+# within which a store reports the leases that it could not renew. Then it is tried again, on a new connection.
+_TIMEOUT_SHARE = 1 / 2
+_LEAST_TIMEOUT = 1 / 4
 # How long releasing a lease may take, in seconds. Otherwise it expires.
 _RELEASE_TIMEOUT = 5.0
+# The number of names that a log message lists.
+_LISTED = 3
 
 
 class NotRenewed(LeaseLost):
@@ -41,7 +47,7 @@ async def within_limit(request: Awaitable[T], *, timeout: float) -> T:
     """
     with anyio.move_on_after(timeout):
         return await request
-    raise TimeoutError(f"the lease store did not answer within {timeout:g} s")
+    raise TimeoutError(f"the lease store did not answer within {timeout:.3g} s")
 
 
 async def acquire(leases: LeaseStore, name: str, owner: str, *, ttl: float, timeout: float) -> Lease | None:
@@ -67,42 +73,6 @@ async def acquire(leases: LeaseStore, name: str, owner: str, *, ttl: float, time
     return acquired
 
 
-async def keep_alive(leases: LeaseStore, lease: Lease, ttl: float, sent: float) -> None:
-    """Renew ``lease`` until it is lost.
-
-    Its end is computed with this process's monotonic clock, from the time before a request was sent: the store cannot
-    have started to count earlier.
-
-    :param ttl: the duration for which it was acquired and is renewed, in seconds
-    :param sent: :func:`anyio.current_time` before it was acquired
-    :raises LeaseLost: if it is lost, or could not be renewed; the latter before it expires
-    """
-    safe_until, delay = sent + ttl * _SAFE, ttl * _RENEW
-    while True:
-        await anyio.sleep(delay * random.uniform(0.8, 1.0))
-        sent = anyio.current_time()
-        if sent >= safe_until:
-            # This also happens after the process was paused.
-            raise NotRenewed(lease, ttl=ttl)
-        with anyio.CancelScope(deadline=safe_until) as limit:
-            try:
-                await leases.renew(lease, ttl=ttl)
-                safe_until, delay = sent + ttl * _SAFE, ttl * _RENEW
-            except LeaseLost:
-                raise
-            except Exception as exc:
-                delay = min(ttl * _RETRY, safe_until - sent)
-                logger.warning(
-                    "consumer %s: lease not renewed, retrying in %.1f s: %s",
-                    lease.name,
-                    delay,
-                    exc,
-                    extra={"consumer": lease.name},
-                )
-        if limit.cancelled_caught:
-            raise NotRenewed(lease, ttl=ttl)
-
-
 async def release(leases: LeaseStore, lease: Lease) -> None:
     """Release ``lease``, also if cancelled. If that fails, it expires."""
     await shielded(_release(leases, lease))
@@ -113,3 +83,114 @@ async def _release(leases: LeaseStore, lease: Lease) -> None:
         await within_limit(leases.release(lease), timeout=_RELEASE_TIMEOUT)
     except Exception as exc:
         logger.warning("lease %s: not released, it will expire: %s", lease.name, exc)
+
+
+class KeptLease:
+    """A lease that a :class:`Keepalive` renews."""
+
+    def __init__(self, keepalive: "Keepalive", lease: Lease, *, safe_until: float) -> None:
+        self._keepalive = keepalive
+        self.lease = lease
+        self.safe_until: float = safe_until
+        """The time by :func:`anyio.current_time` until which no other process can acquire it."""
+        self._error: LeaseLost | None = None
+        self._lost = anyio.Event()
+
+    @property
+    def is_lost(self) -> bool:
+        """True if it is lost, or was not renewed in time."""
+        return self._error is not None or anyio.current_time() >= self.safe_until
+
+    async def lost(self) -> NoReturn:
+        """Wait until the lease is lost.
+
+        :raises LeaseLost: if it is lost, or could not be renewed; the latter before it expires
+        """
+        while not self.is_lost:
+            with anyio.CancelScope(deadline=self.safe_until):
+                await self._lost.wait()
+        raise self._error or NotRenewed(self.lease, ttl=self._keepalive.ttl)
+
+    def lose(self, error: LeaseLost) -> None:
+        """Make :meth:`lost` raise ``error``."""
+        self._error = error
+        self._lost.set()
+
+    async def release(self) -> None:
+        """Stop renewing the lease, and release it, also if cancelled. If that fails, it expires."""
+        self._keepalive.drop(self)
+        await release(self._keepalive.leases, self.lease)
+
+
+class Keepalive:
+    """Renews all leases of a process together, until they are lost or released.
+
+    The end of a lease is computed with this process's monotonic clock, from the time before a request was sent: the
+    store cannot have started to count earlier.
+
+    :param ttl: the duration for which leases are acquired and renewed, in seconds
+    """
+
+    def __init__(self, leases: LeaseStore, *, ttl: float) -> None:
+        self.leases = leases
+        self.ttl = ttl
+        self._kept: set[KeptLease] = set()
+
+    def keep(self, lease: Lease, *, sent: float) -> KeptLease:
+        """Renew ``lease`` from now on.
+
+        :param sent: :func:`anyio.current_time` before it was acquired
+        """
+        kept = KeptLease(self, lease, safe_until=sent + self.ttl * _SAFE)
+        self._kept.add(kept)
+        return kept
+
+    def drop(self, kept: KeptLease) -> None:
+        """Renew a lease no more."""
+        self._kept.discard(kept)
+
+    async def run(self) -> None:
+        """Renew the leases, without end."""
+        delay = self.ttl * _RENEW
+        while True:
+            await anyio.sleep(delay * random.uniform(0.8, 1.0))
+            delay = await self._renew()
+
+    async def _renew(self) -> float:
+        """Renew all leases, and return the delay before the next time, in seconds."""
+        sent = anyio.current_time()
+        # Not those that were not renewed in time, as after this process was paused.
+        kept = {each.lease: each for each in self._kept if not each.is_lost}
+        if not kept:
+            return self.ttl * _RENEW
+        left = min(each.safe_until for each in kept.values()) - sent
+        timeout = max(left * _TIMEOUT_SHARE, self.ttl * _LEAST_TIMEOUT)
+        try:
+            errors = await within_limit(self.leases.renew_many(list(kept), ttl=self.ttl), timeout=timeout)
+        except TimeoutError as exc:
+            # The connection may be half-open: try again on a new one, as long as there is time.
+            self._warn(kept, 0.0, exc)
+            return 0.0
+        except Exception as exc:
+            self._warn(kept, self.ttl * _RETRY, exc)
+            return self.ttl * _RETRY
+        failed: list[Lease] = []
+        for lease, each in kept.items():
+            error = errors.get(lease)
+            if error is None:
+                each.safe_until = sent + self.ttl * _SAFE
+            elif isinstance(error, LeaseLost):
+                each.lose(error)
+            else:
+                failed.append(lease)
+        if failed:
+            self._warn(failed, self.ttl * _RETRY, errors[failed[0]])
+            return self.ttl * _RETRY
+        return self.ttl * _RENEW
+
+    def _warn(self, leases: Collection[Lease], delay: float, error: Exception) -> None:
+        names = sorted(lease.name for lease in leases)
+        listed = ", ".join(names[:_LISTED]) + (
+            f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+        )
+        logger.warning("leases not renewed, retrying in %.1f s: %s: %s", delay, listed, error)

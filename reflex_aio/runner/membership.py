@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from itertools import count
 
-from reflex_aio.errors import LeaseLost
-from reflex_aio.lease import Lease, LeaseState, LeaseStore
-from reflex_aio.runner.lease_keepalive import acquire, release, within_limit
+import anyio
+
+from reflex_aio.lease import LeaseState
+from reflex_aio.runner.lease_keepalive import Keepalive, KeptLease, acquire, within_limit
 
 __all__ = ["Membership"]
 
@@ -20,57 +21,60 @@ class Membership:
     of the consumers' names: processes with other consumers, such as the previous version during a rolling update,
     belong to another group. Released names are reused, so that their number does not grow with each restart.
 
+    :param keepalive: renews the membership
     :param owner: this process
     :param names: its consumers
-    :param ttl: time until a membership expires unless it is renewed, in seconds
     :param timeout: time limit of each request to the lease store, in seconds
     """
 
-    def __init__(
-        self, leases: LeaseStore, owner: str, names: Iterable[str], *, ttl: float, timeout: float
-    ) -> None:
+    def __init__(self, keepalive: Keepalive, owner: str, names: Iterable[str], *, timeout: float) -> None:
         digest = sha256("\0".join(sorted(names)).encode()).hexdigest()[:12]
-        self._leases = leases
+        self._keepalive = keepalive
         self._owner = owner
         self._prefix = f"{_PREFIX}/{digest}/"
-        self._ttl = ttl
         self._timeout = timeout
-        self._lease: Lease | None = None
+        self._kept: KeptLease | None = None
 
-    async def renew(self) -> Mapping[str, LeaseState]:
-        """Join the group, or renew the membership, and return the states of all leases after that.
+    async def states(self) -> Mapping[str, LeaseState]:
+        """Join the group unless this process is a member, and return the states of all leases after that.
 
         :raises TimeoutError: if the lease store does not answer in time
         """
-        if self._lease is not None:
-            try:
-                await within_limit(self._leases.renew(self._lease, ttl=self._ttl), timeout=self._timeout)
-            except LeaseLost:
-                self._lease = None
-        if self._lease is None:
-            self._lease = await self._join(await self._states())
+        states = await self._states()
+        if self._kept is not None and not self._kept.is_lost:
+            return states
+        if self._kept is not None:
+            self._keepalive.drop(self._kept)
+        self._kept = await self._join(states)
         return await self._states()
 
     async def _states(self) -> Mapping[str, LeaseState]:
-        return await within_limit(self._leases.all(), timeout=self._timeout)
+        return await within_limit(self._keepalive.leases.all(), timeout=self._timeout)
 
-    async def _join(self, states: Mapping[str, LeaseState]) -> Lease:
+    async def _join(self, states: Mapping[str, LeaseState]) -> KeptLease:
         for number in count(1):
             name = f"{self._prefix}{number}"
             state = states.get(name)
             if state is not None and state.is_held and state.owner != self._owner:
                 continue
+            sent, keepalive = anyio.current_time(), self._keepalive
             # None if another process was faster.
-            lease = await acquire(self._leases, name, self._owner, ttl=self._ttl, timeout=self._timeout)
+            lease = await acquire(
+                keepalive.leases, name, self._owner, ttl=keepalive.ttl, timeout=self._timeout
+            )
             if lease is not None:
-                return lease
+                return keepalive.keep(lease, sent=sent)
         raise AssertionError
 
     async def leave(self) -> None:
         """Leave the group: the other members take over the consumers that this process releases."""
-        if self._lease is not None:
-            lease, self._lease = self._lease, None
-            await release(self._leases, lease)
+        if self._kept is not None:
+            kept, self._kept = self._kept, None
+            await kept.release()
+
+    def concerns(self, name: str) -> bool:
+        """Return whether ``name`` is that of a member in the group, present or former."""
+        return name.startswith(self._prefix)
 
     def members(self, states: Mapping[str, LeaseState]) -> set[str]:
         """Return the owners in the group, including this process."""

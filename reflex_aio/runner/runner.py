@@ -5,6 +5,7 @@ import os
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from signal import Signals
 from types import TracebackType
 from typing import Self
@@ -14,8 +15,9 @@ import anyio
 from reflex_aio.backoff import Backoff
 from reflex_aio.checks import check_instance, check_seconds
 from reflex_aio.health import ConsumerState, ConsumerStatus
-from reflex_aio.lease import Lease, LeaseStore, check_ttl
+from reflex_aio.lease import LeaseStore, check_ttl
 from reflex_aio.runner.assignment import Rebalancer
+from reflex_aio.runner.lease_keepalive import Keepalive, KeptLease
 from reflex_aio.runner.supervised import SupervisedSpec
 from reflex_aio.running.supervisor import check_endless
 from reflex_aio.spec import Spec
@@ -219,7 +221,11 @@ class Runner:
 
     async def _serve(self) -> None:
         try:
-            await self._group.run(self._run_all if self._leases is None else self._run_assigned)
+            if self._leases is None:
+                await self._group.run(self._run_all)
+            else:
+                async with self._leases as leases:
+                    await self._group.run(partial(self._run_assigned, Keepalive(leases, ttl=self._ttl)))
         except BaseException as exc:
             self._failed = not isinstance(exc, anyio.get_cancelled_exc_class())
             raise
@@ -235,19 +241,12 @@ class Runner:
         await self._wait_for_end()
         await self._drain_all()
 
-    async def _run_assigned(self) -> None:
-        leases = self._leases
-        assert leases is not None
+    async def _run_assigned(self, keepalive: Keepalive) -> None:
+        def start(spec: SupervisedSpec, kept: KeptLease) -> None:
+            self._start(spec, partial(spec.run_under, kept))
 
-        def start(spec: SupervisedSpec, lease: Lease, sent: float) -> None:
-            async def run() -> None:
-                await spec.run_under(leases, lease, self._ttl, sent)
-
-            self._start(spec, run)
-
-        rebalancer = Rebalancer(
-            leases, self._specs, owner=self.owner, ttl=self._ttl, drain=self._drain, start=start
-        )
+        rebalancer = Rebalancer(keepalive, self._specs, owner=self.owner, drain=self._drain, start=start)
+        self._group.start(keepalive.run)
         self._group.start(rebalancer.run)
         await self._wait_for_end()
         # Returns at once, even if the lease store does not answer.

@@ -9,8 +9,8 @@ import anyio
 from reflex_aio.backoff import Backoff
 from reflex_aio.errors import LeaseLost
 from reflex_aio.health import ConsumerState, ConsumerStatus
-from reflex_aio.lease import Lease, LeaseStore
-from reflex_aio.runner.lease_keepalive import NotRenewed, keep_alive, release
+from reflex_aio.lease import Lease
+from reflex_aio.runner.lease_keepalive import KeptLease, NotRenewed
 from reflex_aio.running.run import Run
 from reflex_aio.running.supervisor import Supervisor
 from reflex_aio.spec import Spec
@@ -91,22 +91,18 @@ class SupervisedSpec:
         await self._supervise(self.spec)
         self.set_state(ConsumerState.STOPPED)
 
-    async def run_under(self, leases: LeaseStore, lease: Lease, ttl: float, sent: float) -> None:
-        """Run the spec until :meth:`end` is called or the lease is lost. Release the lease at the end.
+    async def run_under(self, kept: KeptLease) -> None:
+        """Run the spec until :meth:`end` is called or the lease is lost. Release the lease at the end."""
+        group, lease = Group(self.name), kept.lease
 
-        :param ttl: the duration for which the lease was acquired, in seconds
-        :param sent: :func:`anyio.current_time` before it was acquired
-        """
-        group = Group(self.name)
-
-        async def keep_lease() -> None:
+        async def watch_lease() -> None:
             try:
-                await keep_alive(leases, lease, ttl, sent)
+                await kept.lost()
             finally:
                 self._deadline = anyio.current_time()
 
         async def work() -> None:
-            group.start(keep_lease)
+            group.start(watch_lease)
             await self._supervise(self.spec.fenced(lease))
 
         self._lease = lease
@@ -121,7 +117,7 @@ class SupervisedSpec:
             self.set_state(ConsumerState.BACKING_OFF if unknown else ConsumerState.STANDBY, exc)
         finally:
             self._deadline = None
-            await release(leases, lease)
+            await kept.release()
             self._lease, self._ended = None, False
 
     async def _supervise(self, spec: Spec) -> None:

@@ -151,6 +151,23 @@ async def renewed_lease_does_not_expire(leases: LeaseStore) -> None:
 
 
 @_leases.rule()
+async def leases_are_renewed_together(leases: LeaseStore) -> None:
+    """renew_many() renews those that are held, and returns a LeaseLost for each of the others."""
+    held = [await _acquire(leases, name, "me", ttl=_SHORT) for name in "abc"]
+    released, taken = await _acquire(leases, "d", "me"), await _acquire(leases, "e", "me")
+    await leases.release(released)
+    await leases.release(taken)
+    await _acquire(leases, "e", "you")
+    errors = await leases.renew_many([taken, *held, released], ttl=_LONG)
+    expect("leases that are lost", set(errors), {released, taken})
+    expect("types of the errors", {type(error) for error in errors.values()}, {LeaseLost})
+    expect("leases that are lost of none", dict(await leases.renew_many([], ttl=_LONG)), {})
+    await _wait_for_expiry()
+    for name in "abc":
+        expect("lease of another owner", await leases.acquire(name, "you", ttl=_LONG), None)
+
+
+@_leases.rule()
 async def expired_lease_can_be_renewed(leases: LeaseStore) -> None:
     """An expired lease can be renewed, with its epoch, if no owner has acquired the name in the meantime."""
     lease = await _acquire(leases, "a", "me", ttl=_SHORT)

@@ -169,6 +169,71 @@ async def test_a_lease_expires_by_the_database_clock_whatever_the_time_zone(
         assert 50 < (await LEASES.store(western).all())["billing"].seconds_left <= 60
 
 
+# Renewing many at once.
+
+
+async def test_many_leases_are_renewed_in_one_transaction_that_tells_which_are_lost(
+    backend: Backend, backend_pool: Any, connection: Any
+) -> None:
+    leases = LEASES.store(backend_pool)
+    many = [await acquired(leases, f"c{number}", "me", ttl=60.0) for number in range(300)]
+    await leases.release(many[7])
+    await backend.fetch(connection, "UPDATE leases SET owner = 'you', epoch = epoch + 1 WHERE id = 'c8'")
+    errors = await leases.renew_many(many, ttl=600.0)
+    assert {lease.name: type(error) for lease, error in errors.items()} == {"c7": LeaseLost, "c8": LeaseLost}
+    states = await leases.all()
+    renewed = {name for name, state in states.items() if state.seconds_left > 300}
+    assert renewed == {lease.name for lease in many} - {"c7", "c8"}
+    assert states["c8"].owner == "you"
+
+
+async def test_a_lease_that_a_transaction_holds_is_renewed_after_it_and_holds_up_no_other(
+    backend: Backend, backend_pool: Any, connection: Any
+) -> None:
+    leases = LEASES.store(backend_pool)
+    held, free = [await acquired(leases, name, "me", ttl=60.0) for name in ("held", "free")]
+    async with backend.driver.transaction(connection):
+        await backend.fetch(connection, "SELECT id FROM leases WHERE id = 'held' FOR UPDATE")
+        renewing = asyncio.create_task(leases.renew_many([held, free], ttl=600.0))
+        await backend.waiting_for_locks(1)
+        states = await leases.all()
+        assert states["free"].seconds_left > 300 > states["held"].seconds_left
+    assert await renewing == {}
+    assert (await leases.all())["held"].seconds_left > 300
+
+
+async def test_a_lease_that_is_locked_for_longer_is_reported_as_unknown(
+    backend: Backend, backend_pool: Any, connection: Any
+) -> None:
+    leases = LEASES.store(backend_pool)
+    held, free = [await acquired(leases, name, "me", ttl=60.0) for name in ("held", "free")]
+    async with backend.driver.transaction(connection):
+        await backend.fetch(connection, "SELECT id FROM leases WHERE id = 'held' FOR UPDATE")
+        errors = await leases.renew_many([held, free], ttl=1.0)
+    assert {lease.name: type(error) for lease, error in errors.items()} == {"held": TimeoutError}
+
+
+async def test_a_store_that_is_entered_renews_while_users_hold_the_rest_of_the_pool(
+    backend: Backend, backend_pool: Any, connection: Any
+) -> None:
+    async with backend.pool(2) as pool, LEASES.store(pool) as leases:
+        lease = await acquired(leases, "billing", "me", ttl=60.0)
+        assert await leases.renew_many([lease], ttl=60.0) == {}
+        async with backend.driver.acquire(pool), asyncio.timeout(10):
+            assert await leases.renew_many([lease], ttl=600.0) == {}
+            assert (await leases.all())["billing"].seconds_left > 300
+
+
+async def test_a_store_that_is_entered_leaves_a_pool_its_last_connection(
+    backend: Backend, backend_pool: Any, connection: Any
+) -> None:
+    async with backend.pool(1) as pool, LEASES.store(pool) as leases:
+        lease = await acquired(leases, "billing", "me", ttl=60.0)
+        assert await leases.renew_many([lease], ttl=60.0) == {}
+        async with asyncio.timeout(10), backend.driver.acquire(pool):
+            pass
+
+
 # Tables.
 
 

@@ -1,6 +1,6 @@
 """Lease stores with one fault each, and cursor stores that compare leases with one fault each."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, ClassVar
 
@@ -44,6 +44,20 @@ def caught_by(rule: str) -> Callable[[Any], Any]:
 @caught_by("store_is_a_lease_store")
 class DeclaresAnotherLeaseType(MemoryLeaseStore):
     lease_type: type[Lease] = type("AnotherLease", (Lease,), {})
+
+
+@caught_by("leases_are_renewed_together")
+class RenewsTheFirstAlone(MemoryLeaseStore):
+    async def renew_many(self, leases: Collection[Lease], *, ttl: float) -> Mapping[Lease, Exception]:
+        return await super().renew_many(list(leases)[:1], ttl=ttl)
+
+
+@caught_by("leases_are_renewed_together")
+class RenewsManyUntilOneIsLost(MemoryLeaseStore):
+    async def renew_many(self, leases: Collection[Lease], *, ttl: float) -> Mapping[Lease, Exception]:
+        for lease in leases:
+            await self.renew(lease, ttl=ttl)
+        return {}
 
 
 @caught_by("store_is_a_lease_store")

@@ -33,13 +33,17 @@ class PinnedConnection:
     :param table: the table's name, for messages
     :param timeout: the time limit of one use, acquiring the connection included, in seconds. This is the one place
         where it is enforced for streams
+    :param reserve: once the pool could spare the connection, keep it, whether or not the pool needs it later
     """
 
-    def __init__(self, driver: Driver, pool: Any, *, table: str, timeout: float) -> None:
+    def __init__(
+        self, driver: Driver, pool: Any, *, table: str, timeout: float, reserve: bool = False
+    ) -> None:
         self._driver = driver
         self._pool = pool
         self._table = table
         self._timeout = timeout
+        self._reserve = reserve
         self._connection: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = asyncio.Lock()
@@ -83,13 +87,14 @@ class PinnedConnection:
             self._used_at = loop.time()
             if not self._has_spare:
                 await self._release()
-            elif not self._watched:
+            elif not self._watched and not self._reserve:
                 self._watched = True
                 self._tasks.start(self._watch(), name=f"reflex_aio: release of a connection ({self._table})")
             return result
 
     def _check_spare(self) -> None:
-        self._has_spare = self._driver.has_spare(self._pool)
+        if not (self._reserve and self._has_spare):
+            self._has_spare = self._driver.has_spare(self._pool)
 
     def release_soon(self) -> None:
         """Have the connection released, if there is one: no statement will be run for a while."""
@@ -128,6 +133,7 @@ class PinnedConnection:
 
     async def _release(self, *, broken: bool = False, timed_out: bool = False) -> None:
         connection, self._connection = self._connection, None
+        self._has_spare = False
         # A connection of an event loop that has ended cannot be released in another loop.
         if connection is not None and self._loop is asyncio.get_running_loop():
             await shielded(self._driver.release(self._pool, connection, broken=broken, timed_out=timed_out))

@@ -33,6 +33,13 @@ class MysqlLeasesDialect(LeasesDialect):
             f"INSERT IGNORE INTO {table} (id, owner, epoch, expires_at) VALUES (%s, %s, 1, {later})"
         )
         self._renew = f"UPDATE {table} SET expires_at = {later} WHERE {this}"
+        # An UPDATE cannot skip locked rows, such as those that the transactions of atomic consumers hold for as long as
+        # their handlers run. No row of others is locked: the names are those of existing rows, by the primary key.
+        self._lock_many = (
+            f"SELECT id, owner, epoch FROM {table} FORCE INDEX (PRIMARY) WHERE id IN ({{}})"
+            " FOR UPDATE SKIP LOCKED"
+        )
+        self._renew_many = f"UPDATE {table} FORCE INDEX (PRIMARY) SET expires_at = {later} WHERE id IN ({{}})"
         self._release = f"UPDATE {table} SET owner = '', expires_at = {now} WHERE {this}"
         left = f"TIMESTAMPDIFF(MICROSECOND, {now}, expires_at)"
         self._all = f"SELECT id, owner, epoch, {left} FROM {table} ORDER BY 1"
@@ -56,6 +63,21 @@ class MysqlLeasesDialect(LeasesDialect):
         duration = round(ttl * _MICROSECONDS)
         return bool((await driver.fetch(connection, self._renew, duration, *key))[0][0])
 
+    async def renew_many(
+        self, driver: Driver, connection: Any, keys: Collection[LeaseKey], ttl: float
+    ) -> set[LeaseKey]:
+        names = sorted({name for name, _, _ in keys})
+        async with driver.begin(connection):
+            rows = await driver.fetch(connection, self._lock_many.format(_placeholders(names)), *names)
+            held = {(row[0], row[1], int(row[2])) for row in rows}.intersection(keys)
+            if held:
+                names = sorted(name for name, _, _ in held)
+                duration = round(ttl * _MICROSECONDS)
+                await driver.fetch(
+                    connection, self._renew_many.format(_placeholders(names)), duration, *names
+                )
+        return held
+
     async def release(self, driver: Driver, connection: Any, key: LeaseKey) -> None:
         await driver.fetch(connection, self._release, *key)
 
@@ -65,6 +87,10 @@ class MysqlLeasesDialect(LeasesDialect):
 
     async def hold(self, driver: Driver, connection: Any, keys: Collection[LeaseKey]) -> set[LeaseKey]:
         names = sorted({name for name, _, _ in keys})
-        statement = self._hold.format(", ".join(["%s"] * len(names)))
+        statement = self._hold.format(_placeholders(names))
         rows = await driver.fetch(connection, statement, *names)
         return {(row[0], row[1], int(row[2])) for row in rows}.intersection(keys)
+
+
+def _placeholders(arguments: Collection[object]) -> str:
+    return ", ".join(["%s"] * len(arguments))

@@ -26,6 +26,14 @@ class PostgresLeasesDialect(LeasesDialect):
             f" WHERE lease.owner IN ('', excluded.owner) OR lease.expires_at <= {now} RETURNING epoch"
         )
         self._renew = f"UPDATE {table} SET expires_at = {later.format('$4')} WHERE {this} RETURNING 1"
+        # SKIP LOCKED: the transaction of an atomic consumer holds its lease for as long as its handler runs.
+        self._renew_many = (
+            f"WITH held AS MATERIALIZED (SELECT id FROM {table}"
+            " WHERE (id, owner, epoch) IN (SELECT * FROM unnest($1::text[], $2::text[], $3::int8[]))"
+            " FOR NO KEY UPDATE SKIP LOCKED)"
+            f" UPDATE {table} AS lease SET expires_at = {later.format('$4')} FROM held WHERE lease.id = held.id"
+            " RETURNING lease.id::text, lease.owner::text, lease.epoch::int8"
+        )
         self._release = f"UPDATE {table} SET owner = '', expires_at = {now} WHERE {this}"
         seconds_left = f"extract(epoch FROM expires_at - {now})::float8"
         self._all = f"SELECT id::text, owner::text, epoch::int8, {seconds_left} FROM {table} ORDER BY 1"
@@ -43,6 +51,13 @@ class PostgresLeasesDialect(LeasesDialect):
 
     async def renew(self, driver: Driver, connection: Any, key: LeaseKey, ttl: float) -> bool:
         return bool(await driver.fetch(connection, self._renew, *key, float(ttl)))
+
+    async def renew_many(
+        self, driver: Driver, connection: Any, keys: Collection[LeaseKey], ttl: float
+    ) -> set[LeaseKey]:
+        columns = map(list, zip(*keys, strict=True))
+        rows = await driver.fetch(connection, self._renew_many, *columns, float(ttl))
+        return {(row[0], row[1], row[2]) for row in rows}
 
     async def release(self, driver: Driver, connection: Any, key: LeaseKey) -> None:
         await driver.fetch(connection, self._release, *key)

@@ -1,16 +1,18 @@
 """The leases table, the lease store on it, and fencing with its leases in a transaction."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, TypeAlias
+from functools import cache, partial
+from types import TracebackType
+from typing import Any, Self, TypeAlias, TypeVar
 
 from reflex_aio.errors import LeaseLost
 from reflex_aio.lease import Lease, LeaseState, LeaseStore, check_lease, check_ttl
 from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers.base import Driver
+from reflex_aio.sql.drivers.pinned_connection import PinnedConnection
 from reflex_aio.sql.schema.names import LeasesSchema, Name
 from reflex_aio.sql.schema.table import Table, TableStore
 
@@ -23,6 +25,11 @@ __all__ = [
     "check_fence",
     "hold_leases",
 ]
+
+T = TypeVar("T")
+
+# The time limit for a renewal of several leases, and for reading all of them, on the reserved connection, in seconds.
+_TIMEOUT = 30.0
 
 LeaseKey: TypeAlias = tuple[str, str, int]
 """The name, owner and epoch of a lease."""
@@ -45,6 +52,15 @@ class LeasesDialect(ABC):
     @abstractmethod
     async def renew(self, driver: Driver, connection: Any, key: LeaseKey, ttl: float) -> bool:
         """Let a lease expire in ``ttl`` seconds from now; return whether it had not been lost."""
+
+    @abstractmethod
+    async def renew_many(
+        self, driver: Driver, connection: Any, keys: Collection[LeaseKey], ttl: float
+    ) -> set[LeaseKey]:
+        """Let leases expire in ``ttl`` seconds from now, and return which of them had not been lost.
+
+        It waits for no other transaction. A lease that another one has locked is not renewed.
+        """
 
     @abstractmethod
     async def release(self, driver: Driver, connection: Any, key: LeaseKey) -> None:
@@ -76,6 +92,9 @@ class TableLeaseStore(TableStore[LeasesDialect], LeaseStore):
     :class:`~reflex_aio.errors.ConnectionLost`, :class:`~reflex_aio.errors.TableNotFound`,
     :class:`~reflex_aio.errors.SchemaError` and, for any other failure that the database reports,
     :class:`~reflex_aio.errors.DatabaseError`.
+
+    While it is entered, it keeps a connection of the pool to renew and to list leases, unless it is the pool's last. It
+    takes the connection when the pool can spare one: from then on, leases are renewed also while the pool is exhausted.
     """
 
     lease_type: type[Lease] = TableLease
@@ -83,6 +102,24 @@ class TableLeaseStore(TableStore[LeasesDialect], LeaseStore):
     def __init__(self, table: Table[LeasesSchema], pool: Any) -> None:
         super().__init__(table, pool, LeasesDialect)
         self._schema = table.schema
+        self._entered = 0
+        self._reserved: PinnedConnection | None = None
+
+    async def __aenter__(self) -> Self:
+        self._entered += 1
+        if self._reserved is None:
+            self._reserved = PinnedConnection(
+                self._driver, self._pool, table=self._table.name, timeout=_TIMEOUT, reserve=True
+            )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._entered -= 1
+        if not self._entered and self._reserved is not None:
+            reserved, self._reserved = self._reserved, None
+            await reserved.aclose()
 
     async def acquire(self, name: str, owner: str, *, ttl: float) -> Lease | None:
         """Acquire ``name`` for ``owner``, or return ``None`` if another owner holds it.
@@ -114,6 +151,27 @@ class TableLeaseStore(TableStore[LeasesDialect], LeaseStore):
         if not renewed:
             raise _lost(lease)
 
+    async def renew_many(self, leases: Collection[Lease], *, ttl: float) -> Mapping[Lease, Exception]:
+        """Let each of ``leases`` expire in ``ttl`` seconds from now, and return the errors of those not renewed.
+
+        One transaction renews all leases that no other transaction has locked. See
+        :meth:`LeaseStore.renew_many <reflex_aio.lease.LeaseStore.renew_many>`.
+
+        :raises TypeError: if ``leases`` contains another than of this table, or ``ttl`` is not a number
+        :raises ValueError: if ``ttl`` is out of range
+        """
+        keys = {self._key(lease): lease for lease in leases}
+        check_ttl(ttl)
+        if not keys:
+            return {}
+
+        async def renew(connection: Any) -> set[LeaseKey]:
+            return await self._dialect.renew_many(self._driver, connection, keys, ttl)
+
+        renewed = await self._use(renew)
+        # Those that are lost, and those that another transaction has locked, for which this waits.
+        return await super().renew_many([keys[key] for key in keys.keys() - renewed], ttl=ttl)
+
     async def release(self, lease: Lease) -> None:
         """Release ``lease``, so that the name can be acquired at once. Does nothing if the lease is lost.
 
@@ -125,9 +183,15 @@ class TableLeaseStore(TableStore[LeasesDialect], LeaseStore):
 
     async def all(self) -> Mapping[str, LeaseState]:
         """Return the state of every name that was ever acquired, held or not."""
-        async with self._connection() as connection:
-            rows = await self._dialect.all(self._driver, connection)
+        rows = await self._use(partial(self._dialect.all, self._driver))
         return {name: LeaseState(owner, epoch, seconds_left) for name, owner, epoch, seconds_left in rows}
+
+    async def _use(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        """Return the result of ``work(connection)``, on the reserved connection if there is one."""
+        if self._reserved is not None:
+            return await self._reserved.use(work)
+        async with self._connection() as connection:
+            return await work(connection)
 
     def _key(self, lease: Lease) -> LeaseKey:
         if check_fence(lease).schema != self._schema:
