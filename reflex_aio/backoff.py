@@ -1,4 +1,4 @@
-"""Exponential backoff: the delays before retries."""
+"""Exponential backoff: the delays before retries, and the news that a service answers again."""
 
 import itertools
 import math
@@ -6,7 +6,13 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["Backoff"]
+import anyio
+from anyio.lowlevel import RunVar
+
+__all__ = ["Backoff", "next_answer", "report_answer"]
+
+# Set at the next answer of a service in this event loop; None if nobody waits for it.
+_answered: RunVar[anyio.Event | None] = RunVar("reflex_aio_answered", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +57,20 @@ class Backoff:
         else:
             bound = self.initial * self.factor**steps
         return random.uniform(bound / 2, bound)
+
+
+def report_answer() -> None:
+    """End all calls of :func:`next_answer` in this event loop: a service has answered."""
+    answered = _answered.get()
+    if answered is not None:
+        _answered.set(None)
+        answered.set()
+
+
+async def next_answer() -> None:
+    """Wait until a service has answered another caller in this event loop."""
+    answered = _answered.get()
+    if answered is None:
+        answered = anyio.Event()
+        _answered.set(answered)
+    await answered.wait()

@@ -7,6 +7,7 @@ from typing import Any
 
 import anyio
 
+from reflex_aio.backoff import report_answer
 from reflex_aio.consumer import Handler
 from reflex_aio.cursor import CursorMark, CursorStore
 from reflex_aio.errors import CursorConflict, LeaseLost, StreamStopped
@@ -132,6 +133,7 @@ class Run:
                 self._stream = stream
                 if self._retry_state is not None:
                     await self._retry_state.load(self._start)
+                report_answer()
                 self._opened()
                 # Not contextlib.suppress, which replaces exception groups.
                 try:

@@ -1,12 +1,14 @@
 """Runs a consumer again and again, with a backoff between runs, and classifies the errors of its runs."""
 
 import logging
+import math
+import random
 from collections.abc import Callable
 from typing import TypeAlias
 
 import anyio
 
-from reflex_aio.backoff import Backoff
+from reflex_aio.backoff import Backoff, next_answer
 from reflex_aio.errors import CursorConflict, ReflexError, is_expected
 from reflex_aio.health import ConsumerState
 from reflex_aio.hooks import Hooks
@@ -19,6 +21,12 @@ __all__ = ["Report", "Supervisor", "check_endless", "run_forever"]
 logger = logging.getLogger(__name__)
 
 _OTHERS = "another process runs the consumer too, which leases would prevent, or its cursor was set by hand"
+
+# A consumer that waits because a service was unreachable goes on when a stream of another consumer opens, as the
+# service probably answers again: within this time, so that not all go on at once, in seconds.
+_SPREAD = 0.5
+# But at most so often, in seconds: the other stream may be of another service, or fail again.
+_WAKE_PERIOD = 5.0
 
 # Called with each new state, and the error that led to it.
 Report: TypeAlias = Callable[[ConsumerState, Exception | None], None]
@@ -82,6 +90,7 @@ class Supervisor:
         self._group: Group | None = None
         self._waiting: anyio.CancelScope | None = None
         self._ending = False
+        self._woken_at = -math.inf
         # The stored cursor at the last conflict.
         self._conflict: str | None = None
         self.unfinished: bool = False
@@ -185,9 +194,20 @@ class Supervisor:
             )
         self._hooks.consumer_restarting(self._name, error, expected=expected, delay=delay)
         self._report(ConsumerState.BACKING_OFF, error)
-        with anyio.CancelScope() as self._waiting:
-            await anyio.sleep(delay)
+        with anyio.move_on_after(delay) as self._waiting:
+            if is_expected(error):
+                await self._wait_for_answers()
+            await anyio.sleep_forever()
         self._waiting = None
+
+    async def _wait_for_answers(self) -> None:
+        """Wait until a stream of another consumer opens, and end the wait then."""
+        await next_answer()
+        rest = self._woken_at + _WAKE_PERIOD - anyio.current_time()
+        await anyio.sleep(max(rest, random.uniform(0, _SPREAD)))
+        self._woken_at = anyio.current_time()
+        if self._waiting is not None:
+            self._waiting.cancel()
 
     def _is_moved_by_others(self, error: Exception) -> bool:
         """Return whether ``error`` is a conflict because another process has moved the cursor."""

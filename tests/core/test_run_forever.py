@@ -119,6 +119,46 @@ async def test_progress_begins_the_backoff_anew() -> None:
 
 
 @on_trio
+async def test_consumers_that_wait_for_a_service_go_on_when_a_neighbour_opens_its_stream() -> None:
+    waiting = [Runs(*(down() for _ in range(20))) for _ in range(10)]
+    broken = Runs(*(Pages(ValueError("broken")) for _ in range(20)))
+    backoff = Backoff(1000.0, 1000.0)
+    async with anyio.create_task_group() as group:
+        for runs in [*waiting, broken]:
+            group.start_soon(_run_forever, spec_of(runs), backoff)
+        await anyio.sleep(400)
+        tries = [len(runs.began) for runs in waiting]
+        opened = anyio.current_time()
+        async with running(spec_of(Runs())):
+            await anyio.sleep(1)
+            assert [len(runs.began) for runs in waiting] == [number + 1 for number in tries]
+            # Not all in the same moment.
+            assert len({runs.began[-1] for runs in waiting}) == len(waiting)
+            assert all(runs.began[-1] - opened <= 0.5 for runs in waiting)
+        # What failed by itself keeps its delay.
+        assert len(broken.began) == 1
+        group.cancel_scope.cancel()
+
+
+@on_trio
+async def test_consumers_that_fail_after_opening_do_not_wake_each_other_all_the_time() -> None:
+    several = [Runs(*(down() for _ in range(1000))) for _ in range(3)]
+    async with anyio.create_task_group() as group:
+        for runs in several:
+            group.start_soon(_run_forever, spec_of(runs), Backoff(1000.0, 1000.0))
+        await anyio.sleep(1)
+        tries = [len(runs.began) for runs in several]
+        await anyio.sleep(100)
+        for runs, before in zip(several, tries, strict=True):
+            assert len(runs.began) - before <= 100 / 5 + 1
+        group.cancel_scope.cancel()
+
+
+async def _run_forever(spec: Spec, backoff: Backoff) -> None:
+    await run_forever(spec, backoff=backoff)
+
+
+@on_trio
 async def test_run_that_held_out_longer_than_the_longest_delay_begins_the_backoff_anew() -> None:
     async def hold_out() -> None:
         await anyio.sleep(8.5)
