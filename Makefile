@@ -12,10 +12,11 @@ PROTO_STAMP := $(PROTO_VENV)/.stamp
 # What mypy and ruff read: all the Python there is in this checkout. mypy can't read the generator of protos, whose
 # imports are in an environment of their own.
 CODE := $(wildcard reflex_aio tests examples benchmarks)
-# What is handed on to pytest: make test ARGS="tests/sql -k gap -x"; -n 0 for one process, as debuggers need it
+# Passed to pytest: make test ARGS="tests/sql -k gap -x"; -n 0 for one process, as debuggers need it
 ARGS ?=
 # How many processes run the tests: one more than there are cores, as each waits for servers a tenth of the time.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
 # The database of make demo: postgres or mariadb
 DATABASE ?= postgres
 # Tests, demonstration and benchmarks start many a Python, each of which would compile all that it imports.
@@ -74,9 +75,14 @@ proto-check: $(PROTO_STAMP) ## check that reflex_aio/pb is what protos/ generate
 check: lint types proto-check ## everything that can be checked without running the code
 
 .PHONY: test
-test: $(STAMP) ## run the tests; ARGS go to pytest
+test: $(STAMP) ## run the tests of the library; ARGS go to pytest
 	@.ci/servers
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
+	$(PYTEST) -m "not extended" $(ARGS)
+
+.PHONY: test-all
+test-all: $(STAMP) ## run all tests: also packaging, other Pythons, benchmarks, demonstrations
+	@.ci/servers
+	$(PYTEST) $(ARGS)
 
 .PHONY: coverage
 coverage: $(STAMP) ## run the tests in one process, and print which lines they did not reach

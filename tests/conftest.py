@@ -7,6 +7,8 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 pytest_plugins = [
     "pytester",
+    "tests.fix_deadlines",
+    "tests.fix_seeds",
     "tests.fix_signals",
     "tests.fix_loops",
     "tests.fix_leaks",

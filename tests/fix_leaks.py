@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 
 from reflex_aio.sql.wakeups.postgres_notifier import close_notifiers
+from tests.waiting import deadline
 
 # Seconds for tasks that are already ending, like those of a closed gRPC channel.
 _GRACE = 1.0
@@ -29,7 +30,7 @@ async def no_task_left() -> AsyncIterator[None]:
     await close_notifiers()
     left = asyncio.all_tasks() - before - {asyncio.current_task()}
     if left:
-        _, left = await asyncio.wait(left, timeout=_GRACE)
+        _, left = await asyncio.wait(left, timeout=deadline(_GRACE))
     told = "\n".join(f"{task!r}, which waits at\n{_where(task)}" for task in left)
     assert not left, f"tasks that the test left running:\n{told}"
 

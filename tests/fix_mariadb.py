@@ -7,6 +7,7 @@ that they make there; those that start servers of their own by :func:`make_maria
 Where MariaDB is not installed its tests are skipped with a reason, and fail under CI.
 """
 
+import contextlib
 import itertools
 import os
 import re
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncmy
+import asyncmy.errors
 import pytest
 import pytest_asyncio
 
@@ -25,7 +27,7 @@ from reflex_aio.ext.embedded.server import Setting
 from reflex_aio.sql.drivers.dsn import mysql_arguments
 from reflex_aio.sql.wakeups.postgres_notifier import close_notifiers
 from tests.fix_servers import CI, Servers, memory
-from tests.waiting import eventually
+from tests.waiting import deadline, eventually
 
 MYSQL_DSN = os.environ.get("REFLEX_TEST_MYSQL_DSN")
 
@@ -62,7 +64,9 @@ class GivenMysqlServer:
 def make_mariadb(*, port: int | None = None, **settings: Setting) -> EmbeddedMariaDB:
     """A MariaDB server of ours, not yet started."""
     try:
-        return EmbeddedMariaDB(temporary_in=memory(), port=port, settings={**SETTINGS, **settings})
+        return EmbeddedMariaDB(
+            temporary_in=memory(), port=port, settings={**SETTINGS, **settings}, start_timeout=deadline(60)
+        )
     except EmbeddedServerError as exc:
         reason = f"{exc}, or set REFLEX_TEST_MYSQL_DSN=mysql://user:password@host:port"
         if CI:
@@ -114,13 +118,22 @@ async def mysql_database(
     try:
         await _assert_nothing_left(suite_mariadb, database.name)
     finally:
-        await _run_as_admin(suite_mariadb, f"DROP DATABASE `{database.name}`")
+        await _drop(suite_mariadb, database.name)
 
 
 async def _run_as_admin(server: MysqlServer, statement: str) -> list[tuple[Any, ...]]:
     async with asyncmy.connect(**mysql_arguments(server.dsn)) as admin, admin.cursor() as cursor:
         await cursor.execute(statement)
         return list(await cursor.fetchall())
+
+
+async def _drop(server: MysqlServer, name: str) -> None:
+    # A connection that a failed test left in a transaction would keep it from being dropped.
+    connected = f"SELECT id FROM information_schema.processlist WHERE db = '{name}'"
+    for (number,) in await _run_as_admin(server, connected):
+        with contextlib.suppress(asyncmy.errors.MySQLError):
+            await _run_as_admin(server, f"KILL {number}")
+    await _run_as_admin(server, f"DROP DATABASE `{name}`")
 
 
 async def _assert_nothing_left(server: MysqlServer, name: str) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest_asyncio
 
+from tests.waiting import deadline
+
 _ROOT = Path(__file__).parent.parent
 
 # Arguments travel as JSON.
@@ -43,7 +45,7 @@ class Child:
         :raises TimeoutError: after ``within`` seconds
         """
         assert self._process.stdout
-        async with asyncio.timeout(within):
+        async with asyncio.timeout(deadline(within)):
             line = await self._process.stdout.readline()
             if not line:
                 raise AssertionError(
@@ -54,7 +56,7 @@ class Child:
     async def until(self, expected: str, *, within: float = 20.0) -> list[str]:
         """Read lines up to the line ``expected``, and return those before it."""
         lines: list[str] = []
-        async with asyncio.timeout(within):
+        async with asyncio.timeout(deadline(within)):
             while (line := await self.line(within=within)) != expected:
                 lines.append(line)
         return lines
@@ -76,7 +78,7 @@ class Child:
         :raises TimeoutError: after ``within`` seconds
         """
         assert self._process.stdout
-        async with asyncio.timeout(within):
+        async with asyncio.timeout(deadline(within)):
             return (await self._process.stdout.read()).decode().splitlines()
 
     async def kill(self) -> None:
@@ -97,7 +99,7 @@ class Child:
 
         :raises TimeoutError: after ``within`` seconds
         """
-        async with asyncio.timeout(within):
+        async with asyncio.timeout(deadline(within)):
             await self._process.communicate()
         assert self._process.returncode is not None
         return self._process.returncode

@@ -21,6 +21,7 @@ import pytest
 import pytest_asyncio
 
 from reflex_aio.ext.embedded import EmbeddedPostgres
+from tests.waiting import deadline
 
 T = TypeVar("T")
 
@@ -74,7 +75,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def make_server(name: str) -> EmbeddedPostgres:
     """A server of ours, not yet started."""
     programs = None if name == EMBEDDED else distribution_programs()
-    return EmbeddedPostgres(programs=programs, settings=SETTINGS, temporary_in=memory())
+    return EmbeddedPostgres(
+        programs=programs, settings=SETTINGS, temporary_in=memory(), start_timeout=deadline(60)
+    )
 
 
 def memory() -> Path | None:

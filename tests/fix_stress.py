@@ -1,11 +1,11 @@
-"""How long the stress test runs, and with what luck."""
-
-import secrets
+"""The duration of the stress tests."""
 
 import pytest
 
+from tests.waiting import deadline
+
 # Seconds beyond those of the stress itself: to start processes, to read on to the end, to compare.
-_SPARE = 90
+_SPARE = 90.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,18 +19,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="how many events atomic consumers consume under fire",
     )
-    parser.addoption(
-        "--stress-seed", type=int, default=None, metavar="N", help="repeat the stress test's random choices"
-    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if "stress_seconds" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.timeout(config.getoption("--stress-seconds") + _SPARE))
+            item.add_marker(pytest.mark.timeout(config.getoption("--stress-seconds") + deadline(_SPARE)))
         if "atomic_events" in getattr(item, "fixturenames", ()):
             # At least so many a second, kills included.
-            item.add_marker(pytest.mark.timeout(config.getoption("--atomic-events") / 50 + _SPARE))
+            item.add_marker(pytest.mark.timeout(deadline(config.getoption("--atomic-events") / 50 + _SPARE)))
 
 
 @pytest.fixture
@@ -45,12 +42,3 @@ def atomic_events(pytestconfig: pytest.Config) -> int:
     """Over how many events replicas are killed: the option ``--atomic-events``."""
     count: int = pytestconfig.getoption("--atomic-events")
     return count
-
-
-@pytest.fixture
-def stress_seed(pytestconfig: pytest.Config) -> int:
-    """What random choices begin with: the option ``--stress-seed``, or else any number, which is printed."""
-    given: int | None = pytestconfig.getoption("--stress-seed")
-    seed = secrets.randbelow(1_000_000) if given is None else given
-    print(f"--stress-seed={seed}")
-    return seed

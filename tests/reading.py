@@ -8,7 +8,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from reflex_aio import Event, EventStream
-from tests.waiting import eventually
+from tests.waiting import deadline, eventually
 
 # How the statements begin, or what they contain, that a stream runs while it waits.
 PAGE = ") AS page"
@@ -50,7 +50,7 @@ class Reading:
 
     async def failure(self, *, within: float = 15.0) -> BaseException:
         """Return what the stream raises."""
-        done, _ = await asyncio.wait([self.task], timeout=within)
+        done, _ = await asyncio.wait([self.task], timeout=deadline(within))
         assert done, f"the stream raised nothing, and stands at {self.ids[-3:]}"
         error = self.task.exception()
         assert error is not None, "the stream ended without an error"

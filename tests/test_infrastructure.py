@@ -14,7 +14,7 @@ from tests.fix_processes import Spawn
 from tests.fix_proxy import Proxy
 from tests.fix_standbys import Standby
 from tests.fix_statements import Statements
-from tests.waiting import eventually
+from tests.waiting import deadline, eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -72,7 +72,7 @@ async def test_a_proxy_that_is_stopped_leaves_nothing_open_that_it_has_just_acce
     await proxy.stop()
     # Who collects what was left open is warned of it, and the warning is an error.
     gc.collect()
-    client.settimeout(10.0)
+    client.settimeout(deadline(10.0))
     with client, contextlib.suppress(ConnectionResetError):
         assert client.recv(1) == b""
 

@@ -1,5 +1,8 @@
 """A test that leaves something behind fails, and says what."""
 
+import re
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -53,3 +56,61 @@ def test_a_test_that_hangs_fails_and_says_where(suite: pytest.Pytester) -> None:
 def test_a_warning_is_an_error(suite: pytest.Pytester) -> None:
     result = failure(suite, "import warnings; warnings.warn('careful')")
     result.stdout.fnmatch_lines(["*UserWarning: careful*"])
+
+
+def test_children_of_a_failed_test_end_before_its_database_is_dropped(suite: pytest.Pytester) -> None:
+    suite.makepyfile(
+        test_it="""
+        import asyncpg, pytest
+
+        @pytest.mark.asyncio
+        async def test_it(spawn, database):
+            child = await spawn(hold, database.dsn)
+            assert await child.line() == "ready"
+            assert False, "only this"
+
+        async def hold(dsn):
+            connection = await asyncpg.connect(dsn)
+            print("ready", flush=True)
+            input()
+        """
+    )
+    result = suite.runpytest_subprocess("test_it.py", "-p", "no:cacheprovider", "--import-mode=prepend")
+    result.assert_outcomes(failed=1)
+
+
+def test_a_failed_test_is_repeated_by_the_command_that_is_printed(suite: pytest.Pytester) -> None:
+    suite.makepyfile(
+        test_it="""
+        import pytest
+        from hypothesis import given, strategies
+
+        def test_seed(seed):
+            assert seed < 0
+
+        @given(strategies.integers())
+        def test_hypothesis(number):
+            print("drawn", number)
+            assert number < 0
+
+        @pytest.mark.parametrize("text", ["me@host"])
+        def test_parameter(text):
+            assert text != "me@host"
+        """
+    )
+    first = suite.runpytest_subprocess("test_it.py", "-p", "no:cacheprovider")
+    assert first.ret == 1
+    commands = [line for line in first.stdout.lines if " -m pytest --seed=" in line]
+    assert [shlex.split(command)[-1].partition("::")[2] for command in commands] == [
+        "test_seed",
+        "test_hypothesis",
+        "test_parameter[me@host]",
+    ]
+    seed = re.search(r"random choices: (--seed=\d+)", first.stdout.str())
+    assert seed
+    assert all(seed[1] in command for command in commands)
+    outputs = [
+        subprocess.run(shlex.split(commands[1]), capture_output=True, text=True).stdout for _ in range(2)
+    ]
+    drawn = [re.findall(r"^drawn .*", output, re.MULTILINE) for output in outputs]
+    assert drawn[0] == drawn[1] != []

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from tests.fix_mariadb import make_mariadb
+from tests.waiting import deadline
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.extended]
 
 GOALS = {"stream_local": 1.5, "insert": 0.95, "latency_p50": 2.2, "mysql_stream_asyncmy": 0.8}
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(deadline(240))
 async def test_every_benchmark_runs_and_prints_its_results(tmp_path: Path) -> None:
     # Not started: skips the test where MariaDB is not installed, as other tests do.
     make_mariadb()

@@ -10,6 +10,7 @@ import pytest
 
 from tests.cli.commands import on_terminal
 from tests.cli.conftest import Service
+from tests.waiting import deadline
 
 pytestmark = pytest.mark.asyncio
 
@@ -56,7 +57,7 @@ async def test_the_table_is_dropped_when_it_is_interrupted(service: Service, num
     while not made.done() and not await tables(service):
         await asyncio.wait([made], timeout=0.05)
     os.kill(process.pid, number)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(deadline(30)):
         out, errors = await made
     assert (process.returncode, out) == (128 + number, b"")
     assert errors.splitlines()[-1].startswith(b"dropped the table reflex_aio_bench_")

@@ -14,6 +14,7 @@ from tests.cli.commands import on_terminal, reflex_aio
 from tests.cli.conftest import Service, cursors, events
 from tests.fix_databases import Connect, Database
 from tests.fix_processes import Spawn
+from tests.waiting import deadline
 
 pytestmark = pytest.mark.asyncio
 
@@ -165,7 +166,7 @@ async def test_top_updates_periodically_and_shows_the_speed_of_cursors(
     [mail] = json.loads(await child.line())["consumers"]
     assert (mail["cursor"], mail["per_second"]) == ("1", None)
     await cursors.set(service.connection, "mail", "51")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(deadline(20)):
         while mail["cursor"] != "51":
             [mail] = json.loads(await child.line())["consumers"]
     assert 0 < mail["per_second"] <= 500
@@ -188,7 +189,7 @@ async def test_top_continues_after_a_restart_of_the_server(
     connection = await asyncpg.connect(own_server.dsn)
     await events.insert(connection, 1, 1)
     await connection.close()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(deadline(30)):
         while json.loads(await child.line())["head"] != "1":
             pass
 

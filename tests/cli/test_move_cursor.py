@@ -14,6 +14,7 @@ import pytest
 from reflex_aio.sql import LeasesTable
 from tests.cli.commands import reflex_aio
 from tests.cli.conftest import Service, cursors, events
+from tests.waiting import deadline
 
 pytestmark = pytest.mark.asyncio
 
@@ -32,7 +33,7 @@ async def up_to_prompt(service: Service, *command: str) -> AsyncIterator[asyncio
     )  # fmt: skip
     try:
         assert process.stderr
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(deadline(20)):
             await process.stderr.readuntil(b"[y/N] ")
         yield process
     finally:
@@ -146,7 +147,7 @@ async def test_a_prompt_can_be_interrupted(service: Service, number: int) -> Non
     async with up_to_prompt(service, "skip", "mail") as process:
         process.send_signal(number)
         # Its standard input stays open, without an answer.
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(deadline(20)):
             assert await process.wait() == 128 + number
     assert await service.cursors() == {"mail": "15"}
 

@@ -21,6 +21,7 @@ from tests.cli.commands import reflex_aio
 from tests.cli.conftest import Service
 from tests.fix_databases import Connect, Database
 from tests.fix_processes import Spawn
+from tests.waiting import deadline
 
 pytestmark = pytest.mark.asyncio
 
@@ -87,7 +88,7 @@ async def test_it_ends_when_its_output_is_closed(service: Service) -> None:
         await asyncio.to_thread(os.read, reading, 100)
     finally:
         os.close(reading)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(deadline(20)):
         _, errors = await process.communicate()
     assert (process.returncode, errors) == (141, b"")
 

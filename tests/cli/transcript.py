@@ -24,6 +24,7 @@ from reflex_aio import Event, Spec, run
 from reflex_aio.ext.embedded import EmbeddedPostgres
 from reflex_aio.patterns import DeadLetterConsumer
 from reflex_aio.sql import ErrorsTable, close_notifiers
+from tests.waiting import deadline
 
 CHECKOUT = Path(__file__).parents[2]
 DOCUMENT = CHECKOUT / "docs" / "cli_transcript.md"
@@ -108,7 +109,7 @@ class Transcript:
         )  # fmt: skip
         try:
             assert process.stdout
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(deadline(30)):
                 first = (await process.stdout.readline()).decode().rstrip()
             self._lines += [f"$ {line} &", first]
             yield first.split()[-1]

@@ -172,7 +172,8 @@ async def test_drained_replica_gives_back_its_leases_once_their_cursors_are_stor
     assert service.handled == [("c", "1"), ("c", "2")]
 
 
-async def test_replica_that_dies_is_replaced_within_a_ttl_of_its_last_renewal() -> None:
+async def test_replica_that_dies_is_replaced_within_a_ttl_of_its_last_renewal(seed: int) -> None:
+    chance = random.Random(seed)
     service = Service(["a", "b"])
     for repetition in range(20):
         service.leases = MemoryLeaseStore()
@@ -182,7 +183,7 @@ async def test_replica_that_dies_is_replaced_within_a_ttl_of_its_last_renewal() 
             await anyio.sleep(1)
             start(service.runner("alive"))
             # Somewhere between two renewals.
-            await anyio.sleep(30 + random.uniform(0, 5))
+            await anyio.sleep(30 + chance.uniform(0, 5))
             assert sorted((await service.holders()).values()) == ["alive", "dead"], repetition
             # As a dead process doesn't give its leases back.
             connection.lost = True

@@ -15,6 +15,7 @@ from reflex_aio.sql import EventsTable
 from tests.docs.documents import CHECKOUT, blocks
 from tests.fix_backends import Backend, PostgresBackend
 from tests.fix_databases import Connect, Database
+from tests.waiting import deadline
 
 pytestmark = pytest.mark.asyncio
 
@@ -58,7 +59,7 @@ class Alembic:
             cwd=self._place,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=deadline(120),
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(self._place)])},
         )
         assert ran.returncode == 0, ran.stderr

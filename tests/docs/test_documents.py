@@ -20,6 +20,7 @@ import pytest_asyncio
 
 from tests.docs.documents import CHECKOUT, DOCUMENTS, Block, anchors, blocks, links, named_tests
 from tests.fix_mariadb import MysqlDatabase, make_mariadb
+from tests.waiting import deadline
 
 PROGRAMS = [
     pytest.param(document, block, id=f"{document.name}:{block.line}")
@@ -53,7 +54,7 @@ async def test_the_pieces_of_code_run_one_after_the_other(document: Path, place:
         if block.is_program or block.file is not None:
             continue
         printed = io.StringIO()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(deadline(30)):
             with contextlib.redirect_stdout(printed):
                 result = eval(_compiled(document, block), names)
                 if inspect.isawaitable(result):
@@ -73,7 +74,7 @@ def test_programs_run_and_print_what_is_said(document: Path, block: Block, tmp_p
         [sys.executable, "-W", "error", program],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=deadline(60),
         env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
     )
     assert (ran.returncode, ran.stderr) == (0, "")

@@ -68,6 +68,7 @@ def database(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.asyncio
+@pytest.mark.extended
 async def test_the_demonstration_passes_and_its_numbers_agree(database: str) -> None:
     async with demo("--database", database, "--users", "150", "--seed", "3") as process:
         out, errors = await process.communicate()
@@ -90,6 +91,7 @@ async def test_the_demonstration_passes_and_its_numbers_agree(database: str) -> 
 
 
 @pytest.mark.asyncio
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)]
 )

@@ -22,7 +22,7 @@ from reflex_aio.memory import MemoryCursorStore, MemoryEvents
 from reflex_aio.sql import CursorsTable, ErrorsTable, EventsTable
 from tests.docs.documents import CHECKOUT
 from tests.fix_databases import Connect
-from tests.waiting import eventually
+from tests.waiting import deadline, eventually
 
 # Those of luno/reflex, by their labels.
 CONSUMER_METRICS = {
@@ -386,7 +386,7 @@ async def test_pages_that_streams_share_are_hits(
     events = EventsTable("user_events", hooks=metrics.hooks)
     connection = await connect()
     await events.create(connection)
-    async with events.stream(pool) as one, events.stream(pool) as other, asyncio.timeout(10):
+    async with events.stream(pool) as one, events.stream(pool) as other, asyncio.timeout(deadline(10)):
         reads = [asyncio.create_task(stream.read_page()) for stream in (one, other)]
         # Each stream reads once for itself, and is at the head from then on.
         await eventually(
@@ -409,7 +409,7 @@ async def test_a_gap_blocks_until_it_is_resolved(
     await transaction.start()
     await events.insert(other, 1, 1)
     await events.insert(connection, 2, 1)
-    async with events.stream(pool) as stream, asyncio.timeout(10):
+    async with events.stream(pool) as stream, asyncio.timeout(deadline(10)):
         read = asyncio.create_task(stream.read_page())
         await eventually(lambda: metrics.table("events_table_blocking_gap") == 1, "the stream is at the gap")
         await transaction.rollback()

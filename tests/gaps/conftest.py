@@ -10,6 +10,7 @@ from reflex_aio.ext.embedded import EmbeddedPostgres
 from reflex_aio.sql.events.table import EventsTable
 from tests.fix_databases import Connect, Database
 from tests.gaps.interleaving import HOLD_HERE, Points, watched_pool
+from tests.waiting import deadline
 
 
 @pytest_asyncio.fixture
@@ -52,7 +53,7 @@ async def reconnect(own_server: EmbeddedPostgres) -> AsyncIterator[Connect]:
     opened: list[asyncpg.Connection] = []
 
     async def reconnect() -> asyncpg.Connection:
-        async with asyncio.timeout(20.0):
+        async with asyncio.timeout(deadline(20.0)):
             while True:
                 try:
                     opened.append(await asyncpg.connect(own_server.dsn))

@@ -12,6 +12,7 @@ from reflex_aio import EventStream
 from reflex_aio.sql import EventsTable
 from tests.fix_databases import Connect
 from tests.gaps.interleaving import faults
+from tests.waiting import deadline
 
 pytestmark = pytest.mark.asyncio
 
@@ -71,7 +72,7 @@ class _History:
             after = str(self.delivered[-1]) if self.delivered else ""
             self._stream = await self.events.stream(self._pool, after).__aenter__()
         # A writer may hold back more than its own ids: how much depends on when the stream has looked.
-        patience = 0.05 if self._open else 10.0
+        patience = 0.05 if self._open else deadline(10.0)
         try:
             async with asyncio.timeout(patience):
                 while self._open or len(self.delivered) < len(due):

@@ -9,7 +9,7 @@ import pytest
 from reflex_aio.sql import EventsTable
 from tests.fix_databases import Connect
 from tests.gaps.interleaving import Points, Reader, begin, burn, insert, reading, waits
-from tests.waiting import eventually
+from tests.waiting import deadline, eventually
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.every_postgres]
 
@@ -99,7 +99,7 @@ async def test_a_stream_to_the_head_ends_though_its_newest_events_are_deleted_me
         await writer.execute("DELETE FROM events WHERE id > 3")
     await opening
     async with reading(stream) as reader:
-        async with asyncio.timeout(10.0):
+        async with asyncio.timeout(deadline(10.0)):
             await asyncio.wait([reader.task])
         assert reader.ids == [1, 2, 3]
 

@@ -12,6 +12,7 @@ from reflex_aio import Event, TableReplaced
 from reflex_aio.sql import EventsTable
 from tests.fix_databases import Connect
 from tests.gaps.interleaving import Points, begin, burn, faults, insert, reading
+from tests.waiting import deadline
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.every_postgres]
 
@@ -154,7 +155,7 @@ async def test_reads_that_are_cancelled_again_and_again_lose_nothing(
                 if all(task.done() for task in writing):
                     last = await writers[0].fetchval("SELECT max(id) FROM events")
 
-        async with asyncio.timeout(30.0):
+        async with asyncio.timeout(deadline(30.0)):
             await read()
     rows = await writers[0].fetch("SELECT id FROM events")
     assert not faults(received, [row[0] for row in rows])

@@ -1,6 +1,6 @@
 """Many writers with every kind of trouble, and readers here and over gRPC: none missed, all in order, each once.
 
-``--stress-seconds`` is the duration, ``--stress-seed`` repeats a run's choices.
+``--stress-seconds`` is the duration, ``--seed`` repeats a run's choices.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from tests.fix_processes import Spawn
 from tests.gaps.interleaving import faults
 from tests.gaps.stress_readers import Notes, consume, rest, serve
 from tests.gaps.stress_writers import LONG, events, write
+from tests.waiting import deadline
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.every_postgres, pytest.mark.suite_server]
 
@@ -40,7 +41,7 @@ async def test_under_stress_each_reader_gets_each_event_once_in_order_and_soon(
     spawn: Spawn,
     tmp_path: Path,
     stress_seconds: float,
-    stress_seed: int,
+    seed: int,
 ) -> None:
     connection, unrelated = await connect(), await connect()
     await events.create(connection)
@@ -49,14 +50,14 @@ async def test_under_stress_each_reader_gets_each_event_once_in_order_and_soon(
     tasks = [
         asyncio.create_task(local["local"].read(events.source(pool))),
         asyncio.create_task(
-            local["local, in many runs"].read_in_runs(events.source(pool), random.Random(stress_seed))
+            local["local, in many runs"].read_in_runs(events.source(pool), random.Random(seed))
         ),
     ]
     try:
         server = await spawn(serve, database.dsn)
         consumer = await spawn(consume, f"127.0.0.1:{await server.line()}", str(tmp_path / "consumed"))
         await consumer.until("ready")
-        writers = await spawn(write, database.dsn, stress_seconds, stress_seed, str(tmp_path / "written"))
+        writers = await spawn(write, database.dsn, stress_seconds, seed, str(tmp_path / "written"))
         await writers.until("written", within=stress_seconds + 30.0)
         rows = await connection.fetch("SELECT id FROM events ORDER BY id")
         committed = [row[0] for row in rows]
@@ -81,7 +82,7 @@ async def test_under_stress_each_reader_gets_each_event_once_in_order_and_soon(
     written = json.loads((tmp_path / "written").read_text())
     drawn = sum(len(ids) for ids, _ in written)
     print(f"{len(committed)} events committed of {drawn} drawn, in {len(written)} transactions")
-    assert len(committed) > 50 * stress_seconds, "a stress test without stress shows nothing"
+    assert len(committed) > 10 * stress_seconds, "a stress test without stress shows nothing"
     for name, (ids, times) in received.items():
         late = delays(written, ids, times)
         if name == "gRPC, one by one":
@@ -90,8 +91,8 @@ async def test_under_stress_each_reader_gets_each_event_once_in_order_and_soon(
             late = [min(delay, pause) for delay, pause in zip(late, pauses(times), strict=True)]
         median, longest = statistics.median(late), max(late)
         print(f"{name}: delays of {median * 1000:.0f} ms at the median, {longest * 1000:.0f} ms at most")
-        assert median < _MEDIAN, name
-        assert longest < _LONGEST, name
+        assert median < deadline(_MEDIAN), name
+        assert longest < deadline(_LONGEST), name
 
 
 def delays(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.packaging.environments import ROOT, Environment, interpreter_of, pyproject
+from tests.waiting import deadline
 
 PROJECT = pyproject()["project"]
 TEST_TOOLS: list[str] = pyproject()["dependency-groups"]["test"]
@@ -42,14 +43,16 @@ def test_lower_bounds_exclude_the_vulnerabilities_that_are_listed() -> None:
     assert {name.lower(): bound for name, bound in listed}.items() <= bounds.items()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.extended
+@pytest.mark.timeout(deadline(300))
 def test_with_the_oldest_dependencies(scratch: Path, wheel: Path, checkout: Path) -> None:
     environment = Environment(scratch / "oldest")
     environment.install(str(wheel), *OLDEST, *TEST_TOOLS)
     pass_the_smoke_tests(environment, checkout)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.extended
+@pytest.mark.timeout(deadline(300))
 @pytest.mark.parametrize("version", OTHER_PYTHONS)
 def test_on_each_python(version: str, scratch: Path, wheel: Path, checkout: Path) -> None:
     interpreter = interpreter_of(version)

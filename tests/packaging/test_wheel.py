@@ -11,7 +11,7 @@ import pytest
 from tests.packaging.environments import ROOT, Environment, pyproject, run
 
 # In one process, so that each environment is created once.
-pytestmark = pytest.mark.xdist_group("wheel")
+pytestmark = [pytest.mark.xdist_group("wheel"), pytest.mark.extended]
 
 EXTRAS: dict[str, list[str]] = pyproject()["project"]["optional-dependencies"]
 

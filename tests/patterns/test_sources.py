@@ -31,7 +31,7 @@ from reflex_aio.testing import read_events
 from tests.fix_databases import Connect
 from tests.patterns.making import Handling
 from tests.rpc.serving import serving
-from tests.waiting import eventually
+from tests.waiting import deadline, eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -217,7 +217,7 @@ async def test_event_is_waited_for(place: Place) -> None:
     waiting = asyncio.create_task(
         wait_for_event(place.source, 2, types={1}, poll=lambda: count_exceeds(10**6), every=0.01)
     )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(deadline(20)):
         while not waiting.done():
             await place.insert(6)
     found = waiting.result()

@@ -22,7 +22,7 @@ from tests.fix_proxy import Proxy
 from tests.rpc.serving import Watched, ids, some_events, started, take
 from tests.rpc.test_back_pressure import Endless
 from tests.rpc.test_errors import quick
-from tests.waiting import eventually
+from tests.waiting import deadline, eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -56,7 +56,7 @@ async def through_a_proxy(
 async def lost(operation: Awaitable[Any]) -> str:
     """Return the message of the ConnectionLost that ends ``operation``."""
     with pytest.raises(ConnectionLost) as raised:
-        async with asyncio.timeout(HANGING):
+        async with asyncio.timeout(deadline(HANGING)):
             await operation
     assert is_expected(raised.value)
     return str(raised.value)
@@ -77,7 +77,7 @@ async def test_opening_a_stream_and_asking_for_the_head_are_limited(connected: b
             assert await lost(stream.__aenter__()) == unanswered
             await stream.aclose()
         proxy.resume()
-        async with RemoteSource(channel).stream() as stream, asyncio.timeout(HANGING):
+        async with RemoteSource(channel).stream() as stream, asyncio.timeout(deadline(HANGING)):
             assert ids(await take(stream, 3)) == [1, 2, 3]
 
 
@@ -122,7 +122,7 @@ async def test_a_stream_is_lost_at_both_ends_and_continues_without_a_gap(
         await eventually(lambda: watched.open == 0, "the server to notice")
         await events.insert(4, 1)
         proxy.resume()
-        async with asyncio.timeout(HANGING):
+        async with asyncio.timeout(deadline(HANGING)):
             received += await take(stream, 1)
         assert ids(received) == list(range(count + 1, count + 1 + len(received)))
 
@@ -155,7 +155,7 @@ async def test_closing_waits_for_nobody(pages: bool) -> None:
         stream = RemoteSource(channel, pages=pages).stream()
         await take(stream, 1)
         proxy.stall()
-        async with asyncio.timeout(HANGING):
+        async with asyncio.timeout(deadline(HANGING)):
             await stream.aclose()
             await channel.close()
 

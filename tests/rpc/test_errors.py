@@ -39,7 +39,7 @@ from reflex_aio.rpc.streaming_call import Receiver
 from tests.fix_processes import Spawn
 from tests.fix_proxy import Proxy
 from tests.rpc.serving import Watched, ids, serving, some_events, started, take
-from tests.waiting import eventually
+from tests.waiting import deadline, eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -253,7 +253,7 @@ async def test_a_silently_lost_connection_is_detected_at_both_ends() -> None:
         await take(stream, 1)
         proxy.stall()
         with pytest.raises(ConnectionLost, match="ping timeout"):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(deadline(20)):
                 await anext(stream)
         await eventually(lambda: watched.open == 0, "the server to notice", within=20)
         proxy.resume()
@@ -375,7 +375,7 @@ async def test_an_end_after_an_empty_page_is_detected(late: bool) -> None:
             # Both arrive before they are read.
             await asyncio.sleep(0.3)
         with pytest.raises(StreamStopped, match="without a reason"):
-            async with asyncio.timeout(10.0):
+            async with asyncio.timeout(deadline(10.0)):
                 await anext(stream)
 
 

@@ -15,6 +15,7 @@ from reflex_aio import Consumer, Event, InvalidCursor, RemoteError, Spec, Stream
 from reflex_aio.memory import MemoryCursorStore, MemoryEvents
 from reflex_aio.rpc import RemoteSource, StreamServer, remote_source
 from tests.rpc.serving import Watched, ids, serving, some_events, started, take
+from tests.waiting import deadline
 
 pytestmark = pytest.mark.asyncio
 
@@ -234,7 +235,11 @@ async def test_a_silent_go_server_does_not_delay_a_stream_from_the_head() -> Non
         requested.set()
         await until_cancelled()
 
-    async with go_server(stream) as source, asyncio.timeout(5), source.stream("7", from_head=True) as remote:
+    async with (
+        go_server(stream) as source,
+        asyncio.timeout(deadline(5)),
+        source.stream("7", from_head=True) as remote,
+    ):
         assert requested.is_set()
         assert remote.cursor == "7"
 

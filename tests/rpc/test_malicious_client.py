@@ -16,7 +16,7 @@ from reflex_aio.rpc import RemoteSource, StreamServer, stream_server
 from reflex_aio.rpc.protocol import HEAD_METHOD, PAGES_METHOD, STREAM_METHOD
 from tests.rpc.malicious import TEXTS
 from tests.rpc.serving import Watched, ids, serving, some_events, take
-from tests.waiting import eventually
+from tests.waiting import deadline, eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -78,7 +78,7 @@ async def call(
     if message is not None:
         await calling.write(message)
     await calling.done_writing()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(deadline(20)):
         try:
             # An open stream has initial metadata, and the head is a message without.
             if await calling.initial_metadata() or await calling.read() is not grpc.aio.EOF:

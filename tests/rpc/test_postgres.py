@@ -16,6 +16,7 @@ from reflex_aio.sql import EventsTable
 from tests.fix_databases import Connect, Database
 from tests.fix_processes import Spawn
 from tests.rpc.serving import ids, serving, take
+from tests.waiting import deadline
 
 pytestmark = pytest.mark.asyncio
 
@@ -101,7 +102,7 @@ async def test_no_event_is_missed_when_the_server_is_killed_and_restarted(
             progress.notify_all()
 
     async def consumed_all(expected: list[int]) -> None:
-        async with asyncio.timeout(30), progress:
+        async with asyncio.timeout(deadline(30)), progress:
             await progress.wait_for(lambda: len(consumed) >= len(expected))
         assert ids(consumed) == expected
 

@@ -14,6 +14,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from reflex_aio.health import ConsumerState, ConsumerStatus
 from reflex_aio.rpc.health_service import RunnerHealth
 from tests.rpc.serving import started
+from tests.waiting import deadline
 
 pytestmark = pytest.mark.asyncio
 
@@ -64,9 +65,9 @@ async def test_clients_that_watch_are_notified_of_changes(state: ConsumerState) 
         watching = stub.Watch(HealthCheckRequest(service="consumer:mail"))
         assert (await watching.read()).status == NOT_SERVING
         source.state = state
-        assert (await asyncio.wait_for(watching.read(), 10)).status == SERVING
+        assert (await asyncio.wait_for(watching.read(), deadline(10))).status == SERVING
         source.state = ConsumerState.BACKING_OFF
-        assert (await asyncio.wait_for(watching.read(), 10)).status == NOT_SERVING
+        assert (await asyncio.wait_for(watching.read(), deadline(10))).status == NOT_SERVING
         watching.cancel()
 
 

@@ -25,7 +25,7 @@ from reflex_aio.backoff import Backoff
 from reflex_aio.memory import MemoryCursorStore, MemoryEvents
 from reflex_aio.rpc import RemoteSource, StreamServer, channel_options, server_options
 from tests.rpc.serving import Watched, ids, serving, some_events, started, take
-from tests.waiting import eventually
+from tests.waiting import deadline, eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -119,7 +119,7 @@ async def test_a_client_that_does_not_read_does_not_delay_the_stop() -> None:
     streams = StreamServer(watched)
     async with serving(streams) as channel, RemoteSource(channel).stream() as stream:
         await take(stream, 1)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(deadline(5)):
             await streams.stop(grace=0.1)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.fix_processes import Child, Spawn
 from tests.runner.services import serve_fastapi
-from tests.waiting import eventually
+from tests.waiting import deadline, eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.asyncio
 async def get(port: str | int, path: str) -> tuple[int, str]:
     def ask() -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=deadline(10)) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as exc:
             with exc:

@@ -19,15 +19,15 @@ from tests.fix_backends import Backend, PostgresBackend
 from tests.fix_databases import Database
 from tests.fix_processes import Child, Spawn
 from tests.runner.replicas import create, cursors, events, leases, note, replicate
-from tests.waiting import eventually
+from tests.waiting import deadline, eventually
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.one_library]
 
 # In seconds.
 TTL = 1.5
-DRAIN = 5.0
+DRAIN = deadline(5.0)
 # What acquiring a lease, opening a stream and the first event may take on a busy machine.
-SLACK = 5.0
+SLACK = deadline(5.0)
 
 # How often all replicas are replaced: more of them for a longer run.
 ROUNDS = int(os.environ.get("REFLEX_TEST_ROLLING_ROUNDS", "1"))
@@ -194,12 +194,12 @@ async def test_rolling_restart_under_load_loses_nothing(
         drains.append(time.monotonic() - began)
         assert (told, await replica.wait()) == ((["cut off 0"], 0) if how is signal.SIGTERM else ([], -how))
 
-    writer = asyncio.create_task(write())
-    for number in range(ROUNDS * 3):
-        await end(replicas.pop(0))
-        replicas.append(await service.start(f"{number % 3}-{number // 3 + 1}", seconds=0.001))
-    ended = True
-    await writer
+    async with asyncio.TaskGroup() as group:
+        group.create_task(write())
+        for number in range(ROUNDS * 3):
+            await end(replicas.pop(0))
+            replicas.append(await service.start(f"{number % 3}-{number // 3 + 1}", seconds=0.001))
+        ended = True
     await eventually(lambda: service.caught_up(written), within=60)
     handled = Counter(await service.effects())
     lost = set(range(1, written + 1)) - handled.keys()

@@ -7,6 +7,7 @@ import asyncpg
 
 from reflex_aio.sql.drivers.asyncpg import AsyncpgDriver
 from reflex_aio.sql.wakeups.postgres_notifier import PostgresNotifier, notifier_of
+from tests.waiting import deadline
 
 driver = AsyncpgDriver()
 
@@ -70,7 +71,7 @@ def fork(dsn: str) -> None:
             finally:
                 os._exit(status)
         # Sent by the child, with the parameters of the parent's connection.
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(deadline(10)):
             await woken.wait()
         _, status = await asyncio.to_thread(os.waitpid, pid, 0)
         assert status == 0

@@ -30,7 +30,7 @@ from reflex_aio.sql import (
 )
 from tests.core.cancelling import cancelled_at
 from tests.fix_databases import Database
-from tests.waiting import eventually
+from tests.waiting import deadline, eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -369,7 +369,7 @@ async def test_a_lease_is_renewed_while_a_handler_is_busy(effects: asyncpg.Pool)
 
     async def renew(event: Event, connection: Any) -> None:
         await affect(event, connection)
-        async with asyncio.timeout(10.0):
+        async with asyncio.timeout(deadline(10.0)):
             await leases.renew(lease, ttl=60.0)
 
     await run(spec_of(await some_events(2), effects, renew).fenced(lease))

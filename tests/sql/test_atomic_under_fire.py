@@ -1,7 +1,7 @@
 """Two replicas of an atomic consumer that are killed repeatedly, on a server that is restarted: no effect is lost, and
 none exists twice.
 
-``--atomic-events`` is the number of events; ``--stress-seed`` repeats the random choices of a run.
+``--atomic-events`` is the number of events; ``--seed`` repeats the random choices of a run.
 """
 
 import asyncio
@@ -32,24 +32,22 @@ _STRIDE = 300
 
 @each_event_and_batches
 async def test_each_event_has_its_effect_once_whatever_is_killed(
-    own_server: EmbeddedPostgres, spawn: Spawn, atomic_events: int, stress_seed: int, batch: int
+    own_server: EmbeddedPostgres, spawn: Spawn, atomic_events: int, seed: int, batch: int
 ) -> None:
     # A server that is stopped with "immediate" recovers as after a crash.
     stops = partial(own_server.stop, "fast"), partial(own_server.stop, "immediate")
-    fire = Fire(own_server.dsn, stops, own_server.start, spawn, batch, random.Random(stress_seed))
+    fire = Fire(own_server.dsn, stops, own_server.start, spawn, batch, random.Random(seed))
     await fire.each_event_has_its_effect_once(atomic_events)
 
 
 @each_event_and_batches
 async def test_each_event_has_its_effect_once_whatever_is_killed_on_mariadb(
-    own_mariadb: EmbeddedMariaDB, spawn: Spawn, atomic_events: int, stress_seed: int, batch: int
+    own_mariadb: EmbeddedMariaDB, spawn: Spawn, atomic_events: int, seed: int, batch: int
 ) -> None:
     async with _connection(own_mariadb.dsn) as (_, fetch):
         await fetch("CREATE DATABASE fire CHARACTER SET utf8mb4")
     stops = own_mariadb.stop, own_mariadb.kill
-    fire = Fire(
-        own_mariadb.dsn_for("fire"), stops, own_mariadb.start, spawn, batch, random.Random(stress_seed)
-    )
+    fire = Fire(own_mariadb.dsn_for("fire"), stops, own_mariadb.start, spawn, batch, random.Random(seed))
     await fire.each_event_has_its_effect_once(atomic_events)
 
 

@@ -17,7 +17,7 @@ from reflex_aio.testing import check_attempt_store, rules_of
 from tests.fix_backends import Backend
 from tests.fix_processes import Spawn
 from tests.sql.failing_process import NAME, RETRIES, attempts, cursors, errors, failing
-from tests.waiting import eventually
+from tests.waiting import deadline, eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -144,7 +144,7 @@ async def test_a_pool_of_one_connection_suffices_atomic_consumers_too(
         store = attempts.store(pool)
         consumer = AtomicConsumer("a", handle)
         spec = Spec(events, cursors.store(pool), consumer, to_head=True, attempts=store)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(deadline(20)):
             with pytest.raises(ValueError, match="x"):
                 await run(spec)
             assert (await store.get("a"))["1"].count == 1

@@ -277,7 +277,7 @@ async def test_statements_that_set_the_same_cursors_do_not_deadlock(connect: Con
 
 @pytest.mark.every_postgres
 async def test_50_sets_at_once_end_at_the_greatest_and_never_move_back(
-    connect: Connect, pool: asyncpg.Pool
+    connect: Connect, pool: asyncpg.Pool, seed: int
 ) -> None:
     connection = await made(connect)
     # The cursor after every statement, in the order of their locks.
@@ -296,7 +296,7 @@ async def test_50_sets_at_once_end_at_the_greatest_and_never_move_back(
                 return exc
         return None
 
-    conflicts = await asyncio.gather(*(move(i) for i in random.sample(range(1, 51), 50)))
+    conflicts = await asyncio.gather(*(move(i) for i in random.Random(seed).sample(range(1, 51), 50)))
     assert await cursors.get(connection, "a") == "50"
     history = [row["cursor"] for row in await connection.fetch("SELECT cursor FROM history ORDER BY at")]
     assert history == sorted(history)

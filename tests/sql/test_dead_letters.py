@@ -25,6 +25,7 @@ from reflex_aio.running.run import run
 from reflex_aio.spec import Spec
 from reflex_aio.sql import CursorsTable, ErrorColumns, ErrorsTable, ErrorStatus, EventsTable
 from tests.fix_databases import Connect
+from tests.waiting import deadline
 
 pytestmark = pytest.mark.asyncio
 
@@ -493,7 +494,7 @@ async def test_a_replay_needs_a_source_a_handler_and_an_integer(connect: Connect
 async def test_errors_wake_the_streams_of_their_events(connect: Connect, pool: asyncpg.Pool) -> None:
     table = errors.replace(events=EventsTable("consumer_errors_events", metadata=True, poll_period=30.0))
     await made(connect, table)
-    async with table.events.stream(pool) as stream, asyncio.timeout(10):
+    async with table.events.stream(pool) as stream, asyncio.timeout(deadline(10)):
         waiting = asyncio.create_task(stream.read_page())
         await table.recorder(pool).record(consumer="c", event=event(), error=ValueError())
         assert [event.metadata for event in await waiting] == [b"c"]

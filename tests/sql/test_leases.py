@@ -15,6 +15,7 @@ from reflex_aio.memory import MemoryLeaseStore
 from reflex_aio.sql import CursorsTable, LeasesTable
 from reflex_aio.testing import check_fenced_store, check_lease_store, rules_of
 from tests.fix_backends import Backend
+from tests.waiting import deadline
 
 pytestmark = pytest.mark.asyncio
 
@@ -219,7 +220,7 @@ async def test_a_store_that_is_entered_renews_while_users_hold_the_rest_of_the_p
     async with backend.pool(2) as pool, LEASES.store(pool) as leases:
         lease = await acquired(leases, "billing", "me", ttl=60.0)
         assert await leases.renew_many([lease], ttl=60.0) == {}
-        async with backend.driver.acquire(pool), asyncio.timeout(10):
+        async with backend.driver.acquire(pool), asyncio.timeout(deadline(10)):
             assert await leases.renew_many([lease], ttl=600.0) == {}
             assert (await leases.all())["billing"].seconds_left > 300
 
@@ -230,7 +231,7 @@ async def test_a_store_that_is_entered_leaves_a_pool_its_last_connection(
     async with backend.pool(1) as pool, LEASES.store(pool) as leases:
         lease = await acquired(leases, "billing", "me", ttl=60.0)
         assert await leases.renew_many([lease], ttl=60.0) == {}
-        async with asyncio.timeout(10), backend.driver.acquire(pool):
+        async with asyncio.timeout(deadline(10)), backend.driver.acquire(pool):
             pass
 
 

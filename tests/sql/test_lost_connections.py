@@ -26,7 +26,7 @@ from reflex_aio.sql import CursorsTable, EventsTable
 from tests.fix_backends import Backend, OwnServer
 from tests.fix_proxy import Proxy
 from tests.reading import reading
-from tests.waiting import eventually
+from tests.waiting import deadline, eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -122,7 +122,7 @@ at_the_head_or_a_gap = pytest.mark.parametrize("gap", [False, True], ids=["at-th
 async def read_to(stream: EventStream, last: int) -> list[int]:
     """Read up to the event ``last``, whatever connections are lost meanwhile."""
     ids: list[int] = []
-    async with asyncio.timeout(20.0):
+    async with asyncio.timeout(deadline(20.0)):
         while ids[-1:] != [last]:
             try:
                 ids += [int(event.id) for event in await stream.read_page()]
@@ -411,7 +411,7 @@ async def test_a_silent_server_is_a_lost_connection_after_the_query_timeout(
 async def test_a_stream_on_a_silent_server_closes_at_once(
     proxy: Proxy, through_proxy: Any, events: EventsTable, writing: Writing, pages: Pages
 ) -> None:
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(deadline(5.0)):
         async with events.stream(through_proxy) as stream:
             await read_to(stream, await writing.insert())
             read = asyncio.create_task(stream.read_page())
@@ -438,7 +438,7 @@ async def test_a_pool_of_one_connection_is_shared_with_the_handler(
                 handled.append(await backend.value(connection, f"SELECT {event.id}"))
 
         source = events.replace(page_size=7).source(pool)
-        async with asyncio.timeout(20.0):
+        async with asyncio.timeout(deadline(20.0)):
             await run(Spec(source, MemoryCursorStore(), Consumer("to head", handle), to_head=True))
             assert handled == await writing.committed()
             spec = Spec(source, MemoryCursorStore({"live": str(handled[-1])}), Consumer("live", handle))
@@ -481,7 +481,7 @@ async def test_closing_the_pool_under_streams_ends_at_once_and_is_an_error_to_th
             await stream.reached(60)
         if activity == "at a gap":
             await pages.gap_between(holding, writing)
-        async with asyncio.timeout(3.0):
+        async with asyncio.timeout(deadline(3.0)):
             await backend.close_pool(pool)
         if inserting is not None:
             inserting.cancel()

@@ -12,7 +12,7 @@ from reflex_aio.memory import MemoryCursorStore
 from reflex_aio.sql import EventsTable, LeasesTable
 from tests.fix_statements import Statements
 from tests.sql.cursor_rows import cursors, made, rival, stored, write_behind
-from tests.waiting import eventually
+from tests.waiting import deadline, eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -176,7 +176,7 @@ async def test_run_whose_cursor_is_refused_ends_at_the_next_event(pool: asyncpg.
 
     consumer = Consumer("c", handle, filter=filter)
     with pytest.raises(CursorConflict):
-        await asyncio.wait_for(run(Spec(users.source(pool), store, consumer, to_head=True)), 20.0)
+        await asyncio.wait_for(run(Spec(users.source(pool), store, consumer, to_head=True)), deadline(20.0))
     assert handled == ["1", "2", "3", "4", "5", "6"]
     assert await cursors.store(pool).get("c") == "8"
 

@@ -14,7 +14,7 @@ from reflex_aio.sql.drivers.asyncpg import AsyncpgDriver
 from reflex_aio.sql.drivers.pinned_connection import PinnedConnection
 from tests.core.cancelling import cancelled_by_task
 from tests.fix_databases import Connect, Database
-from tests.waiting import eventually
+from tests.waiting import deadline, eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -50,7 +50,7 @@ async def test_statements_run_on_one_connection_while_the_pool_has_others(two: a
 async def test_who_needs_the_last_connection_gets_it_within_a_moment(two: asyncpg.Pool) -> None:
     async with pinned(two) as statements:
         await statements.fetch(PID)
-        async with asyncio.timeout(1.0), two.acquire() as one, two.acquire() as other:
+        async with asyncio.timeout(deadline(1.0)), two.acquire() as one, two.acquire() as other:
             assert await one.fetchval(PID) != await other.fetchval(PID)
         await statements.fetch(PID)
 
@@ -85,7 +85,7 @@ async def test_a_pool_that_closes_gets_its_connection_back(database: Database) -
     pool = await asyncpg.create_pool(database.dsn, min_size=2)
     async with pinned(pool) as statements:
         await statements.fetch(PID)
-        async with asyncio.timeout(1.0):
+        async with asyncio.timeout(deadline(1.0)):
             await pool.close()
         with pytest.raises(DatabaseError, match="events: pool is closed"):
             await statements.fetch(PID)
@@ -188,6 +188,6 @@ async def test_a_use_that_is_cancelled_anywhere_leaves_the_pool_whole(two: async
                 await statements.fetch("SELECT pg_sleep(0.001)")
 
         in_time = await cancelled_by_task(step, use())
-        async with asyncio.timeout(5.0), two.acquire() as one, two.acquire() as other:
+        async with asyncio.timeout(deadline(5.0)), two.acquire() as one, two.acquire() as other:
             assert await one.fetchval(PID) != await other.fetchval(PID), f"cancelled at {step}"
     assert step > 3

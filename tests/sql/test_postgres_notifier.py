@@ -26,7 +26,7 @@ from tests.fix_standbys import Standby
 from tests.fix_statements import Statements
 from tests.sql import notifier_children
 from tests.sql.notifiers import QUICK, Seen, Woken, listening, notifier_to
-from tests.waiting import eventually
+from tests.waiting import deadline, eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -449,7 +449,7 @@ async def test_a_users_pool_closes_while_its_notifier_listens(database: Database
             notifier = await notifier_of(driver, connection)
         notifier.subscribe("public.t", woken)
         await woken.more_than(0)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(deadline(5)):
             await pool.close()
     async with listening(database.dsn) as (other, _, _):
         before = woken.count

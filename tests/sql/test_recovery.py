@@ -18,7 +18,7 @@ from reflex_aio.memory import MemoryCursorStore
 from reflex_aio.sql.events.table import EventsTable
 from tests.fix_databases import Connect, Database
 from tests.reading import SCAN, ran, reading
-from tests.waiting import eventually
+from tests.waiting import deadline, eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -71,7 +71,7 @@ async def kill(connection: asyncpg.Connection, application: str = "readers") -> 
 async def read_to(stream: EventStream, last: int) -> list[int]:
     """Read up to the event ``last``, whatever connections are lost meanwhile."""
     ids: list[int] = []
-    async with asyncio.timeout(20.0):
+    async with asyncio.timeout(deadline(20.0)):
         while ids[-1:] != [last]:
             try:
                 ids += [int(event.id) for event in await stream.read_page()]

@@ -16,7 +16,7 @@ from reflex_aio.sql.retention.dialect import Extent
 from reflex_aio.sql.retention.prune import Pruned
 from tests.fix_backends import Backend
 from tests.fix_databases import Database
-from tests.waiting import eventually
+from tests.waiting import deadline, eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -279,7 +279,7 @@ async def test_a_pruning_that_is_cancelled_keeps_its_batches_and_the_next_goes_o
     pruning = asyncio.create_task(
         events.prune(backend_pool, retention, batch_size=2, pause=1e9, progress=lambda pruned: begun.set())
     )
-    await asyncio.wait_for(begun.wait(), 10)
+    await asyncio.wait_for(begun.wait(), deadline(10))
     pruning.cancel()
     with pytest.raises(asyncio.CancelledError):
         await pruning
@@ -367,7 +367,7 @@ async def test_it_waits_for_who_has_locked_an_event_and_goes_on(
             backend_pool, Retention(before="15", cursors=at(mail="20")), batch_size=5, progress=report
         )
     )
-    await asyncio.wait_for(met.wait(), 20)
+    await asyncio.wait_for(met.wait(), deadline(20))
     assert not pruning.done()
     await backend.fetch(connection, "COMMIT")
     assert (await pruning).events == 14

@@ -91,17 +91,17 @@ async def running(*tasks: asyncio.Task[None]) -> AsyncIterator[None]:
 
 
 async def test_no_consumer_misses_an_event_that_is_pruned_under_load_on_mariadb(
-    mysql: MysqlBackend, backend_pool: Any, stress_seed: int
+    mysql: MysqlBackend, backend_pool: Any, seed: int
 ) -> None:
-    await no_consumer_misses_an_event(mysql, backend_pool, random.Random(stress_seed))
+    await no_consumer_misses_an_event(mysql, backend_pool, random.Random(seed))
 
 
 @pytest.mark.every_postgres
 async def test_no_consumer_misses_an_event_that_is_pruned_under_load_on_postgres(
-    database: Database, pool: asyncpg.Pool, stress_seed: int
+    database: Database, pool: asyncpg.Pool, seed: int
 ) -> None:
     backend = PostgresBackend(database.dsn)
-    await no_consumer_misses_an_event(backend, pool, random.Random(stress_seed))
+    await no_consumer_misses_an_event(backend, pool, random.Random(seed))
     backend.close()
 
 

@@ -23,7 +23,7 @@ from reflex_aio.sql.schema.names import (
 )
 from reflex_aio.sql.wakeups.notifier import CHANNEL, payload_of
 from tests.fix_databases import Connect
-from tests.waiting import eventually
+from tests.waiting import deadline, eventually
 
 POSTGRES = dialect_part(SchemaDialect, "postgres")
 LONGEST = "é" * 31 + "x"
@@ -182,7 +182,7 @@ async def test_creating_a_table_in_use_waits_for_none_of_its_writers(connect: Co
     await connection.execute(POSTGRES.create(events(trigger=True)))
     async with writer.transaction():
         await writer.execute("INSERT INTO events (type, foreign_id) VALUES (1, '7')")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(deadline(5)):
             await connection.execute(POSTGRES.create(events(trigger=True)))
 
 

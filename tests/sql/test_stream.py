@@ -19,7 +19,7 @@ from tests.fix_databases import Connect, Database
 from tests.fix_processes import Spawn
 from tests.fix_statements import Statements
 from tests.reading import reading
-from tests.waiting import eventually
+from tests.waiting import deadline, eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -543,11 +543,15 @@ async def test_a_pool_of_one_connection_serves_streams_and_others_too(
             reading(table.stream(pool, lag=0.01)) as third,
         ):
             for number in range(1, 11):
-                async with asyncio.timeout(5), pool.acquire() as connection, connection.transaction():
+                async with (
+                    asyncio.timeout(deadline(5)),
+                    pool.acquire() as connection,
+                    connection.transaction(),
+                ):
                     await table.insert(connection, number, 1)
             for stream in (first, second, third):
                 assert await stream.reached(10) == list(range(1, 11))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(deadline(5)):
             await pool.close()
 
 

@@ -30,7 +30,7 @@ from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.leases.store import TableLease
 from tests.fix_backends import Backend
 from tests.fix_proxy import Proxy
-from tests.waiting import eventually
+from tests.waiting import deadline, eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -123,7 +123,7 @@ async def pools(backend: Backend, **arguments: Any) -> AsyncIterator[Mapping[str
         opened = {name: await stack.enter_async_context(backend.pool(1, **arguments)) for name in OPERATIONS}
         # Prepared, so that each has done its first statement.
         for pool in opened.values():
-            async with backend.driver.acquire(pool, limit=asyncio.timeout(30)) as connection:
+            async with backend.driver.acquire(pool, limit=asyncio.timeout(deadline(30))) as connection:
                 await backend.fetch(connection, "SELECT 1")
         yield opened
 
@@ -134,7 +134,7 @@ async def outcomes(opened: Mapping[str, Any]) -> dict[str, BaseException | None]
     async def outcome(name: str) -> BaseException | None:
         try:
             # A few limits: an operation may try again, and closing a dead connection takes up to a second.
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(deadline(30)):
                 await OPERATIONS[name][1](opened[name])
         except Exception as exc:
             return exc

@@ -16,7 +16,7 @@ from tests.fix_databases import Connect
 from tests.fix_proxy import Proxy
 from tests.fix_statements import Statements
 from tests.sql.cursor_rows import NEVER, cursors, held, made, rival, set_within, stored, write_behind
-from tests.waiting import eventually
+from tests.waiting import deadline, eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -175,7 +175,7 @@ async def test_flush_stores_every_cursor_set_before_while_other_tasks_continue_t
 ) -> None:
     await made(pool)
     async with write_behind(pool) as store:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(deadline(20)):
             setting = asyncio.create_task(set_on_and_on(store))
             for _ in range(10):
                 before = int(await store.get("a") or 0)
@@ -601,7 +601,7 @@ async def test_a_loop_that_cancels_everything_at_once_loses_no_cursor(
         for task in asyncio.all_tasks() - before:
             task.cancel()
         await hold.end()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(deadline(10)):
             await asyncio.wait([working])
     assert working.cancelled()
     assert await stored(pool) == "10"

@@ -8,7 +8,7 @@ from typing import Any
 from reflex_aio.sql.drivers.base import Row
 from tests.fix_backends import MysqlBackend
 from tests.gaps.interleaving import HeldStatement, Points, Reader, faults
-from tests.waiting import eventually
+from tests.waiting import deadline, eventually
 
 _HOLD = "reflex_aio_test_hold"
 
@@ -125,6 +125,6 @@ class MysqlPoints(Points):
 
 async def finished(task: asyncio.Task[Any]) -> BaseException | None:
     """Wait for a writer's statement, and return what it raised."""
-    await asyncio.wait([task], timeout=10.0)
+    await asyncio.wait([task], timeout=deadline(10.0))
     assert task.done()
     return task.exception()

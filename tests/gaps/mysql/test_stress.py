@@ -1,6 +1,6 @@
 """Many writers with every kind of trouble, and a server that is restarted under them: none missed, all in order.
 
-``--stress-seconds`` is the duration, ``--stress-seed`` repeats a run's choices.
+``--stress-seconds`` is the duration, ``--seed`` repeats a run's choices.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from tests.gaps.mysql.interleaving import Writer
 from tests.gaps.mysql.stress_writers import LONG, PREPARE, events, write
 from tests.gaps.stress_readers import Notes, rest
 from tests.gaps.test_stress import delays
+from tests.waiting import deadline
 
 pytestmark = pytest.mark.asyncio
 
@@ -37,7 +38,7 @@ async def test_under_stress_each_reader_gets_each_event_once_in_order_and_soon(
     spawn: Spawn,
     tmp_path: Path,
     stress_seconds: float,
-    stress_seed: int,
+    seed: int,
 ) -> None:
     database = MysqlDatabase(own_mariadb, "stress")
     backends = {library: backend(database) for library, backend in MYSQL.items()}
@@ -48,7 +49,7 @@ async def test_under_stress_each_reader_gets_each_event_once_in_order_and_soon(
     await events.create(first.connection)
     await first.run(PREPARE)
     notes = {"asyncmy": Notes(), "aiomysql": Notes(), "asyncmy, in many runs": Notes()}
-    chance = random.Random(stress_seed)
+    chance = random.Random(seed)
     async with (
         backend.pool(5) as pool,
         backends["aiomysql"].pool(5) as other_pool,
@@ -62,9 +63,9 @@ async def test_under_stress_each_reader_gets_each_event_once_in_order_and_soon(
             ),
         ]
         try:
-            writers = await spawn(write, database.dsn, stress_seconds, stress_seed, str(tmp_path / "written"))
+            writers = await spawn(write, database.dsn, stress_seconds, seed, str(tmp_path / "written"))
             await writers.until("half", within=stress_seconds + 20.0)
-            await (own_mariadb.kill() if stress_seed % 2 else own_mariadb.stop())
+            await (own_mariadb.kill() if seed % 2 else own_mariadb.stop())
             await own_mariadb.start()
             await writers.until("written", within=stress_seconds + 30.0)
             again = Writer(backend, await backend.connect(autocommit=True))
@@ -94,10 +95,10 @@ async def test_under_stress_each_reader_gets_each_event_once_in_order_and_soon(
         f"lock mode {lock_mode}: {len(committed)} events committed in {len(written['written'])} transactions,"
         f" {noops} gaps filled ({noops / stress_seconds:.0f} a second), {written['refused']} writers refused"
     )
-    assert len(committed) > 50 * stress_seconds, "a stress test without stress shows nothing"
+    assert len(committed) > 10 * stress_seconds, "a stress test without stress shows nothing"
     for name, read in notes.items():
         late = delays(written["written"], read.ids, read.times)
         median, longest = statistics.median(late), max(late)
         print(f"{name}: delays of {median * 1000:.0f} ms at the median, {longest * 1000:.0f} ms at most")
-        assert median < _MEDIAN, name
-        assert longest < _LONGEST, name
+        assert median < deadline(_MEDIAN), name
+        assert longest < deadline(_LONGEST), name

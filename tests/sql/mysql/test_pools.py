@@ -10,7 +10,7 @@ from reflex_aio import ConnectionLost, DatabaseError
 from reflex_aio.sql import open_pool
 from reflex_aio.testing.contract import cancelled_at
 from tests.fix_backends import MysqlBackend
-from tests.waiting import eventually
+from tests.waiting import deadline, eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -95,7 +95,7 @@ async def test_after_an_error_the_connection_is_closed_and_those_who_wait_get_an
             await asyncio.sleep(0)
             raise LookupError
 
-    async with mysql.pool(1) as pool, asyncio.timeout(10), asyncio.TaskGroup() as others:
+    async with mysql.pool(1) as pool, asyncio.timeout(deadline(10)), asyncio.TaskGroup() as others:
         with pytest.raises(LookupError):
             await fail(pool, others)
     assert ids[0] not in ids[1:]
@@ -124,7 +124,7 @@ async def test_a_connection_that_is_lost_takes_no_other_one_with_it(mysql: Mysql
     async def in_use(pool: Any, count: int) -> None:
         await eventually(lambda: pool.size - pool.freesize == count, f"{count} are in use")
 
-    async with mysql.pool(2, minsize=2) as pool, asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+    async with mysql.pool(2, minsize=2) as pool, asyncio.timeout(deadline(10)), asyncio.TaskGroup() as tasks:
         using = [tasks.create_task(lose(pool)), tasks.create_task(use(pool))]
         await in_use(pool, 2)
         # As a task that connects holds it.
@@ -158,7 +158,7 @@ async def test_a_loan_cancelled_at_any_await_leaves_nothing_behind(
         # A pool that has to connect first.
         async with mysql.pool(1, minsize=0, autocommit=autocommit) as pool:
             cancelled = await cancelled_at(steps, work(pool))
-            with anyio.fail_after(5):
+            with anyio.fail_after(deadline(5)):
                 async with mysql.driver.acquire(pool) as connection:
                     await mysql.fetch(connection, "DELETE FROM numbers")
             assert pool.size == pool.freesize
@@ -175,7 +175,7 @@ async def test_a_loan_cancelled_while_it_waits_for_a_connection_leaves_the_pool_
                 async with mysql.driver.acquire(pool):
                     pass
             assert scope.cancelled_caught
-        with anyio.fail_after(5):
+        with anyio.fail_after(deadline(5)):
             async with mysql.driver.acquire(pool) as connection:
                 assert await mysql.value(connection, "SELECT 1") == 1
 

@@ -7,6 +7,7 @@ import asyncpg
 
 from reflex_aio import Event, Source
 from reflex_aio.sql import CursorsTable, EventsTable
+from tests.waiting import deadline
 
 table = EventsTable("events")
 full = EventsTable("full_events", metadata=True, trace=True)
@@ -24,5 +25,5 @@ async def unchanged(writer: asyncpg.Connection) -> None:
 
 
 async def first(source: Source, after: Any = "", **options: Any) -> Event:
-    async with source.stream(after, **options) as stream, asyncio.timeout(5):
+    async with source.stream(after, **options) as stream, asyncio.timeout(deadline(5)):
         return await anext(stream)

@@ -12,6 +12,7 @@ from reflex_aio import Consumer, DatabaseError, Event, Spec
 from tests.fix_databases import Database
 from tests.fix_processes import Spawn
 from tests.sql.wrong_input.given import cursors, first, table, unchanged
+from tests.waiting import deadline
 
 pytestmark = pytest.mark.asyncio
 
@@ -21,7 +22,7 @@ async def consume(event: Event) -> None:
 
 
 async def _next(stream: Any) -> object:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(deadline(5)):
         return await anext(stream)
 
 
