@@ -24,6 +24,8 @@ class ConsumerState(StrEnum):
     """Its stream is open."""
     BACKING_OFF = "backing off"
     """Its last run failed, or the lease store did; it is retried after a delay."""
+    BLOCKED = "blocked"
+    """The table of its events was replaced: it waits until somebody sets its cursor."""
     DRAINING = "draining"
     """It receives no more events, and finishes those in hand."""
     STOPPED = "stopped"

@@ -103,6 +103,11 @@ class Run:
         after = ids.index(reached) + 1 if reached in ids else 0
         return ids[after] if after < len(ids) else ""
 
+    async def stored_cursor(self) -> str:
+        """Return the consumer's cursor as it is stored now, or ``""`` if it has none."""
+        async with self._store:
+            return await self._store.get(self._consumer.name)
+
     def end(self) -> bool:
         """Receive no more events, and finish those in hand.
 

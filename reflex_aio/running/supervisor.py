@@ -9,7 +9,7 @@ from typing import TypeAlias
 import anyio
 
 from reflex_aio.backoff import Backoff, next_answer
-from reflex_aio.errors import CursorConflict, ReflexError, is_expected
+from reflex_aio.errors import CursorConflict, ReflexError, TableReplaced, is_expected
 from reflex_aio.health import ConsumerState
 from reflex_aio.hooks import Hooks
 from reflex_aio.running.run import Run
@@ -27,6 +27,8 @@ _OTHERS = "another process runs the consumer too, which leases would prevent, or
 _SPREAD = 0.5
 # But at most so often, in seconds: the other stream may be of another service, or fail again.
 _WAKE_PERIOD = 5.0
+# The interval at which the cursor of a blocked consumer is read, in seconds.
+_DECISION_INTERVAL = 2.0
 
 # Called with each new state, and the error that led to it.
 Report: TypeAlias = Callable[[ConsumerState, Exception | None], None]
@@ -38,6 +40,10 @@ async def run_forever(spec: Spec, *, backoff: Backoff | None = None) -> None:
     Errors that belong to normal operation, such as a server's restart, or another process that has moved the cursor,
     are logged at level INFO; all others at level ERROR, with their traceback. A run that moved the cursor past an event
     that it handled, or lasted longer than the longest delay, resets the backoff.
+
+    A :class:`~reflex_aio.errors.TableReplaced` blocks the consumer, since its cursor may now belong to another event:
+    it is run again once the stored cursor was set to another value, or removed. Without a stored cursor, it is run
+    again at once.
 
     :param backoff: delays between runs; by default 0.1 to 30 seconds
     :raises ValueError: if the spec ends at the head
@@ -119,7 +125,10 @@ class Supervisor:
                 return
             if run.advanced or anyio.current_time() - began > self._backoff.maximum:
                 delays = self._backoff.delays()
-            await self._back_off(next(delays), error)
+            if isinstance(error, TableReplaced):
+                await self._wait_for_cursor(run, error)
+            else:
+                await self._back_off(next(delays), error)
 
     def end(self, *, timeout: float | None = None) -> None:
         """Receive no more events. :meth:`run` returns when those in hand are finished, and the cursor is stored.
@@ -208,6 +217,35 @@ class Supervisor:
         self._woken_at = anyio.current_time()
         if self._waiting is not None:
             self._waiting.cancel()
+
+    async def _wait_for_cursor(self, run: Run, error: TableReplaced) -> None:
+        """Wait until the stored cursor has changed. To go on from it would skip events of the new table in silence."""
+        logger.error(
+            "consumer %s is blocked until its cursor is set: the stored one may belong to another event",
+            self._name,
+            exc_info=error,
+            extra={"consumer": self._name},
+        )
+        self._report(ConsumerState.BLOCKED, error)
+        before: str | None = None
+        with anyio.CancelScope() as self._waiting:
+            while True:
+                try:
+                    stored = await run.stored_cursor()
+                except Exception as exc:
+                    logger.log(
+                        logging.DEBUG if is_expected(exc) else logging.WARNING,
+                        "consumer %s: could not read its cursor: %s",
+                        self._name,
+                        exc,
+                        extra={"consumer": self._name},
+                    )
+                else:
+                    if not stored or (before is not None and stored != before):
+                        break
+                    before = stored
+                await anyio.sleep(_DECISION_INTERVAL)
+        self._waiting = None
 
     def _is_moved_by_others(self, error: Exception) -> bool:
         """Return whether ``error`` is a conflict because another process has moved the cursor."""

@@ -375,3 +375,23 @@ async def test_readers_with_a_fence_do_not_get_into_each_others_way(
         expected = await committed(writer)
         assert await one.reached(last) == expected
         assert await two.reached(last) == expected
+
+
+async def test_a_table_that_keeps_noops_out_is_refused(
+    pool: asyncpg.Pool, writer: asyncpg.Connection
+) -> None:
+    await writer.execute(
+        """
+        CREATE FUNCTION no_noops() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN IF NEW.type = 0 THEN RETURN NULL; END IF; RETURN NEW; END $$;
+        CREATE TRIGGER no_noops BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION no_noops()
+        """
+    )
+    await insert(writer)
+    await writer.execute(DRAW)
+    await insert(writer)
+    async with fenced(pool) as stream:
+        error = await stream.failure()
+    assert isinstance(error, TableRefused)
+    assert "id 2 is missing" in str(error)
+    assert stream.ids == [1]

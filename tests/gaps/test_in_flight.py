@@ -4,8 +4,10 @@ import asyncpg
 import pytest
 
 from reflex_aio.sql import EventsTable
-from tests.fix_databases import Connect
+from reflex_aio.sql.events.postgres import gaps
+from tests.fix_databases import Connect, Database
 from tests.gaps.interleaving import Points, begin, insert, reading
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.every_postgres]
 
@@ -198,3 +200,31 @@ async def test_a_stream_with_a_lag_waits_for_old_ids_in_flight(
 
         await holder.execute("COMMIT")
         await reader.delivers_all(writer)
+
+
+async def test_logging_of_holders_without_the_privilege_to_see_sessions_does_not_end_the_stream(
+    events: EventsTable,
+    database: Database,
+    writer: asyncpg.Connection,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gaps, "_LOG_INTERVAL", 0.05)
+    user = f"reader_{database.name}"
+    await writer.execute(
+        f"CREATE ROLE {user} LOGIN; GRANT SELECT ON events TO {user}; REVOKE SELECT ON pg_stat_activity FROM PUBLIC"
+    )
+    try:
+        async with asyncpg.create_pool(database.dsn, user=user, min_size=0, max_size=5) as readers:
+            holder = await begin(connect)
+            await insert(holder)
+            await insert(writer)
+            async with reading(events.stream(readers)) as reader:
+                await eventually(
+                    lambda: "may have been drawn by an open transaction" in caplog.text, "logged"
+                )
+                await holder.execute("COMMIT")
+                await reader.delivers_all(writer)
+    finally:
+        await writer.execute(f"DROP OWNED BY {user}; DROP ROLE {user}")

@@ -5,6 +5,7 @@ import pytest
 
 from reflex_aio import CursorAhead, TableRefused
 from reflex_aio.sql import EventsTable
+from tests.fix_databases import Database
 from tests.gaps.interleaving import insert
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.every_postgres]
@@ -59,6 +60,12 @@ REFUSED = {
         "INCREMENT BY 1",
     ),
     "a cycle": (SERIAL + "ALTER SEQUENCE refused_id_seq CYCLE", "starts again", "NO CYCLE"),
+    "ids below 1": (
+        SERIAL + "ALTER SEQUENCE refused_id_seq MINVALUE -5",
+        "can give ids from -5",
+        "MINVALUE 1",
+    ),
+    "unlogged": (SERIAL + "ALTER TABLE refused SET UNLOGGED", "UNLOGGED", "SET LOGGED"),
     "a view": (
         SERIAL.replace("refused", "there") + "CREATE VIEW refused AS SELECT * FROM there",
         "no table",
@@ -124,3 +131,24 @@ async def test_a_cursor_whose_row_was_deleted_is_not_beyond_the_table(
     async with events.stream(readers, str(last)) as stream:
         above = await insert(writer)
         assert (await anext(stream)).id_int == above
+
+
+async def test_row_security_that_hides_all_events_is_refused(
+    events: EventsTable, database: Database, writer: asyncpg.Connection
+) -> None:
+    reader = f"reader_{database.name}"
+    await writer.execute(
+        f"ALTER TABLE events ENABLE ROW LEVEL SECURITY; CREATE ROLE {reader} LOGIN; GRANT SELECT ON events TO {reader};"
+        "CREATE POLICY writers ON events FOR INSERT WITH CHECK (true)"
+    )
+    try:
+        async with asyncpg.create_pool(database.dsn, user=reader, min_size=0, max_size=5) as readers:
+            with pytest.raises(TableRefused, match="row security"):
+                async with events.stream(readers):
+                    pass
+            await writer.execute(f"CREATE POLICY readers ON events FOR SELECT TO {reader} USING (true)")
+            await insert(writer)
+            async with events.stream(readers) as stream:
+                await anext(stream)
+    finally:
+        await writer.execute(f"DROP OWNED BY {reader}; DROP ROLE {reader}")

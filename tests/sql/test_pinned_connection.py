@@ -191,3 +191,20 @@ async def test_a_use_that_is_cancelled_anywhere_leaves_the_pool_whole(two: async
         async with asyncio.timeout(deadline(5.0)), two.acquire() as one, two.acquire() as other:
             assert await one.fetchval(PID) != await other.fetchval(PID), f"cancelled at {step}"
     assert step > 3
+
+
+async def test_a_connection_that_the_server_closed_meanwhile_is_replaced(
+    two: asyncpg.Pool, connect: Connect
+) -> None:
+    watcher = await connect()
+    async with pinned(two) as statements:
+        before = (await statements.fetch(PID))[0][0]
+        await watcher.execute("SELECT pg_terminate_backend($1, 5000)", before)
+
+        async def closed() -> bool:
+            return bool(
+                statements._connection is None or statements._driver.is_closed(statements._connection)
+            )
+
+        await eventually(closed, "the client has learned of it")
+        assert (await statements.fetch(PID))[0][0] != before

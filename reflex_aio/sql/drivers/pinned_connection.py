@@ -67,6 +67,9 @@ class PinnedConnection:
             try:
                 async with limit:
                     loop = asyncio.get_running_loop()
+                    if self._connection is not None and self._driver.is_closed(self._connection):
+                        # By the server, between statements: an idle timeout, or a restart.
+                        await self._release(broken=True)
                     if self._connection is None:
                         self._connection, self._loop = await self._driver.checkout(self._pool), loop
                     # Run while the server works on the statement: it must not delay the result.

@@ -48,7 +48,11 @@ WITH RECURSIVE family AS (
 SELECT (to_regclass($1)::oid)::int8, ARRAY(SELECT sequence::int8 FROM feeds ORDER BY 1),
        ARRAY(SELECT adrelid::regclass::text FROM defaults GROUP BY oid, adrelid HAVING count(sequence) = 0),
        s.relfilenode::int8, quote_ident(n.nspname) || '.' || quote_ident(s.relname),
-       q.seqstart, q.seqincrement, q.seqcache, q.seqcycle,
+       q.seqstart, q.seqmin, q.seqincrement, q.seqcache, q.seqcycle,
+       EXISTS (SELECT FROM pg_class c JOIN family ON c.oid = rel WHERE c.relpersistence = 'u'),
+       coalesce(row_security_active(to_regclass($1)::oid), false) AND NOT EXISTS (
+           SELECT FROM pg_policy WHERE polrelid = to_regclass($1) AND polpermissive AND polcmd IN ('r', '*')
+               AND EXISTS (SELECT FROM unnest(polroles) role WHERE role = 0 OR pg_has_role(role, 'USAGE'))),
        EXISTS (SELECT FROM pg_subscription_rel JOIN family ON srrelid = rel), pg_is_in_recovery(),
        extract(epoch FROM pg_postmaster_start_time())::float8
 """
@@ -100,9 +104,12 @@ class Scan:
     relfilenode: int | None
     sequence_name: str | None
     start: int | None
+    least: int | None
     increment: int | None
     cache: int | None
     cycle: bool | None
+    unlogged: bool
+    hidden: bool
     replicated: bool
     in_recovery: bool
     started: float
@@ -136,7 +143,13 @@ class Scan:
         elif self.replicated:
             reason = "a logical replication subscription fills it, in another order than that of its ids"
             remedy = "stream from the publisher"
-        elif self.cache is None or self.increment is None or self.start is None:
+        elif self.unlogged:
+            reason = "it is UNLOGGED: a crash empties it, and new events get the ids of old ones"
+            remedy = "ALTER TABLE ... SET LOGGED"
+        elif self.hidden:
+            reason = "its row security has no policy that lets this user read, so that no event is visible"
+            remedy = "create a policy FOR SELECT to this user, or stream as a user with BYPASSRLS"
+        elif self.cache is None or self.increment is None or self.start is None or self.least is None:
             reason = "its sequence has disappeared"
             remedy = "check whether the table is being changed"
         elif self.cache != 1 and not filled:
@@ -149,6 +162,11 @@ class Scan:
                 f"its sequence {self.sequence_name} starts at {self.start} and increments by {self.increment}"
             )
             remedy = f"ALTER SEQUENCE {self.sequence_name} INCREMENT BY 1, with ids above 0"
+        elif self.least < 1:
+            reason = (
+                f"its sequence {self.sequence_name} can give ids from {self.least}, which no cursor is before"
+            )
+            remedy = f"ALTER SEQUENCE {self.sequence_name} MINVALUE 1"
         elif self.cycle:
             reason = f"its sequence {self.sequence_name} starts again when it is exhausted"
             remedy = f"ALTER SEQUENCE {self.sequence_name} NO CYCLE"

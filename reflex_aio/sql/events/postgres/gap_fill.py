@@ -25,6 +25,8 @@ _MOST, _FACTOR = 1000, 8
 _LOCK_TIMEOUT = 1.0
 # The SQLSTATEs of a lock timeout and a deadlock.
 _LOCKED = ("55P03", "40P01")
+# The number of consecutive reads that may find the same ids missing after noops were committed in their place.
+_MOST_TRIES = 5
 # Missing ids this far below the first event were pruned; an event may still appear with an id closer to it.
 _BELOW_FIRST = 1000
 # A sequence that jumped by more than this was set by hand: filling the jump would do more harm than good.
@@ -60,6 +62,7 @@ class GapFiller:
         lock_timeout = min(_LOCK_TIMEOUT, settings.query_timeout / 4)
         self._limit = f"SET LOCAL lock_timeout = {max(1, int(lock_timeout * 1000))}"
         self._batch = _MOST
+        self._filled_from = self._tries = 0
 
     async def open(self) -> None:
         """Check that noops can be inserted, and that they prevent other rows with the same id.
@@ -87,7 +90,7 @@ class GapFiller:
         The next read returns the noops, or the events of writers that were faster.
 
         :param start: the first id of the sequence
-        :raises TableRefused: if more ids are missing than writers can have drawn
+        :raises TableRefused: if more ids are missing than writers can have drawn, or the table keeps noops out
         """
         count = bisect_right(ids, limit)
         if limit - position == count:
@@ -103,7 +106,16 @@ class GapFiller:
         missing = list(islice((i for i in range(first, limit + 1) if i not in present), self._batch))
         if not missing:
             return True
+        self._tries = self._tries + 1 if missing[0] == self._filled_from else 0
+        if self._tries == _MOST_TRIES:
+            raise TableRefused(
+                table=self._settings.name,
+                reason=f"id {missing[0]} is missing though {_MOST_TRIES} noops were inserted with it",
+                remedy="let noops pass its triggers and rules, or stream without fill_gaps",
+            )
+        self._filled_from = 0
         if await self._insert_noops(connection, missing):
+            self._filled_from = missing[0]
             self._batch = min(self._batch * _FACTOR, _MOST)
         else:
             self._batch = max(len(missing) // _FACTOR, 1)

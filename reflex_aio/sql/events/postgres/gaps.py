@@ -6,7 +6,14 @@ import math
 import time
 from dataclasses import dataclass
 
-from reflex_aio.errors import ConnectionLost, CursorAhead, DatabaseError, TableReplaced
+from reflex_aio.errors import (
+    ConnectionLost,
+    CursorAhead,
+    DatabaseError,
+    ReflexError,
+    TableRefused,
+    TableReplaced,
+)
 from reflex_aio.sql.drivers.pinned_connection import PinnedConnection
 from reflex_aio.sql.events.loader import GapResolver
 from reflex_aio.sql.events.postgres.catalog import Scan, describe_sql, scan_sql
@@ -32,12 +39,14 @@ _WAL_HEADERS = (24, 40)
 _INSERT_POSITION = """
 SELECT (pg_current_wal_insert_lsn() - '0/0')::int8, current_setting('wal_block_size')::int8, pg_is_in_recovery()
 """
+# Other databases may have a relation with the same oid.
 _HOLDERS = """
 SELECT string_agg(coalesce('pid ' || l.pid || coalesce(' (' || a.state || ', transaction began '
            || round(extract(epoch FROM clock_timestamp() - a.xact_start)::numeric, 1) || ' s ago)', ''),
            'a prepared transaction'), ', ')
 FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
 WHERE l.locktype = 'relation' AND l.relation = $1::int8::oid AND l.mode = 'RowExclusiveLock' AND l.granted
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 
 
@@ -88,6 +97,7 @@ class Gaps(GapResolver):
         self._horizon = Horizon()
         self._seen = 0
         self._last_scan: Scan | None = None
+        self._described: Scan
         self._scanning = asyncio.Lock()
         self._running: asyncio.Task[None] | None = None
         self._tasks = Tasks()
@@ -99,7 +109,7 @@ class Gaps(GapResolver):
         self.resolved = _NOTHING
         self.suspected = False
         """True if the next page should be checked for gaps that may be passed, as the last one had a gap."""
-        self.replaced: TableReplaced | None = None
+        self.replaced: TableReplaced | TableRefused | None = None
         """If set, nothing that was known of the table is valid any more."""
 
     @property
@@ -114,7 +124,7 @@ class Gaps(GapResolver):
         :raises TableRefused: if the table's gaps cannot be resolved
         """
         row = (await self._statements.fetch(describe_sql(), self._name, 0, self._id_column))[0]
-        described = Scan.of(row)
+        self._described = described = Scan.of(row)
         described.check(self._table, filled=self._filled)
         self.sequence = described.sequences[0]
         await self.scan()
@@ -164,24 +174,25 @@ class Gaps(GapResolver):
                 # A page has arrived meanwhile.
                 self.due_at = self.scanned_at + SCAN_INTERVAL
             scan, last = Scan.of(rows[0]), self._last_scan
-            if last is None or scan.table == last.table:
+            # The table may have changed between its description and the first scan too.
+            before = last or self._described
+            # A new sequence in place of the old one is another table, whatever the scan says of the old one.
+            if scan.table == before.table and (self.sequence in scan.sequences or len(scan.sequences) != 1):
                 # Before the comparison: the way in which ids are generated is the more specific problem.
                 scan.check(self._table, filled=self._filled)
-            if last is not None:
-                scan.compare(last, self._table)
-                if (scan.started, scan.in_recovery) != (last.started, last.in_recovery):
-                    logger.info(
-                        "%s: the server was restarted, so the open transactions are unknown", self._table
-                    )
-                    self.forget()
-                    # The server may be a former standby that never had the row: its id can be drawn again.
-                    seen = self._seen = 0
+            scan.compare(before, self._table)
+            if last is not None and (scan.started, scan.in_recovery) != (last.started, last.in_recovery):
+                logger.info("%s: the server was restarted, so the open transactions are unknown", self._table)
+                self.forget()
+                # The server may be a former standby that never had the row: its id can be drawn again.
+                seen = self._seen = 0
             self._last_scan = scan
             self._changed = self._horizon.scanned(max(scan.top, seen), scan.holders)
             wal = await self._insert_position() if self._standby else None
             self.resolved = Resolved(self._horizon.resolved, scan.identity, wal)
         except BaseException as exc:
-            if isinstance(exc, TableReplaced):
+            if isinstance(exc, (TableReplaced, TableRefused)):
+                # New streams need a new description of the table, also while old ones are open.
                 self.replaced = exc
             self.forget()
             raise
@@ -236,9 +247,13 @@ class Gaps(GapResolver):
         self.suspected = True
 
     async def _log_holders(self, position: int, seconds: float) -> None:
-        holders = (await self._statements.fetch(_HOLDERS, self.sequence))[0][0]
+        try:
+            holders = (await self._statements.fetch(_HOLDERS, self.sequence))[0][0]
+        except ReflexError as exc:
+            # A message must not end the stream.
+            holders = f"unknown sessions ({exc})"
         logger.warning(
-            "%s: waiting for the event after %d for %.0f s: its id was drawn by an open transaction of %s",
+            "%s: waiting for the event after %d for %.0f s: its id may have been drawn by an open transaction of %s",
             self._table,
             position,
             seconds,
