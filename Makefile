@@ -82,7 +82,7 @@ test: $(STAMP) ## run the tests of the library; ARGS go to pytest
 .PHONY: test-all
 test-all: $(STAMP) ## run all tests: also packaging, other Pythons, benchmarks, demonstrations
 	@.ci/servers
-	$(PYTEST) $(ARGS)
+	$(PYTEST) --stress-seconds=15 $(ARGS)
 
 .PHONY: coverage
 coverage: $(STAMP) ## run the tests in one process, and print which lines they did not reach

@@ -10,7 +10,7 @@ _SPARE = 90.0
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--stress-seconds", type=float, default=15.0, metavar="S", help="how long the stress test writes"
+        "--stress-seconds", type=float, default=6.0, metavar="S", help="how long the stress test writes"
     )
     parser.addoption(
         "--atomic-events",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 # pyright is run once, not by each of the processes that the tests are spread over.
-pytestmark = pytest.mark.xdist_group("pyright")
+pytestmark = [pytest.mark.xdist_group("pyright"), pytest.mark.extended]
 
 ROOT = Path(__file__).parent.parent
 PUBLIC = [

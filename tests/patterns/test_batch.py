@@ -114,7 +114,7 @@ async def running_with(
         for number, delay in enumerate(delays):
             await anyio.sleep(delay)
             await source.insert(number + 1, 1)
-        await anyio.sleep(1000)
+        await anyio.sleep(60)
         assert await store.get("c") == (str(handed_over[-1][1][-1]) if handed_over else "")
         group.cancel_scope.cancel()
     return handed_over

@@ -90,6 +90,7 @@ async def test_a_store_without_its_table_raises_table_not_found(backend_pool: An
             await call
 
 
+@pytest.mark.one_library
 async def test_attempts_are_counted_on_when_the_process_is_killed_after_each(
     backend: Backend, backend_pool: Any, connection: Any, spawn: Spawn
 ) -> None:
