@@ -84,6 +84,14 @@ test-all: $(STAMP) ## run all tests: also packaging, other Pythons, benchmarks, 
 	@.ci/servers
 	$(PYTEST) --stress-seconds=15 $(ARGS)
 
+# The duration of make soak on each database
+MINUTES ?= 30
+
+.PHONY: soak
+soak: $(STAMP) ## run processes of every kind under faults on each database for MINUTES=30, and count what went wrong
+	@.ci/servers
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(ARGS)
+
 .PHONY: coverage
 coverage: $(STAMP) ## run the tests in one process, and print which lines they did not reach
 	$(BIN)/coverage run -m pytest $(ARGS)
