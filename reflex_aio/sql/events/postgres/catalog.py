@@ -75,7 +75,7 @@ def identity_sql(table: str, sequence: str, *, server: bool) -> str:
 def describe_sql() -> str:
     """Return the statement that describes a table whose sequence is not yet known. $2 is not used: pass 0."""
     first = "CASE WHEN $2::int8 = 0 THEN (SELECT min(sequence) FROM feeds) ELSE $2::int8::oid END"
-    return f"{_CATALOG}, 0::int8, 0::int8, ARRAY[]::text[] {_FROM.format(sequence=first)}"
+    return f"{_CATALOG}, 0::int8, 0::int8, NULL::text, ARRAY[]::text[] {_FROM.format(sequence=first)}"
 
 
 def scan_sql(table: str, id_column: str, *, server: bool) -> str:
@@ -88,6 +88,7 @@ def scan_sql(table: str, id_column: str, *, server: bool) -> str:
     """
     identity = identity_sql("$1", "$2::int8::oid", server=server)
     return f"""{_CATALOG}, {identity}, coalesce((SELECT max({id_column}) FROM {table}), 0),
+       (SELECT xmin::text FROM {table} ORDER BY {id_column} DESC LIMIT 1),
        ARRAY(SELECT virtualtransaction || ' ' || coalesce(pid::text, '') FROM pg_locks
              WHERE locktype = 'relation' AND relation = $2::int8::oid AND mode = 'RowExclusiveLock' AND granted
                AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
@@ -115,6 +116,8 @@ class Scan:
     started: float
     identity: int
     top: int
+    top_version: str | None
+    """The transaction that inserted the row with the greatest id."""
     holders: Sequence[Holder]
 
     @classmethod
@@ -185,5 +188,5 @@ class Scan:
         """
         if self.table != before.table:
             raise TableReplaced(table=table, what="the table was dropped, and perhaps created again,")
-        if (self.sequences, self.relfilenode) != (before.sequences, before.relfilenode):
-            raise TableReplaced(table=table, what="the id's sequence was restarted or replaced")
+        if self.sequences != before.sequences:
+            raise TableReplaced(table=table, what="the id's sequence was replaced")

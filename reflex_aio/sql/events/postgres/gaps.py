@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from reflex_aio.errors import (
     ConnectionLost,
     CursorAhead,
-    DatabaseError,
     ReflexError,
     TableRefused,
     TableReplaced,
@@ -30,6 +29,8 @@ logger = logging.getLogger(__name__)
 _SHORTEST_INTERVAL, _LONGEST_INTERVAL = 0.010, 0.050
 SCAN_INTERVAL = 0.1
 """The interval of scans while events arrive, in seconds: the bound of a new holder is as old as the last scan."""
+# The interval of checks whether rows were inserted with ids that the sequence has not reached, in seconds.
+_IMPORT_INTERVAL = 10.0
 # The interval of log messages about the transactions that keep a gap open, in seconds.
 _LOG_INTERVAL = 10.0
 
@@ -38,6 +39,10 @@ _LOG_INTERVAL = 10.0
 _WAL_HEADERS = (24, 40)
 _INSERT_POSITION = """
 SELECT (pg_current_wal_insert_lsn() - '0/0')::int8, current_setting('wal_block_size')::int8, pg_is_in_recovery()
+"""
+_MAY_READ = """
+SELECT has_sequence_privilege(s.oid, 'SELECT'), quote_ident(n.nspname) || '.' || quote_ident(s.relname)
+FROM pg_class s JOIN pg_namespace n ON n.oid = s.relnamespace WHERE s.oid = $1::int8::oid
 """
 # Other databases may have a relation with the same oid.
 _HOLDERS = """
@@ -107,6 +112,9 @@ class Gaps(GapResolver):
         self.scanned_at = 0.0
         """The time of the last scan, by :func:`time.monotonic`."""
         self.resolved = _NOTHING
+        self._imports_checked_at = -math.inf
+        self._may_read_sequence: bool | None = None
+        self._sequence_name = ""
         self.suspected = False
         """True if the next page should be checked for gaps that may be passed, as the last one had a gap."""
         self.replaced: TableReplaced | TableRefused | None = None
@@ -181,11 +189,15 @@ class Gaps(GapResolver):
                 # Before the comparison: the way in which ids are generated is the more specific problem.
                 scan.check(self._table, filled=self._filled)
             scan.compare(before, self._table)
+            if scan.relfilenode != before.relfilenode:
+                await self._check_restarted(before)
             if last is not None and (scan.started, scan.in_recovery) != (last.started, last.in_recovery):
                 logger.info("%s: the server was restarted, so the open transactions are unknown", self._table)
                 self.forget()
                 # The server may be a former standby that never had the row: its id can be drawn again.
                 seen = self._seen = 0
+            if not self._filled and time.monotonic() - self._imports_checked_at > _IMPORT_INTERVAL:
+                await self._check_imports(scan.top)
             self._last_scan = scan
             self._changed = self._horizon.scanned(max(scan.top, seen), scan.holders)
             wal = await self._insert_position() if self._standby else None
@@ -196,6 +208,37 @@ class Gaps(GapResolver):
                 self.replaced = exc
             self.forget()
             raise
+
+    async def _check_restarted(self, before: Scan) -> None:
+        """Check that the sequence has a new file because it was altered, and not because it was restarted.
+
+        :param before: the last scan. The row that was the newest one must still be there, and the sequence beyond it
+        :raises TableReplaced: if not
+        """
+        rows = await self._statements.fetch(
+            f'SELECT xmin::text FROM {self._name} WHERE "{self._id_column}" = $1::int8', before.top
+        )
+        drawn = await self._last_drawn()
+        is_same_row = bool(rows) and rows[0][0] == before.top_version
+        if not is_same_row or drawn is None or drawn < max(before.top, self._seen):
+            raise TableReplaced(table=self._table, what="the id's sequence was restarted or replaced")
+        logger.info("%s: the id's sequence was altered, and continues after %d", self._table, drawn)
+
+    async def _check_imports(self, top: int) -> None:
+        """Check that the sequence has reached all ids, as an event that it feeds would have an id below others.
+
+        :param top: the greatest id that an earlier statement has seen
+        :raises TableRefused: if rows were inserted with ids that the sequence has not reached
+        """
+        drawn = await self._last_drawn()
+        self._imports_checked_at = time.monotonic()
+        if drawn is not None and drawn < top:
+            raise TableRefused(
+                table=self._table,
+                reason=f"its greatest id is {top}, but its sequence stands at {drawn}: events with ids in between would"
+                " be missed",
+                remedy=f"SELECT setval('{self._sequence_name}', {top}), or stream with fill_gaps=True",
+            )
 
     async def _insert_position(self) -> int:
         # A separate statement: the commits of transactions that the scan no longer lists must lie before the position.
@@ -217,13 +260,19 @@ class Gaps(GapResolver):
 
     async def _last_drawn(self) -> int | None:
         """Return the last id that was drawn, 0 if none, or ``None`` without the privilege to read the sequence."""
-        try:
-            rows = await self._statements.fetch(
-                f"SELECT last_value, is_called FROM {self.last_scan.sequence_name}"
-            )
-        except DatabaseError as exc:
-            logger.warning("%s: can't check whether a cursor is ahead of the table: %s", self._table, exc)
+        if self._may_read_sequence is None:
+            [row] = await self._statements.fetch(_MAY_READ, self.sequence)
+            self._may_read_sequence, self._sequence_name = row
+            if not self._may_read_sequence:
+                logger.warning(
+                    "%s: can't check whether a cursor is ahead of the table, nor whether ids were imported: grant"
+                    " SELECT on the sequence %s",
+                    self._table,
+                    self._sequence_name,
+                )
+        if not self._may_read_sequence:
             return None
+        rows = await self._statements.fetch(f"SELECT last_value, is_called FROM {self._sequence_name}")
         last, called = rows[0]
         return int(last) if called else int(last) - 1
 
