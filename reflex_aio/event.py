@@ -12,6 +12,7 @@ import msgspec
 from reflex_aio.checks import is_storable_text, wrong_type
 
 __all__ = [
+    "DEFAULT_PAGE_BYTES",
     "INT32_MAX",
     "INT32_MIN",
     "NIL_UUID",
@@ -23,7 +24,15 @@ __all__ = [
     "EventBatch",
     "check_event",
     "check_type",
+    "fitting",
+    "size_of",
 ]
+
+DEFAULT_PAGE_BYTES = 4 << 20
+"""The limit of the size of a page of events, unless a single event is larger, in bytes."""
+
+# What an event takes in memory beside its metadata and trace, roughly, in bytes.
+_EVENT_OVERHEAD = 400
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 
@@ -196,6 +205,28 @@ def _as_int(text: str) -> int | None:
         return None
     # int() also accepts " 7", "+7", "007", "1_000" and digits of other scripts, which are different ids.
     return number if str(number) == text else None
+
+
+def size_of(events: Sequence[Event]) -> int:
+    """Return about how much memory events take, in bytes."""
+    if isinstance(events, EventBatch):
+        columns = [column for column in (events.metadata, events.traces) if column is not None]
+        return len(events) * _EVENT_OVERHEAD + sum(sum(map(len, filter(None, column))) for column in columns)
+    return sum(map(_size, events))
+
+
+def fitting(events: Sequence[Event], limit: int) -> int:
+    """Return how many of the first events take at most ``limit`` bytes, at least one if there are any."""
+    left = limit
+    for count, event in enumerate(events):
+        left -= _size(event)
+        if left < 0:
+            return max(1, count)
+    return len(events)
+
+
+def _size(event: Event) -> int:
+    return _EVENT_OVERHEAD + len(event.metadata or b"") + len(event.trace or b"")
 
 
 class EventBatch(Sequence[Event]):

@@ -14,7 +14,7 @@ from reflex_aio.attempts import Attempts, AttemptStore, check_attempt
 from reflex_aio.checks import check_instance, wrong_type
 from reflex_aio.cursor import CursorStore, is_behind, is_number
 from reflex_aio.errors import CursorAhead, CursorConflict, InvalidCursor, LeaseLost
-from reflex_aio.event import Event, check_event
+from reflex_aio.event import DEFAULT_PAGE_BYTES, Event, check_event, fitting
 from reflex_aio.lease import Lease, LeaseState, LeaseStore, check_lease, check_ttl
 from reflex_aio.stream import EventStream, StreamOptions
 
@@ -121,6 +121,7 @@ class _MemoryStream(EventStream):
             while (end := source._old_enough(lag)) <= self._position:
                 await source._next(self._position, lag)
         page = source._events[self._position : min(end, self._position + _PAGE)]
+        del page[fitting(page, DEFAULT_PAGE_BYTES) :]
         self._position += len(page)
         return page
 

@@ -146,6 +146,7 @@ def load_times(
             tails=(),
             polling=polling,
             table="events",
+            limit=1 << 20,
         )
         feeds = [tail.attach(0), tail.attach(0)]
         assert all(feeds)

@@ -317,6 +317,10 @@ async def test_a_partitioned_table_is_accepted_if_its_key_begins_with_the_id(
 
 
 UNZONED = "timestamp without time zone"
+LOCAL = (
+    'column "timestamp" has no time zone, and its default is in the time zone of the session, but it is read as UTC:'
+    " accepted is a type with time zone, or a default in UTC such as clock_timestamp() AT TIME ZONE 'UTC'"
+)
 CASE = "names are quoted, so case counts"
 GOOD = {
     "id": "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
@@ -360,6 +364,24 @@ GOOD = {
             [
                 f'column "timestamp" is date: accepted is timestamp with time zone or {UNZONED}',
             ],
+        ),
+        *(
+            ({"timestamp": f"timestamp NOT NULL DEFAULT {default}"}, [LOCAL])
+            for default in (
+                "now()",
+                "CURRENT_TIMESTAMP",
+                "localtimestamp(3)",
+                "clock_timestamp()",
+                "(now() AT TIME ZONE 'Europe/Berlin')",
+            )
+        ),
+        *(
+            ({"timestamp": f"timestamp NOT NULL DEFAULT {default}"}, [])
+            for default in (
+                "(now() AT TIME ZONE 'UTC')",
+                "timezone('utc', clock_timestamp())",
+                "(CURRENT_TIMESTAMP AT TIME ZONE 'Etc/UTC')",
+            )
         ),
         (
             {"timestamp": "timestamptz NOT NULL"},

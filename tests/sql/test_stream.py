@@ -159,11 +159,10 @@ async def test_foreign_ids_and_types_come_as_they_are_whatever_is_in_them(
 ) -> None:
     """Pages are sent packed up to one that can't be: in the first, in the second, and as the first of it."""
     texts = ["", "1", ",", "a,b", '"', "'", "\\", "\\x1f", " ", "\n", "\x01", "ü", "\U0001f600", "0" * 5000]
-    odd = [SEPARATOR, f"{SEPARATOR}a", f"a{SEPARATOR}", f"a{SEPARATOR}b", SEPARATOR * 3, None]
-    given: list[tuple[str | None, int | None]] = [("plain", 1)] * packed
+    odd = [SEPARATOR, f"{SEPARATOR}a", f"a{SEPARATOR}", f"a{SEPARATOR}b", SEPARATOR * 3]
+    given = [("plain", 1)] * packed
     given += [(text, -(2**31)) for text in odd]
     given += [(text, 2**31 - 1) for text in texts]
-    await writer.execute("ALTER TABLE events ALTER foreign_id DROP NOT NULL, ALTER type DROP NOT NULL")
     await writer.executemany("INSERT INTO events (foreign_id, type) VALUES ($1, $2)", given)
     async with table.replace(page_size=4).stream(pool, to_head=True) as stream:
         assert [(event.foreign_id, event.type) async for event in stream] == given
@@ -178,13 +177,22 @@ async def test_foreign_ids_and_types_come_as_they_are_whatever_is_in_them(
         pytest.param([(None, 1)], id="all-foreign-ids"),
     ],
 )
-async def test_what_is_null_moves_nothing_to_another_event(
+async def test_null_is_an_error_of_its_event_and_moves_nothing_to_another_event(
     pool: asyncpg.Pool, writer: asyncpg.Connection, given: list[tuple[str | None, int | None]]
 ) -> None:
     await writer.execute("ALTER TABLE events ALTER foreign_id DROP NOT NULL, ALTER type DROP NOT NULL")
     await writer.executemany("INSERT INTO events (foreign_id, type) VALUES ($1, $2)", given)
-    async with table.stream(pool, to_head=True) as stream:
-        assert [(event.foreign_id, event.type) async for event in stream] == given
+    rows = dict(enumerate(given, 1))
+    nulls = {event_id: row for event_id, row in rows.items() if None in row}
+    for event_id, row in nulls.items():
+        async with table.stream(pool, str(event_id - 1), to_head=True) as stream:
+            column = "type" if row[1] is None else "foreign_id"
+            with pytest.raises(SchemaError, match=f'events: column "{column}" of event {event_id} is NULL'):
+                await anext(stream)
+        await writer.execute("DELETE FROM events WHERE id = $1", event_id)
+    async with table.stream(pool, str(max(nulls)), to_head=True) as stream:
+        later = [(event.foreign_id, event.type) async for event in stream]
+    assert later == [row for event_id, row in rows.items() if event_id > max(nulls)]
 
 
 @pytest.mark.suite_server
@@ -249,6 +257,7 @@ async def test_an_event_without_a_timestamp_is_an_error_that_names_it(
     await insert(writer, 2)
     await writer.execute("UPDATE events SET timestamp = NULL WHERE id = 2")
     async with table.stream(pool) as stream:
+        assert (await anext(stream)).id == "1"
         with pytest.raises(SchemaError, match='events: column "timestamp" of event 2 is NULL'):
             await anext(stream)
 

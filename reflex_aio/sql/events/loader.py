@@ -23,21 +23,54 @@ import time
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
-from reflex_aio.event import Event
+from reflex_aio.errors import SchemaError
+from reflex_aio.event import INT32_MAX, INT32_MIN, TIMESTAMP_US_MAX, TIMESTAMP_US_MIN, Event
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.drivers.pinned_connection import PinnedConnection
 from reflex_aio.sql.events.settings import EventsSettings
 from reflex_aio.sql.wakeups.notifier import TimedEvent
 
-__all__ = ["GapResolver", "Loader", "Page", "Position", "ReplicaGaps", "safe_prefix"]
+__all__ = [
+    "BadRow",
+    "GapResolver",
+    "Loader",
+    "Page",
+    "PageLimits",
+    "Position",
+    "ReplicaGaps",
+    "check_rows",
+    "safe_prefix",
+]
 
+# The size of the largest value that a database returns, in bytes.
+_ANY_SIZE = 1 << 30
+# The number of events is halved this many times before a page is tried again.
+_HALVINGS = 3
+_BAD_TIMESTAMP = "is NULL or zero, or out of range: accepted is a time of the years 1 to 9999"
+_BAD_TYPE = f"is NULL or out of range: accepted is {INT32_MIN} to {INT32_MAX}"
 # How often a replica is read again while the primary's noops are awaited, in seconds.
 _REPLICA_INTERVAL = 0.1
 
 Position = int
 """The id up to which a reader has read everything; 0 is before the first."""
+
+
+class BadRow(Exception):
+    """Raised by the decoding of a page with a row that is no event.
+
+    :param error: describes it, with its id
+    :param before: the id of the row before it; 0 if it is the first of the page
+    :param decode: decodes the rows before it
+    """
+
+    def __init__(
+        self, error: SchemaError, before: Position, decode: Callable[[bool], Sequence[Event]]
+    ) -> None:
+        super().__init__(str(error))
+        self.error, self.before, self.decode = error, before, decode
 
 
 class Page:
@@ -72,11 +105,80 @@ class Page:
     def decode(self, *, batch: bool = False) -> Sequence[Event]:
         """Return the events. A decoding error is raised on every call.
 
+        If a row is no event, the page ends before it: ``position`` and ``more`` change on the first call.
+
         :param batch: on the first call, return a batch rather than event objects, if the page consists of columns
+        :raises SchemaError: if the first row is no event
         """
         if self._decode is not None:
-            self._events, self._decode = self._decode(batch), None
+            try:
+                events = self._decode(batch)
+            except BadRow as bad:
+                if not bad.before:
+                    raise bad.error from None
+                events = bad.decode(batch)
+                self.position, self.more, self.gap = bad.before, True, False
+            self.replace(events)
         return self._events
+
+    def replace(self, events: Sequence[Event]) -> None:
+        """Let the page have these events."""
+        self._events, self._decode = events, None
+
+
+class PageLimits:
+    """The number of events that a query loads: fewer where they are large, so that pages have a limited size.
+
+    A query returns no value that is larger than its share of a page. A page ends before the first event with such a
+    value, and the next query loads fewer events with larger values; a query for one event has no limit.
+
+    :param count: the number of events that a query loads if they are small
+    :param size: the size of their values, in bytes
+    :param columns: the number of columns whose values may be large
+    """
+
+    def __init__(self, count: int, size: int, columns: int) -> None:
+        self._most = count
+        self._size = size // max(1, columns)
+        self._halvings = 0
+
+    @property
+    def count(self) -> int:
+        """The number of events that a query loads."""
+        return max(1, self._most >> self._halvings)
+
+    @property
+    def value_size(self) -> int:
+        """The size of the largest value that a query returns, in bytes."""
+        return _ANY_SIZE if self.count == 1 else self._size // self.count
+
+    @property
+    def reduced(self) -> bool:
+        """True if queries load fewer events, as some were large."""
+        return self._halvings > 0
+
+    def exceeded(self, largest: int) -> None:
+        """Load fewer events.
+
+        :param largest: the size of the largest value as far as it is known, in bytes
+        """
+        self._halvings += _HALVINGS
+        while self.count > 1 and self.count * largest > self._size:
+            self._halvings += 1
+        self._halvings = min(self._halvings, self._most.bit_length() - 1)
+
+    def kept(self, largest: int) -> None:
+        """Load more events, if a full page was much smaller than the limit.
+
+        :param largest: the size of its largest value, in bytes
+        """
+        if self._halvings and (self._most >> (self._halvings - 1)) * largest <= self._size:
+            self._halvings -= 1
+
+    def refused(self) -> None:
+        """Load half as many events from now on, as the server did not return as many."""
+        self._most = max(1, self.count // 2)
+        self._halvings = 0
 
 
 class GapResolver(ABC):
@@ -150,6 +252,10 @@ class Loader(ABC):
         self._primary = primary
         self._fill_gaps = fill_gaps
         self._statements = self._pin(pool)
+        schema = settings.schema
+        self._limits = PageLimits(
+            settings.page_size, settings.page_bytes, columns=schema.metadata + schema.trace
+        )
         # When each gap that a page ended at was detected, by its position.
         self._gaps_since: dict[Position, float] = {}
 
@@ -197,6 +303,20 @@ class Loader(ABC):
         for after in [after for after in self._gaps_since if position <= after < end]:
             settings.hooks.gap_resolved(settings.name, after, now - self._gaps_since.pop(after))
 
+    async def _page(
+        self,
+        connection: Any,
+        decode: Callable[[bool], Sequence[Event]],
+        end: Position,
+        more: bool,
+        gap: bool,
+    ) -> Page:
+        """Return a page, with the events that the user's loader returns for it."""
+        page = Page(decode, end, more, gap)
+        if self._settings.loader is not None:
+            page.replace(await self._apply_page_loader(connection, page.decode()))
+        return page
+
     async def _apply_page_loader(self, connection: Any, events: Sequence[Event]) -> Sequence[Event]:
         """Return the events that the user's loader returns for ``events``.
 
@@ -237,3 +357,33 @@ def safe_prefix(ids: Sequence[int], position: Position, resolved: Position) -> t
     # Along the sequence, id minus index never decreases, and it increases at each gap.
     end = bisect_left(range(first, count), 1, key=lambda i: int(ids[i] - position - (i - first) > 1)) + first
     return end, ids[end - 1] if end > first else position
+
+
+def check_rows(
+    settings: EventsSettings,
+    ids: Sequence[Any],
+    types: Sequence[Any],
+    foreign_ids: Sequence[Any],
+    timestamps_us: Sequence[Any],
+    decode: Callable[[int, bool], Sequence[Event]],
+) -> None:
+    """Check the columns of a page, which have ``None`` for NULL and for times that are not valid.
+
+    :param decode: decodes the first rows of the page, of which it receives the number
+    :raises BadRow: for the first row that is no event
+    """
+    columns = settings.columns
+    for index, (kind, foreign_id, timestamp) in enumerate(
+        zip(types, foreign_ids, timestamps_us, strict=True)
+    ):
+        if timestamp is None or not TIMESTAMP_US_MIN <= timestamp <= TIMESTAMP_US_MAX:
+            name, problem = columns.timestamp, _BAD_TIMESTAMP
+        elif kind is None or not INT32_MIN <= kind <= INT32_MAX:
+            name, problem = columns.type, _BAD_TYPE
+        elif foreign_id is None:
+            name, problem = columns.foreign_id, "is NULL"
+        else:
+            continue
+        difference = f'column "{name}" of event {ids[index]} {problem}'
+        error = SchemaError(table=settings.name, differences=[difference])
+        raise BadRow(error, int(ids[index - 1]) if index else 0, partial(decode, index))

@@ -23,6 +23,8 @@ Inserter: TypeAlias = Callable[[Any, str, int, bytes | None, bytes | None], Awai
 
 _WAKEUPS = ("commit", "transaction", "trigger", None)
 _LARGEST_PAGE = 100_000
+# PostgreSQL sends a page as one row, which must not exceed 1 GiB.
+_MOST_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +37,7 @@ class EventsSettings:
 
     schema: EventsSchema
     page_size: int
+    page_bytes: int
     poll_period: float
     poll_floor: float
     query_timeout: float
@@ -55,6 +58,7 @@ class EventsSettings:
                 f"wakeups {self.wakeups!r} is not accepted: {', '.join(map(repr, _WAKEUPS))} are"
             )
         check_count("page_size", self.page_size, least=1, most=_LARGEST_PAGE)
+        check_count("page_bytes", self.page_bytes, least=1, most=_MOST_BYTES)
         for name in ("poll_period", "poll_floor", "query_timeout"):
             check_seconds(name, getattr(self, name))
         check_instance("notifier", self.notifier, Notifier | None, "a Notifier, or None")
@@ -80,6 +84,7 @@ class EventsSettings:
         values = (
             self.schema,
             self.page_size,
+            self.page_bytes,
             self.poll_period,
             self.poll_floor,
             self.query_timeout,

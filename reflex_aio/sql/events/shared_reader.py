@@ -77,6 +77,7 @@ class SharedReader:
             tails=self._tails,
             polling=Polling(floor=floor, ceiling=settings.poll_period),
             table=settings.name,
+            limit=settings.page_bytes,
         )
         self._tails.append(tail)
         return tail.attach(position)

@@ -99,7 +99,12 @@ class ReadAhead:
         finally:
             self._awaited = False
         # Decoded here: the next page has been requested, and after a decoding error this page is returned again.
+        before = page.position
         page.decode(batch=batch)
+        if page.position != before and self._following is not None:
+            # The page ends before a row that is no event. The following page begins with it.
+            self._following.cancel()
+            self._following = None
         self._next, self._next_after, self._following = self._following, page.position, None
         if page.more and self._next is None:
             self._next = self._start(page.position)
@@ -147,7 +152,9 @@ class _TableStream(EventStream):
         self._fed_by: TailFeed | None = None
         # Streams that delay events, or end at the head, read all pages for themselves.
         self._joins_tail = not options.to_head and not options.lag
-        self._gap = self._caught_up = False
+        # Where the last page ended at a gap.
+        self._gap: Position | None = None
+        self._caught_up = False
         # The events that are not yet as old as lag.
         self._young: deque[Event] = deque()
 
@@ -217,7 +224,7 @@ class _TableStream(EventStream):
     async def _load(self, position: Position) -> Page:
         assert self._reader is not None
         loader = self._reader.loader
-        if self._gap or (self._caught_up and self._head is not None):
+        if self._gap == position or (self._caught_up and self._head is not None):
             # The newest rows may have been deleted. Then no page of a stream that ends at the head shows the gap.
             await loader.gaps.resolve(position)
         elif self._caught_up:
@@ -226,9 +233,10 @@ class _TableStream(EventStream):
             await loader.gaps.upkeep()
         page = await loader.load(position, self._statements)
         # Set here, as the next page may be requested before this one is consumed.
-        self._gap = page.gap
+        self._gap = page.position if page.gap else None
         if not self._joins_tail:
-            self._caught_up = not (page.gap or page.more or page.decode())
+            # Decoding may end the page before its last row.
+            self._caught_up = not (page.gap or page.more or page.decode() or page.more)
             if self._head is not None and page.position >= self._head:
                 # No further page is needed.
                 page.more = False

@@ -7,6 +7,7 @@ from typing import Any, Self
 from uuid import UUID
 
 from reflex_aio.checks import check_bool, check_count
+from reflex_aio.event import DEFAULT_PAGE_BYTES
 from reflex_aio.hooks import Hooks, installed
 from reflex_aio.metadata import MetadataCodec
 from reflex_aio.sql.cursors.store import check_cursor
@@ -39,6 +40,9 @@ class EventsTable(Table[EventsSchema]):
         :meth:`insert`, such as ``JsonCodec(Order)``: see :mod:`reflex_aio.metadata`
     :param trace: whether it has a column for traces
     :param page_size: the number of events that one query loads
+    :param page_bytes: the size of the metadata and traces that it loads at most, unless a single event is larger, in
+        bytes: it loads fewer events where they are large. A stream keeps at most two pages. The recent events that
+        streams at the head share have the same limit, at 400 bytes for an event without metadata and trace
     :param poll_period: the time after which a stream polls without a wake-up, in seconds
     :param poll_floor: where wake-ups do not cover the inserts of other processes, streams poll more often while events
         arrive: after a tenth of the time since the last one, but not before this time, in seconds
@@ -68,6 +72,7 @@ class EventsTable(Table[EventsSchema]):
         metadata: bool | MetadataCodec[Any] = False,
         trace: bool = False,
         page_size: int = 1000,
+        page_bytes: int = DEFAULT_PAGE_BYTES,
         poll_period: float = 1.0,
         poll_floor: float = 0.05,
         query_timeout: float = 30.0,
@@ -93,6 +98,7 @@ class EventsTable(Table[EventsSchema]):
         self._settings = EventsSettings(
             schema=self.schema,
             page_size=page_size,
+            page_bytes=page_bytes,
             poll_period=poll_period,
             poll_floor=poll_floor,
             query_timeout=query_timeout,

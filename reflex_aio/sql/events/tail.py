@@ -16,7 +16,7 @@ from copy import copy
 from typing import NamedTuple, TypeAlias
 
 from reflex_aio.errors import StreamClosed
-from reflex_aio.event import Event
+from reflex_aio.event import Event, size_of
 from reflex_aio.sql.drivers.pinned_connection import PinnedConnection
 from reflex_aio.sql.events.loader import Loader, Position
 from reflex_aio.sql.wakeups.notifier import TimedEvent
@@ -26,9 +26,8 @@ __all__ = ["Polling", "Subscribe", "Tail", "TailFeed"]
 
 logger = logging.getLogger(__name__)
 
-# The number of events that a feed may contain before it is detached (all feeds contain the same lists), and of the
-# recent events that are kept for streams that are about to catch up.
-_KEPT = 10_000
+# What a section takes in memory without its events, roughly, in bytes.
+_SECTION_SIZE = 400
 # If events become visible later than their wake-ups, and a wake-up finds none, the table is read again after this time,
 # and then at increasing intervals, in seconds.
 _FIRST_RETRY = 0.005
@@ -66,7 +65,8 @@ class _Section(NamedTuple):
     start: Position
     end: Position
     events: Sequence[Event]
-    weight: int
+    size: int
+    """The size of the events in memory, in bytes."""
 
 
 class TailFeed:
@@ -79,8 +79,8 @@ class TailFeed:
         "_error",
         "_loop",
         "_sections",
+        "_size",
         "_tail",
-        "_weight",
         "position",
     )
 
@@ -90,7 +90,7 @@ class TailFeed:
         """The id up to which everything has been taken."""
         self._loop = asyncio.get_running_loop()
         self._sections: deque[_Section] = deque()
-        self._weight = 0
+        self._size = 0
         self._arrived: asyncio.Future[None] | None = None
         self._detached = self._cancelled = False
         self._error: Exception | None = None
@@ -103,7 +103,7 @@ class TailFeed:
         """
         while self._sections:
             section = self._sections.popleft()
-            self._weight -= section.weight
+            self._size -= section.size
             events = section.events
             if section.start < self.position:
                 # The stream was ahead of the tail when it attached.
@@ -139,11 +139,12 @@ class TailFeed:
 
     def _put(self, section: _Section) -> bool:
         """Add a section; return whether there was room, as there is unless the stream does not take its events."""
-        if self._weight >= _KEPT:
+        # A single section of any size has room: an event may be larger than the limit.
+        if self._size and self._size + section.size > self._tail.limit:
             return False
         if section.end > self.position:
             self._sections.append(section)
-            self._weight += section.weight
+            self._size += section.size
             if (arrived := self._arrived) is not None and not arrived.done():
                 arrived.set_result(None)
         return True
@@ -164,6 +165,8 @@ class Tail:
     :param subscribe: subscribes to the wake-ups of the table
     :param tails: all tails of the table, in the order of their creation, including this one once it is added
     :param polling: the interval of polls without a wake-up, by the event loop's clock
+    :param limit: the size of the events that a feed may contain before it is detached (all feeds contain the same
+        lists), and of the recent events that are kept for streams that are about to catch up, in bytes
     """
 
     def __init__(
@@ -175,6 +178,7 @@ class Tail:
         tails: "Sequence[Tail]",
         polling: Polling,
         table: str,
+        limit: int,
     ) -> None:
         self._loader = loader
         self._statements = statements
@@ -182,13 +186,14 @@ class Tail:
         self._tails = tails
         self._polling = polling
         self._table = table
+        self.limit = limit
         self._tasks = Tasks()
         self._reader: asyncio.Task[None] | None = None
         self._feeds: set[TailFeed] = set()
         self.position: Position = 0
         self._at_gap = False
         self._recent: deque[_Section] = deque()
-        self._recent_weight = 0
+        self._recent_size = 0
         self._woken = TimedEvent()
         self._retry_after = math.inf
 
@@ -202,7 +207,7 @@ class Tail:
         if self._reader is None:
             self.position, self._at_gap = position, False
             self._recent.clear()
-            self._recent_weight = 0
+            self._recent_size = 0
             self._reader = self._tasks.start(self._read(), name=f"reflex_aio: tail of {self._table}")
         elif position < self.position:
             missed = [section for section in self._recent if section.end > position]
@@ -264,11 +269,11 @@ class Tail:
             polling.active_at = now()
         start = self.position
         page = await loader.load(start, self._statements)
+        # Decode before the position moves: events that cannot be decoded must not be passed.
+        events = page.decode() if page.position > start else ()
         self._at_gap = page.gap
         if page.position > start:
-            # Decode before the position moves: events that cannot be decoded must not be passed.
-            events = page.decode()
-            section = _Section(start, page.position, events, 1 + len(events))
+            section = _Section(start, page.position, events, _SECTION_SIZE + size_of(events))
             self.position = page.position
             polling.active_at = now()
             self._deliver(section)
@@ -291,9 +296,9 @@ class Tail:
 
     def _deliver(self, section: _Section) -> None:
         self._recent.append(section)
-        self._recent_weight += section.weight
-        while self._recent_weight > _KEPT and len(self._recent) > 1:
-            self._recent_weight -= self._recent.popleft().weight
+        self._recent_size += section.size
+        while self._recent_size > self.limit:
+            self._recent_size -= self._recent.popleft().size
         for feed in tuple(self._feeds):
             if not feed._put(section):
                 self._end_feed(feed)

@@ -73,8 +73,7 @@ class PostgresRetentionDialect(RetentionDialect):
             f' AND ("{columns.type}", "{columns.foreign_id}"::text)'
             f" IS DISTINCT FROM ({NOOP_TYPE}, '{schema.noop_foreign_id}'::text)"
         )
-        # A timestamp without time zone is interpreted as UTC, as is its epoch.
-        age = f'extract(epoch FROM clock_timestamp()) - extract(epoch FROM "{columns.timestamp}")'
+        age = f"extract(epoch FROM clock_timestamp()) - {_time_sql(columns.timestamp)}"
         rows = await driver.fetch(
             connection,
             f"SELECT (SELECT count(*) FROM (SELECT {events} LIMIT $2) AS counted),"
@@ -87,12 +86,17 @@ class PostgresRetentionDialect(RetentionDialect):
         return [Backlog(row[0], max(0.0, row[1] or 0.0)) for row in rows]
 
 
+def _time_sql(column: str) -> str:
+    """Return the expression for a column's time in seconds since 1970, which is finite. NULL counts as old."""
+    # A timestamp without time zone is interpreted as UTC, as is its epoch. greatest() ignores NULL.
+    return f"extract(epoch FROM least(greatest(\"{column}\", 'epoch'), '9999-12-31'))"
+
+
 class _Batches(Batches):
     def __init__(self, driver: Driver, schema: EventsSchema, table: str) -> None:
         columns = schema.columns
         event_id = f'"{columns.id}"'
-        # A timestamp without time zone is interpreted as UTC, as is its epoch. NULL counts as old.
-        time = f"(extract(epoch FROM coalesce(\"{columns.timestamp}\", 'epoch')) * 1000000)::int8"
+        time = f"({_time_sql(columns.timestamp)} * 1000000)::int8"
         noop = (
             f'("{columns.type}", "{columns.foreign_id}"::text)'
             f" IS NOT DISTINCT FROM ({NOOP_TYPE}, '{schema.noop_foreign_id}'::text)"

@@ -9,7 +9,15 @@ from reflex_aio.errors import TableNotFound
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.schema.names import Name, TableSchema
 
-__all__ = ["Column", "ExpectedColumn", "FoundColumn", "FoundTable", "SchemaDialect", "differences"]
+__all__ = [
+    "Column",
+    "ExpectedColumn",
+    "FoundColumn",
+    "FoundTable",
+    "SchemaDialect",
+    "differences",
+    "local_time_difference",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,8 @@ class FoundColumn:
     """True if an insert may omit it, as it is an identity, generated, or has a default."""
     unique: bool
     """True if an index makes its values unique."""
+    local_time: bool = False
+    """True if its default is the time in the time zone of the inserting session, stored without the zone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +96,14 @@ def differences(found: FoundTable, expected: Sequence[ExpectedColumn], key: Sequ
     return lines
 
 
+def local_time_difference(column: str) -> str:
+    """Return the line for a column of times with :attr:`FoundColumn.local_time`."""
+    return (
+        f'column "{column}" has no time zone, and its default is in the time zone of the session, but it is read as'
+        " UTC: accepted is a type with time zone, or a default in UTC such as clock_timestamp() AT TIME ZONE 'UTC'"
+    )
+
+
 def _missing(needed: ExpectedColumn, found: FoundTable) -> list[str]:
     line = f'column "{needed.name}" is missing: expected is {_either(needed.types)}'
     for name in found.columns:
@@ -103,6 +121,8 @@ def _differing(column: FoundColumn, needed: ExpectedColumn) -> list[str]:
         lines.append(f'column "{column.name}" may be NULL: it should be NOT NULL')
     if needed.needs_default and not column.has_default:
         lines.append(f'column "{column.name}" has no default, nor is it an identity: inserts leave it out')
+    if column.local_time:
+        lines.append(local_time_difference(column.name))
     if needed.unique and not column.unique:
         lines.append(f'column "{column.name}" is neither the primary key nor has a unique index')
     return lines

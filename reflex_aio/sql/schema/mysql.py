@@ -41,6 +41,8 @@ SELECT data_type, datetime_precision FROM information_schema.columns
 WHERE table_schema = {schema} AND table_name = %s AND column_name = %s
 """
 
+_UTC = ("UTC", "GMT", "ETC/UTC", "+00:00", "-00:00")
+
 _INTEGERS = ("int", "bigint", "int unsigned", "bigint unsigned")
 _ANY_INTEGERS = ("tinyint", "smallint", "mediumint", *_INTEGERS)
 _IDS = tuple(f"{kind} auto_increment" for kind in _INTEGERS)
@@ -97,7 +99,10 @@ SELECT t.table_schema, t.table_name, t.table_type,
         WHERE table_schema = {schema} AND table_name = %s AND column_name = %s),
        (SELECT datetime_precision FROM information_schema.columns
         WHERE table_schema = {schema} AND table_name = %s AND column_name = %s),
-       VERSION() LIKE '%%MariaDB%%', @@max_allowed_packet
+       VERSION() LIKE '%%MariaDB%%', @@max_allowed_packet,
+       IF(@@GLOBAL.time_zone = 'SYSTEM', @@system_time_zone, @@GLOBAL.time_zone),
+       (SELECT character_set_name LIKE 'utf8mb%%' FROM information_schema.columns
+        WHERE table_schema = {schema} AND table_name = %s AND column_name = %s)
 FROM information_schema.tables t WHERE t.table_schema = {schema} AND t.table_name = %s
 """
 
@@ -113,6 +118,10 @@ class FoundEvents(NamedTuple):
     is_mariadb: bool
     longest_statement: int
     """The server's ``max_allowed_packet``, in bytes."""
+    time_zone: str
+    """The time zone of sessions that do not set one."""
+    utf8: bool
+    """True if foreign ids are texts that are stored in UTF-8."""
 
     @classmethod
     async def of(cls, driver: Driver, connection: Any, schema: EventsSchema) -> Self:
@@ -123,11 +132,12 @@ class FoundEvents(NamedTuple):
         :raises SchemaError: if its timestamp column is missing or has another type
         """
         name, column = schema.table, schema.columns.timestamp
-        arguments = (name.table, column, name.table, column, name.table)
+        foreign_id = schema.columns.foreign_id
+        arguments = (name.table, column, name.table, column, name.table, foreign_id, name.table)
         rows = await driver.fetch(connection, _FIND.format(schema=schema_sql(name)), *arguments)
         if not rows:
             raise TableNotFound(table=str(name))
-        database, table, kind, timestamp, precision, is_mariadb, longest = rows[0]
+        database, table, kind, timestamp, precision, is_mariadb, longest, zone, utf8 = rows[0]
         if kind not in ("BASE TABLE", "SYSTEM VERSIONED"):
             raise TableRefused(
                 table=str(name),
@@ -137,7 +147,21 @@ class FoundEvents(NamedTuple):
         if timestamp not in _TIMES:
             difference = f"is {timestamp or 'missing'}: accepted is {' or '.join(_TIMES)}"
             raise SchemaError(table=str(name), differences=[f'column "{column}" {difference}'])
-        return cls(database, table, timestamp, now_sql(timestamp, precision), bool(is_mariadb), longest)
+        return cls(
+            database,
+            table,
+            timestamp,
+            now_sql(timestamp, precision),
+            bool(is_mariadb),
+            longest,
+            zone,
+            bool(utf8),
+        )
+
+    @property
+    def local_time(self) -> bool:
+        """True if NOW() is not UTC in such a session, but is read as UTC."""
+        return self.timestamp_type == "datetime" and self.time_zone.upper() not in _UTC
 
     @property
     def name(self) -> str:

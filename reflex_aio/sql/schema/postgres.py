@@ -20,19 +20,28 @@ __all__ = ["FoundEvents", "PostgresSchemaDialect"]
 
 _KINDS = {"r": "table", "p": "table", "v": "view", "m": "materialized view", "f": "foreign table"}
 
+# Whether the column a, of type t and with the default d, has the local time of the session as its default.
+_LOCAL_TIME = r"""coalesce(
+    coalesce(nullif(t.typbasetype, 0), t.oid) = 'timestamp'::regtype
+    AND pg_get_expr(d.adbin, d.adrelid) ~* '(now|_timestamp|timeofday)\(|current_timestamp|localtimestamp|''now'''
+    AND pg_get_expr(d.adbin, d.adrelid) !~* '(at time zone |timezone\()''(utc|gmt|z|zulu|universal|etc/utc)''',
+    false)"""
+
 # The unique index of a partitioned table cannot be on the id alone unless it is partitioned by the id, so one that
 # begins with the id is accepted. A domain is replaced by its base type.
-_COLUMNS = """
+_COLUMNS = f"""
 SELECT c.relkind::text, a.attname::text, format_type(coalesce(nullif(t.typbasetype, 0), t.oid), NULL),
        NOT (a.attnotnull OR t.typnotnull),
        a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL,
        EXISTS (SELECT FROM pg_index i
                WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate
                  AND i.indpred IS NULL AND i.indkey[0] = a.attnum
-                 AND (i.indnkeyatts = 1 OR c.relkind = 'p'))
+                 AND (i.indnkeyatts = 1 OR c.relkind = 'p')),
+       {_LOCAL_TIME}
 FROM pg_class c
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN pg_type t ON t.oid = a.atttypid
+LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE c.oid = to_regclass($1)
 ORDER BY a.attnum
 """
@@ -46,13 +55,17 @@ WHERE i.indrelid = to_regclass($1) AND i.indisunique AND i.indisvalid AND i.indi
 GROUP BY i.indexrelid
 """
 
-# $1: the table's name as written, $2: its timestamp column.
-_FIND = """
+# $1: the table's name as written, $2: its timestamp column, $3: the column of event types.
+_FIND = f"""
 SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), n.nspname || '.' || c.relname, c.relkind::text,
-       pg_is_in_recovery(), format_type(a.atttypid, NULL)
+       pg_is_in_recovery(), format_type(a.atttypid, NULL), {_LOCAL_TIME},
+       (SELECT format_type(k.atttypid, NULL) FROM pg_attribute k
+        WHERE k.attrelid = c.oid AND k.attname = $3 AND NOT k.attisdropped)
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = $2 AND NOT a.attisdropped
+LEFT JOIN pg_type t ON t.oid = a.atttypid
+LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE c.oid = to_regclass($1)
 """
 
@@ -91,6 +104,10 @@ class FoundEvents(NamedTuple):
     """True if the server is a standby."""
     timestamp_type: str | None
     """``None`` if there is no timestamp column."""
+    local_time: bool
+    """True if the default of the timestamp column is the session's local time."""
+    event_type: str | None
+    """The type of the column of event types. ``None`` if there is none."""
 
     @property
     def partitioned(self) -> bool:
@@ -105,7 +122,10 @@ class FoundEvents(NamedTuple):
         :raises TableRefused: if it is a view
         """
         name = str(schema.table)
-        rows = await driver.fetch(connection, _FIND, schema.table.quoted('"'), schema.columns.timestamp)
+        columns = schema.columns
+        rows = await driver.fetch(
+            connection, _FIND, schema.table.quoted('"'), columns.timestamp, columns.type
+        )
         if not rows:
             raise TableNotFound(table=name)
         found = cls(*rows[0])

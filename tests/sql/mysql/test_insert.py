@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 
 from reflex_aio import DatabaseError, Event, SchemaError
 from reflex_aio.sql import EventColumns, EventsTable
+from reflex_aio.sql.events.loader import Page
 from reflex_aio.sql.events.mysql.queries import Queries, decode_rows
+from reflex_aio.sql.schema import mysql as mysql_schema
 from tests.fix_backends import MYSQL, MysqlBackend
 from tests.fix_mariadb import MysqlDatabase, make_mariadb
 
@@ -33,7 +36,9 @@ async def read(
     settings = table._settings
     queries = Queries(settings, settings.schema.table.quoted("`"), timestamp_type)
     connection = await mysql.connect(**arguments)
-    return list(decode_rows(await mysql.driver.fetch(connection, queries.page, 0, 1_000_000), settings))
+    rows = await mysql.driver.fetch(connection, queries.page(1 << 30), 0, 1_000_000)
+    ids = [row[0] for row in rows]
+    return list(Page(partial(decode_rows, rows, ids, settings, len(rows)), 0, False, False).decode())
 
 
 async def clock(mysql: MysqlBackend) -> int:
@@ -330,3 +335,26 @@ async def test_wake_ups_by_notify_are_refused(mysql: MysqlBackend, wakeups: Any)
     with pytest.raises(ValueError, match=f"wakeups='{wakeups}' of user_events is not accepted"):
         await users.replace(wakeups=wakeups).insert(connection, 1, 1)
     assert await read(mysql, users) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "zone"), [("datetime", "+02:00"), ("datetime", "+00:00"), ("timestamp", "+02:00")]
+)
+async def test_local_times_of_other_writers_are_warned_of(
+    mysql: MysqlBackend,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    zone: str,
+) -> None:
+    # Set for the server, the zone would be that of all tests.
+    monkeypatch.setattr(mysql_schema, "_FIND", mysql_schema._FIND.replace("@@GLOBAL.time_zone", f"'{zone}'"))
+    connection = await mysql.connect()
+    await users.create(connection)
+    await mysql.fetch(connection, f"ALTER TABLE user_events MODIFY timestamp {kind}(6) NOT NULL")
+    async with mysql.pool() as pool:
+        for _ in range(2):
+            async with users.stream(pool, to_head=True) as stream:
+                assert await stream.read_page() == []
+    warned = [record.message for record in caplog.records if zone in record.message]
+    assert bool(warned) == (kind == "datetime" and zone != "+00:00")

@@ -3,11 +3,12 @@
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from reflex_aio.errors import TableRefused
-from reflex_aio.sql.drivers.base import Driver
+from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.drivers.pinned_connection import PinnedConnection
 from reflex_aio.sql.events.loader import Loader, Page, Position, ReplicaGaps, safe_prefix
 from reflex_aio.sql.events.mysql.gap_fill import replicates_from
@@ -38,6 +39,8 @@ class MysqlLoader(Loader):
         super().__init__(settings, driver, pool, primary=primary, fill_gaps=fill_gaps)
         self._gaps: Gaps | None = None
         self._queries: Queries
+        # The query for a page, by the size at which values are cut off.
+        self._page_sql: dict[int, str] = {}
 
     @property
     def obsolete(self) -> bool:
@@ -46,10 +49,18 @@ class MysqlLoader(Loader):
     async def open(self) -> None:
         settings = self._settings
         found, source = await self._statements.use(self._find)
-        self._queries = Queries(settings, found.name, found.timestamp_type)
+        self._queries = Queries(settings, found.name, found.timestamp_type, utf8=found.utf8)
         self.topic, self.lags = found.topic, source is not None
+        if found.local_time:
+            logger.warning(
+                '%s: the times in column "%s", a datetime, are read as UTC, but the time zone of the server is %s:'
+                " writers that insert NOW() must set the time zone of their sessions to UTC (insert() need not)",
+                settings.name,
+                settings.columns.timestamp,
+                found.time_zone,
+            )
         # Without rows: a missing column is reported now rather than by the first read.
-        await self._statements.fetch(self._queries.page, 0, 0)
+        await self._statements.fetch(self._queries.page(0), 0, 0)
         if source is not None and self._primary is None:
             if self._fill_gaps:
                 raise TableRefused(
@@ -118,20 +129,35 @@ class MysqlLoader(Loader):
 
     async def _read(self, connection: Any, position: Position) -> Page:
         settings, gaps, began = self._settings, self._gaps, time.perf_counter()
-        rows = await self._driver.fetch(connection, self._queries.page, position, settings.page_size)
+        rows, ids, full = await self._fetch(connection, position)
         settings.hooks.page_loaded(settings.name, len(rows), time.perf_counter() - began)
-        if gaps is not None and rows:
-            gaps.saw(rows[-1][0])
-        ids = [row[0] for row in rows]
+        if gaps is not None and ids:
+            gaps.saw(ids[-1])
         count, end = safe_prefix(ids, position, gaps.floor - 1 if gaps is not None else 0)
         gap = count < len(rows)
         if gap:
             self._report_gap(end, ids[count])
-        more = len(rows) == settings.page_size and not gap
-        safe = rows[:count] if gap else rows
-        if settings.loader is None:
-            return Page(partial(decode_rows, safe, settings), end, more, gap)
-        return Page(await self._apply_page_loader(connection, decode_rows(safe, settings)), end, more, gap)
+        decode = partial(decode_rows, rows, ids, settings, count)
+        return await self._page(connection, decode, end, full and not gap, gap)
+
+    async def _fetch(self, connection: Any, position: Position) -> tuple[Sequence[Row], list[int], bool]:
+        """Return rows, their ids, and whether there may be further rows."""
+        limits = self._limits
+        while True:
+            count, limit = limits.count, limits.value_size
+            if (sql := self._page_sql.get(limit)) is None:
+                sql = self._page_sql[limit] = self._queries.page(limit)
+            rows = await self._driver.fetch(connection, sql, position, count)
+            ids = [row[0] for row in rows]
+            if 0 not in ids:
+                full = len(rows) == count
+                if full and limits.reduced:
+                    limits.kept(max(len(value or b"") for row in rows for value in row[4:]))
+                return rows, ids, full
+            limits.exceeded(limit + 1)
+            if first := ids.index(0):
+                # Values that were cut off, and the events after them, are loaded by further queries.
+                return rows[:first], ids[:first], True
 
     async def aclose(self) -> None:
         if self._gaps is None:

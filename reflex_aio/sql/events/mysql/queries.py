@@ -6,12 +6,13 @@ callers; values are always arguments.
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
-from reflex_aio.errors import SchemaError
-from reflex_aio.event import NOOP_TYPE, Event, EventBatch
+from reflex_aio.event import INT32_MAX, INT32_MIN, NOOP_TYPE, TIMESTAMP_US_MIN, Event, EventBatch
 from reflex_aio.sql.drivers.base import Driver, Row
+from reflex_aio.sql.events.loader import check_rows
 from reflex_aio.sql.events.settings import EventsSettings
 from reflex_aio.sql.schema.mysql import microseconds_sql
 
@@ -41,29 +42,41 @@ class Queries:
 
     :param table: its name with the database, quoted
     :param timestamp_type: the type of its timestamp column, see :func:`~reflex_aio.sql.schema.mysql.microseconds_sql`
+    :param utf8: whether foreign ids are texts that are stored in UTF-8
     """
 
-    def __init__(self, settings: EventsSettings, table: str, timestamp_type: str) -> None:
+    def __init__(
+        self, settings: EventsSettings, table: str, timestamp_type: str, *, utf8: bool = False
+    ) -> None:
         columns, event_id = settings.columns, _id(settings)
         microseconds = microseconds_sql(timestamp_type, f"`{columns.timestamp}`")
         # As bytes, as the session's character set may lack some of its characters.
-        foreign_id = f"CAST(CONVERT(`{columns.foreign_id}` USING utf8mb4) AS BINARY)"
-        parts = [event_id, f"`{columns.type}`", foreign_id, microseconds]
-        if settings.schema.metadata or settings.schema.trace:
-            parts.append(f"`{columns.metadata}`" if settings.schema.metadata else "NULL")
-        if settings.schema.trace:
-            parts.append(f"`{columns.trace}`")
-        self.page = (
-            f"SELECT {', '.join(parts)} FROM {table} AS event WHERE {event_id} > %s"
-            f" ORDER BY event.{event_id} LIMIT %s"
-        )
-        """The rows after an id, up to a limit."""
+        foreign_id = f"`{columns.foreign_id}`" if utf8 else f"CONVERT(`{columns.foreign_id}` USING utf8mb4)"
+        foreign_id = f"CAST({foreign_id} AS BINARY)"
+        self._names = [f"`{columns.metadata}`"] * settings.schema.metadata
+        self._names += [f"`{columns.trace}`"] * settings.schema.trace
+        self._id = event_id
+        self._parts = [f"`{columns.type}`", foreign_id, microseconds]
+        self._rows = f" FROM {table} AS event WHERE {event_id} > %s ORDER BY event.{event_id} LIMIT %s"
         self.head = head_sql(settings, table)
         self.head_by_age = (
             f"SELECT {event_id} FROM {table} AS event WHERE {microseconds} <= %s"
             f" ORDER BY event.{event_id} DESC LIMIT 1"
         )
         """The greatest id of an event from before a time, in microseconds since 1970."""
+
+    def page(self, limit: int) -> str:
+        """Return the query for the rows after an id, up to a number of rows.
+
+        :param limit: the size at which metadata and traces are cut off, in bytes. The id of a row with a larger value
+            is 0
+        """
+        event_id, names = self._id, self._names
+        if names:
+            larger = " OR ".join(f"LENGTH({name}) > {limit}" for name in names)
+            event_id = f"IF({larger}, 0, {event_id})"
+        values = [f"LEFT({name}, {limit})" for name in names]
+        return f"SELECT {', '.join([event_id, *self._parts, *values])}{self._rows}"
 
 
 class GapQueries:
@@ -106,36 +119,50 @@ async def dirty_read(driver: Driver, connection: Any, sql: str, *args: Any) -> S
     return await driver.fetch(connection, sql, *args)
 
 
-def decode_rows(rows: Sequence[Row], settings: EventsSettings, batch: bool = False) -> Sequence[Event]:
-    """Return the events of a page's rows, without noops unless the table includes them.
+def decode_rows(
+    rows: Sequence[Row], ids: list[int], settings: EventsSettings, count: int, batch: bool = False
+) -> Sequence[Event]:
+    """Return the events of the first ``count`` of a page's rows, without noops unless the table includes them.
 
+    :param ids: the ids of the rows
     :param batch: return a batch rather than event objects
-    :raises SchemaError: if an event has no timestamp
+    :raises BadRow: if one of them is no event
     """
+    if count < len(rows):
+        rows, ids = rows[:count], ids[:count]
     began, schema = time.perf_counter(), settings.schema
     events: Sequence[Event] = ()
     if rows:
         # Not zip(*rows): it creates an iterator for each row, so many for a page that the garbage collector runs.
-        ids, types, foreign_ids, timestamps, *rest = (
-            list(map(itemgetter(i), rows)) for i in range(len(rows[0]))
+        types, foreign_ids, timestamps, *rest = (
+            list(map(itemgetter(i), rows)) for i in range(1, len(rows[0]))
         )
-        if None in timestamps:
-            event_id = ids[timestamps.index(None)]
-            problem = f'column "{schema.columns.timestamp}" of event {event_id} is NULL or zero'
-            raise SchemaError(table=settings.name, differences=[problem])
+        try:
+            # Each raises TypeError for NULL. A time beyond the year 9999 can't be stored.
+            texts = list(map(bytes.decode, foreign_ids))
+            usual = min(timestamps) >= TIMESTAMP_US_MIN and _are_types(set(types))
+        except TypeError:
+            usual = False
+        if not usual:
+            decode = partial(decode_rows, rows, ids, settings)
+            check_rows(settings, ids, types, foreign_ids, timestamps, decode)
         columns = EventBatch(
             list(map(str, ids)),
             types,
-            list(map(bytes.decode, foreign_ids)),
+            texts,
             timestamps,
             rest[0] if schema.metadata else None,
-            rest[1] if schema.trace else None,
+            rest[-1] if schema.trace else None,
         )
         if not settings.include_noops:
             columns = columns.without_noops()
         events = columns if batch else list(columns)
     settings.hooks.page_decoded(settings.name, len(events), time.perf_counter() - began)
     return events
+
+
+def _are_types(types: set[int]) -> bool:
+    return min(types) >= INT32_MIN and max(types) <= INT32_MAX
 
 
 def _id(settings: EventsSettings) -> str:

@@ -14,6 +14,7 @@ from reflex_aio.sql.events.postgres.gap_fill import GapFiller
 from reflex_aio.sql.events.postgres.gaps import SCAN_INTERVAL, Gaps, Resolved
 from reflex_aio.sql.events.postgres.queries import TIMESTAMP_TYPES, PageColumns, Queries
 from reflex_aio.sql.events.settings import EventsSettings
+from reflex_aio.sql.schema.dialect import local_time_difference
 from reflex_aio.sql.schema.postgres import FoundEvents
 from reflex_aio.tasks import shielded
 
@@ -45,9 +46,10 @@ class PostgresLoader(Loader):
         self._filler: GapFiller | None = None
         self._queries: Queries
         self._name = settings.name
-        self._page_size = settings.page_size
         self._packed = True
-        self._page_sql = self._checked_page_sql = ""
+        self._wide = False
+        # The query for a page, by the limits, whether it is packed, and whether it is checked.
+        self._page_sql: dict[tuple[int, int, bool, bool], str] = {}
         self._strangers = 0
         self._promoted = False
 
@@ -62,12 +64,19 @@ class PostgresLoader(Loader):
         if timestamp_type not in TIMESTAMP_TYPES:
             difference = f"is {timestamp_type or 'missing'}: accepted is {TIMESTAMP_TYPES[0]}"
             raise SchemaError(table=settings.name, differences=[f'column "{columns.timestamp}" {difference}'])
+        if found.local_time:
+            raise SchemaError(table=settings.name, differences=[local_time_difference(columns.timestamp)])
         self._name, self.topic, standby = found.name, found.topic, found.in_recovery
         self.lags = standby
+        self._wide = found.event_type == "bigint"
         self._queries = Queries(
-            settings, self._name, timestamp_type, one_server=not standby, partitioned=found.partitioned
+            settings,
+            self._name,
+            timestamp_type,
+            one_server=not standby,
+            partitioned=found.partitioned,
+            wide_types=self._wide,
         )
-        self._prepare_pages()
         # Without rows: a missing column is reported now rather than by the first read.
         await self._statements.fetch(self._queries.page(0), 0)
         if standby and self._primary is None:
@@ -186,51 +195,52 @@ class PostgresLoader(Loader):
         gap = count < len(ids)
         if gap:
             self._report_gap(end, ids[count])
-        if not columns.complete:
-            await self._refuse_untimed(connection, position)
-        more = columns.full and not gap
-        if settings.loader is None:
-            return Page(partial(columns.decode, count), end, more, gap)
-        return Page(await self._apply_page_loader(connection, columns.decode(count)), end, more, gap)
+        return await self._page(
+            connection, partial(columns.decode, count), end, columns.full and not gap, gap
+        )
 
     async def _fetch(self, connection: Any, position: Position, *, checked: bool) -> PageColumns:
-        settings, began = self._settings, time.perf_counter()
+        settings, limits, began = self._settings, self._limits, time.perf_counter()
+        arguments: tuple[Any, ...] = (position,)
+        if checked:
+            assert self._gaps is not None
+            arguments = position, self._name, self._gaps.sequence
         while True:
-            size, packed = self._page_size, self._packed
+            size, limit, packed = limits.count, limits.value_size, self._packed
+            key = size, limit, packed, checked
+            if (sql := self._page_sql.get(key)) is None:
+                sql = self._page_sql[key] = self._queries.page(size, limit, packed=packed, checked=checked)
             try:
-                if checked:
-                    assert self._gaps is not None
-                    [row] = await self._driver.fetch(
-                        connection, self._checked_page_sql, position, self._name, self._gaps.sequence
-                    )
-                else:
-                    [row] = await self._driver.fetch(connection, self._page_sql, position)
+                [row] = await self._driver.fetch(connection, sql, *arguments)
             except Exception as exc:
-                if getattr(exc, "sqlstate", None) not in _TOO_LARGE or size == 1:
+                if getattr(exc, "sqlstate", None) not in _TOO_LARGE:
                     raise
+                if size == 1:
+                    raise await self._too_large(connection, position, exc) from exc
                 logger.warning("%s: a page of %d events is too large: %s", settings.name, size, exc)
-                self._page_size = size // 2
-                self._prepare_pages()
+                limits.refused()
                 continue
-            columns = PageColumns(row, position, size, settings, packed=packed)
-            if not columns.torn:
-                break
-            # A table with such foreign ids or types has more of them.
-            self._packed = False
-            self._prepare_pages()
+            columns = PageColumns(row, position, size, limit, settings, packed=packed, wide=self._wide)
+            if columns.torn:
+                # A table with such foreign ids or types has more of them.
+                self._packed = False
+                continue
+            if columns.largest > limit:
+                limits.exceeded(columns.largest)
+                if not columns.ids:
+                    continue
+            elif columns.full:
+                limits.kept(columns.largest)
+            break
         settings.hooks.page_loaded(settings.name, len(columns.ids), time.perf_counter() - began)
         return columns
 
-    def _prepare_pages(self) -> None:
-        size, packed = self._page_size, self._packed
-        self._page_sql = self._queries.page(size, packed=packed)
-        self._checked_page_sql = self._queries.page(size, packed=packed, checked=True)
-
-    async def _refuse_untimed(self, connection: Any, position: Position) -> NoReturn:
-        found = await self._driver.fetch(connection, self._queries.untimed, position)
-        event = f"event {found[0][0]}" if found else f"an event after {position}"
-        problem = f'column "{self._settings.columns.timestamp}" of {event} is NULL'
-        raise SchemaError(table=self._settings.name, differences=[problem])
+    async def _too_large(self, connection: Any, position: Position, exc: Exception) -> DatabaseError:
+        [[event_id]] = await self._driver.fetch(connection, self._queries.next, position)
+        return DatabaseError(
+            f"{self._settings.name}: the server does not return event {event_id}, which is too large: {exc}",
+            sqlstate=getattr(exc, "sqlstate", None),
+        )
 
     async def _has_replayed(self, connection: Any, wal: int) -> bool:
         in_recovery, replayed = (await self._driver.fetch(connection, _REPLAYED, wal))[0]

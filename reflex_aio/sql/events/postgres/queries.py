@@ -10,6 +10,7 @@ from typing import Any
 
 from reflex_aio.event import NOOP_TYPE, Event, EventBatch
 from reflex_aio.sql.drivers.base import Row
+from reflex_aio.sql.events.loader import check_rows
 from reflex_aio.sql.events.postgres.catalog import identity_sql
 from reflex_aio.sql.events.settings import EventsSettings
 
@@ -94,6 +95,7 @@ class Queries:
     :param timestamp_type: the type of its timestamp column, one of ``TIMESTAMP_TYPES``
     :param one_server: whether rows and locks must come from the same server, in the same run
     :param partitioned: whether the table has partitions
+    :param wide_types: whether the column of event types is a bigint
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Queries:
         *,
         one_server: bool,
         partitioned: bool,
+        wide_types: bool = False,
     ) -> None:
         columns, event_id = settings.columns, _id(settings)
         timestamp, kind, foreign_id = (
@@ -122,26 +125,21 @@ class Queries:
         )
         before = [
             f"string_agg({event_id}::text, ',')",
-            f"string_agg({_SEND[timestamp_type]}({timestamp}), ''::bytea)",
+            # An aggregate of bytes would skip NULL.
+            f"string_agg({_SEND[timestamp_type]}(coalesce({timestamp}, '-infinity')), ''::bytea)",
         ]
         separator = f"chr({ord(SEPARATOR)})"
         packed = [
-            f"string_agg(int8send({kind}::int8), ''::bytea)",
+            f"string_agg({'int8send' if wide_types else 'int4send'}({kind}), ''::bytea)",
             # NULL becomes a superfluous separator, which is detected.
             f"string_agg(coalesce({foreign_id}::text, {separator}), {separator})",
         ]
         arrays = [f"array_agg({kind}::int8)", f"array_agg({foreign_id}::text)"]
-        after = [f"array_agg({name})" for name in rest]
-        self._columns = {
-            True: ", ".join([*before, *packed, *after]),
-            False: ", ".join([*before, *arrays, *after]),
-        }
+        self._columns = {True: [*before, *packed], False: [*before, *arrays]}
+        self._values = rest
         self._identity = identity_sql("$2::text", "$3::int8::oid", server=one_server)
-        self.untimed = (
-            f"SELECT {event_id} FROM {table} AS event WHERE {event_id} > $1 AND {timestamp} IS NULL"
-            f" ORDER BY event.{event_id} LIMIT 1"
-        )
-        """The id of the first event after $1 without a timestamp."""
+        self.next = f"SELECT min({event_id}) FROM {table} WHERE {event_id} > $1"
+        """The first id after $1."""
         self.head = head_sql(settings, table)
         self.head_by_age = (
             f"SELECT {event_id} FROM {table} AS event WHERE {timestamp} <= to_timestamp($1::float8)"
@@ -160,21 +158,27 @@ class Queries:
         )
         """The least id, and the least id that is not a noop's, if it is among the first $1."""
 
-    def page(self, size: int, *, packed: bool = True, checked: bool = False) -> str:
+    def page(self, size: int, limit: int = 1000, *, packed: bool = True, checked: bool = False) -> str:
         """Return the query for the first ``size`` events after $1, which :class:`PageColumns` decodes.
 
         It returns one row of columns, NULL if there are no events: the ids as one text, separated by commas; the
-        timestamps as bytes, 8 each; types and foreign ids; metadata and traces as arrays, if the table has them.
+        timestamps as bytes, 8 each; types and foreign ids; metadata and traces as arrays, if the table has them, and
+        the size of the largest of their values.
 
-        :param packed: send the types as bytes too, 8 each, and the foreign ids as one text, separated by
+        :param limit: the size at which metadata and traces are cut off, in bytes. A larger value has one byte more
+        :param packed: send the types as bytes too, and the foreign ids as one text, separated by
             :data:`SEPARATOR`. Arrays take client and server longer, but support NULL, and foreign ids that contain the
             separator
         :param checked: add the identity of the table ($2) and its sequence ($3) as the last column
         """
-        columns = self._columns[packed]
+        columns = [*self._columns[packed]]
+        if self._values:
+            # With one byte more than accepted, by which a larger value is recognized.
+            columns += [f"array_agg(substring({name} FROM 1 FOR {limit + 1}))" for name in self._values]
+            columns.append(f"greatest({', '.join(f'max(octet_length({name}))' for name in self._values)})")
         if checked:
-            columns = f"{columns}, {self._identity}"
-        return f"SELECT {columns} FROM ({self._rows} LIMIT {size}) AS page"
+            columns.append(self._identity)
+        return f"SELECT {', '.join(columns)} FROM ({self._rows} LIMIT {size}) AS page"
 
 
 class PageColumns:
@@ -183,17 +187,29 @@ class PageColumns:
     :param row: the row of the result
     :param position: the position of the query
     :param size: the limit of the query
+    :param limit: the size at which its values are cut off, in bytes
     :param packed: whether the query has packed types and foreign ids
+    :param wide: whether packed types have 8 bytes instead of 4
     """
 
-    __slots__ = ("_ids", "_packed", "_row", "_settings", "_timestamps", "complete", "full", "ids", "torn")
+    __slots__ = ("_count", "_ids", "_packed", "_row", "_settings", "_wide", "full", "ids", "largest", "torn")
 
-    def __init__(self, row: Row, position: int, size: int, settings: EventsSettings, *, packed: bool) -> None:
+    def __init__(
+        self,
+        row: Row,
+        position: int,
+        size: int,
+        limit: int,
+        settings: EventsSettings,
+        *,
+        packed: bool,
+        wide: bool = False,
+    ) -> None:
         self._settings = settings
         self._row = row
         self._packed = packed
+        self._wide = wide
         self._ids: str = row[0] or ""
-        self._timestamps: bytes = row[1] or b""
         self.ids: Sequence[int] = ()
         if self._ids:
             count, last = self._ids.count(",") + 1, int(self._ids[self._ids.rfind(",") + 1 :])
@@ -202,17 +218,27 @@ class PageColumns:
                 self.ids = range(position + 1, last + 1)
             else:
                 self.ids = list(map(int, self._ids.split(",")))
-        count = len(self.ids)
+        self._count = count = len(self.ids)
         self.full: bool = count == size
         """True if there may be further events."""
-        self.complete: bool = len(self._timestamps) == _SIZE * count
-        """True if every event has a timestamp: an aggregate of bytes skips NULL."""
+        values = settings.schema.metadata + settings.schema.trace
+        self.largest: int = (row[4 + values] or 0) if values else 0
+        """The size of the largest metadata or trace, in bytes."""
+        if self.largest > limit:
+            # Values that were cut off, and the events after them, are loaded by further queries.
+            self.ids, self.full = self.ids[: _first_larger(row[4 : 4 + values], limit)], True
         self.torn: bool = False
         """True if types and foreign ids cannot be assigned to the events, so that the page must be read as arrays."""
         if packed and count:
             types, foreign_ids = row[2], row[3]
             # If all types are NULL, so are the bytes.
-            self.torn = len(types or b"") != _SIZE * count or foreign_ids.count(SEPARATOR) != count - 1
+            size = _SIZE if wide else _SIZE // 2
+            self.torn = len(types or b"") != size * count or foreign_ids.count(SEPARATOR) != count - 1
+
+    def _is_usual(self) -> bool:
+        """Return whether all times are from 2000 to 2283, and types are packed, and not wide."""
+        # A tenth of the time that comparing the numbers takes. The first byte of each is the most significant one.
+        return self._packed and not self._wide and self._row[1][::_SIZE].count(0) == self._count
 
     @property
     def identity(self) -> Any:
@@ -229,22 +255,32 @@ class PageColumns:
             settings.hooks.page_decoded(settings.name, 0, time.perf_counter() - began)
             return ()
         schema, packed = settings.schema, self._packed
-        numbers = struct.Struct(f"!{len(self.ids)}q")
+        numbers = struct.Struct(f"!{self._count}q")
         columns = EventBatch(
             self._ids.split(","),
-            numbers.unpack(row[2]) if packed else row[2],
+            struct.unpack(f"!{self._count}{'q' if self._wide else 'i'}", row[2]) if packed else row[2],
             row[3].split(SEPARATOR) if packed else row[3],
-            [timestamp + _EPOCH_2000_US for timestamp in numbers.unpack(self._timestamps)],
+            [timestamp + _EPOCH_2000_US for timestamp in numbers.unpack(row[1])],
             row[4] if schema.metadata else None,
             row[4 + schema.metadata] if schema.trace else None,
         )
-        if count < len(self.ids):
+        if count < self._count:
             columns = columns[:count]
+        if not self._is_usual():
+            check_rows(
+                settings, columns.ids, columns.types, columns.foreign_ids, columns.timestamps_us, self.decode
+            )
         if not settings.include_noops:
             columns = columns.without_noops()
         events = columns if batch else list(columns)
         settings.hooks.page_decoded(settings.name, len(events), time.perf_counter() - began)
         return events
+
+
+def _first_larger(columns: Sequence[Sequence[bytes | None]], limit: int) -> int:
+    """Return the least index of a value of more than ``limit`` bytes."""
+    rows = enumerate(zip(*columns, strict=True))
+    return next(index for index, row in rows if any(len(value or b"") > limit for value in row))
 
 
 def _types(settings: EventsSettings) -> list[str]:
