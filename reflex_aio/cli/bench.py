@@ -11,8 +11,7 @@ from typing import Annotated
 import typer
 
 from reflex_aio.cli.command import CommandError, command
-from reflex_aio.cli.database import Database, open_database
-from reflex_aio.cli.options import AsJson, DatabaseOptions, Yes
+from reflex_aio.cli.options import AsJson, Database, DatabaseOptions, Yes, open_database
 from reflex_aio.cli.output import confirm, print_json, print_note, print_table, show_steps
 from reflex_aio.sql import EventsTable
 from reflex_aio.tasks import shielded

@@ -9,15 +9,17 @@ from typing import Annotated
 import typer
 
 from reflex_aio.cli.command import Exit, command
-from reflex_aio.cli.database import Database, open_databases, read_leases
 from reflex_aio.cli.options import (
     AsJson,
     CursorsDatabaseOptions,
     CursorsOptions,
+    Database,
     DatabaseOptions,
     EventsOptions,
     LeasesOptions,
     Only,
+    open_databases,
+    read_leases,
 )
 from reflex_aio.cli.output import format_duration, print_json, print_note, print_table
 from reflex_aio.cursor import is_behind

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from reflex_aio.cli.command import CommandError, Exit, command
-from reflex_aio.cli.database import open_database, open_databases
 from reflex_aio.cli.options import (
     AsJson,
     CursorsDatabaseOptions,
@@ -14,6 +13,8 @@ from reflex_aio.cli.options import (
     ErrorsOptions,
     EventsOptions,
     load_object,
+    open_database,
+    open_databases,
 )
 from reflex_aio.cli.output import format_time, print_json, print_lines, print_note, print_table
 from reflex_aio.consumer import Consumer

@@ -8,17 +8,19 @@ from typing import Annotated
 import typer
 
 from reflex_aio.cli.command import CommandError, Exit, command
-from reflex_aio.cli.database import Database, open_databases, read_leases
 from reflex_aio.cli.options import (
     AsJson,
     CursorsDatabaseOptions,
     CursorsOptions,
+    Database,
     DatabaseOptions,
     DryRun,
     EventsOptions,
     LeasesOptions,
     Yes,
+    open_databases,
     parse_time_ago,
+    read_leases,
 )
 from reflex_aio.cli.output import confirm, format_count, format_event, print_json, print_line, print_note
 from reflex_aio.cursor import is_behind

@@ -9,15 +9,16 @@ from typing import Annotated
 import typer
 
 from reflex_aio.cli.command import CommandError, Exit, command
-from reflex_aio.cli.database import Database, open_databases
 from reflex_aio.cli.options import (
     AsJson,
     CursorsDatabaseOptions,
     CursorsOptions,
+    Database,
     DatabaseOptions,
     DryRun,
     EventsOptions,
     Yes,
+    open_databases,
     parse_age,
 )
 from reflex_aio.cli.output import confirm, format_count, print_json, print_line, show_progress

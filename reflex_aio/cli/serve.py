@@ -11,8 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from reflex_aio.cli.command import CommandError, Exit, service
-from reflex_aio.cli.database import open_database
-from reflex_aio.cli.options import AsJson, DatabaseOptions, EventsOptions
+from reflex_aio.cli.options import AsJson, DatabaseOptions, EventsOptions, open_database
 from reflex_aio.cli.output import print_json, print_line
 from reflex_aio.sql import EventsTable
 

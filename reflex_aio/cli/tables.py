@@ -8,7 +8,6 @@ from typing import Annotated, Any, Protocol
 import typer
 
 from reflex_aio.cli.command import CommandError, Exit, command
-from reflex_aio.cli.database import open_database
 from reflex_aio.cli.options import (
     AsJson,
     AttemptsOptions,
@@ -17,6 +16,7 @@ from reflex_aio.cli.options import (
     ErrorsOptions,
     EventsOptions,
     LeasesOptions,
+    open_database,
 )
 from reflex_aio.cli.output import print_json, print_line, print_table
 from reflex_aio.errors import SchemaError, TableNotFound

@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from reflex_aio.cli.command import CommandError, Exit, command
-from reflex_aio.cli.database import open_database
-from reflex_aio.cli.options import AsJson, DatabaseOptions, EventsOptions
+from reflex_aio.cli.options import AsJson, DatabaseOptions, EventsOptions, open_database
 from reflex_aio.cli.output import event_to_json, format_event, print_lines
 from reflex_aio.event import Event
 from reflex_aio.stream import Source

@@ -14,7 +14,6 @@ from rich.text import Text
 
 from reflex_aio.cli.command import command
 from reflex_aio.cli.consumers import Positions, read_positions
-from reflex_aio.cli.database import open_databases, read_leases
 from reflex_aio.cli.options import (
     AsJson,
     CursorsDatabaseOptions,
@@ -23,6 +22,8 @@ from reflex_aio.cli.options import (
     EventsOptions,
     LeasesOptions,
     Only,
+    open_databases,
+    read_leases,
 )
 from reflex_aio.cli.output import make_table, print_json, print_note, print_table
 from reflex_aio.errors import ConnectionLost

@@ -10,12 +10,12 @@ from reflex_aio.sql.cursors.table import CursorsTable
 from reflex_aio.sql.dead_letters.dialect import ConsumerError, ErrorStatus
 from reflex_aio.sql.dead_letters.table import ErrorsTable
 from reflex_aio.sql.drivers.dsn import open_pool
+from reflex_aio.sql.events.insert import transaction
 from reflex_aio.sql.events.table import EventsTable
 from reflex_aio.sql.leases.store import LeasesTable
 from reflex_aio.sql.retention.partitions import Partitions
 from reflex_aio.sql.retention.prune import Retention
 from reflex_aio.sql.schema.names import CursorColumns, ErrorColumns, EventColumns
-from reflex_aio.sql.wakeups.after_commit import transaction
 from reflex_aio.sql.wakeups.notifier import LocalNotifier, Notifier
 from reflex_aio.sql.wakeups.notify_session import NotifierTimeouts
 from reflex_aio.sql.wakeups.postgres_notifier import PostgresNotifier, close_notifiers

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reflex_aio import InvalidCursor
-from reflex_aio.rpc.id_check import IdCheck
+from reflex_aio.rpc.page_messages import IdCheck
 from reflex_aio.rpc.protocol import MalformedMessage
 
 # Around powers of ten and the ends of the range, where numbers change their lengths, and texts lose their order.

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from reflex_aio.sql import EventsTable, transaction
-from reflex_aio.sql.wakeups.after_commit import call_after_commit
+from reflex_aio.sql.events.insert import call_after_commit
 from tests.fix_backends import Backend, MysqlBackend
 from tests.fix_databases import Connect
 from tests.reading import reading

@@ -15,10 +15,10 @@ from reflex_aio.sql.dead_letters.dialect import ConsumerError, ErrorsDialect, Er
 from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers import driver_of_connection, driver_of_pool
 from reflex_aio.sql.drivers.base import Driver
+from reflex_aio.sql.events.insert import nested_transaction
 from reflex_aio.sql.events.table import EventsTable
 from reflex_aio.sql.schema.names import ErrorColumns, ErrorsSchema, Name
 from reflex_aio.sql.schema.table import Table, TableStore
-from reflex_aio.sql.wakeups.after_commit import nested_transaction
 from reflex_aio.stream import Source
 
 __all__ = ["ErrorsTable", "TableErrorRecorder"]
