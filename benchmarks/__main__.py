@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks.bench_growth import bench_growth
 from benchmarks.bench_idle import bench_idle
 from benchmarks.bench_insert import bench_insert
+from benchmarks.bench_large_events import bench_large_events
 from benchmarks.bench_latency import bench_latency
 from benchmarks.bench_memory import bench_memory
 from benchmarks.bench_mysql import bench_mysql
@@ -69,6 +70,10 @@ async def _memory(server: EmbeddedPostgres, given: argparse.Namespace) -> Measur
     return await bench_memory(server.dsn, events=given.events_in_memory, streams=streams)
 
 
+async def _large(server: EmbeddedPostgres, given: argparse.Namespace) -> Measurements:
+    return await bench_large_events(server.dsn, events=100 if given.quick else 3000), []
+
+
 async def _prune(server: EmbeddedPostgres, given: argparse.Namespace) -> Measurements:
     transactions, rows = (100, 50_000) if given.quick else (2000, 1_000_000)
     return await bench_prune(server.dsn, transactions=transactions, rows=rows, repeat=given.repeat), []
@@ -102,6 +107,7 @@ BENCHES: dict[str, Bench] = {
     "idle": _idle,
     "growth": _growth,
     "memory": _memory,
+    "large": _large,
     "prune": _prune,
     "peers": _peers,
     "mysql": _mysql,
