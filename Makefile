@@ -92,6 +92,13 @@ soak: $(STAMP) ## run processes of every kind under faults on each database for 
 	@.ci/servers
 	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(ARGS)
 
+.PHONY: mutants
+mutants: $(STAMP) ## check by mutation that the tests prove gaps, cursors, leases and the tail; ARGS="leases --sample 20"
+	@.ci/servers
+	@$(BIN)/python -m venv --clear --without-pip .venv-mutants
+	@$(BIN)/pip --python .venv-mutants/bin/python install --quiet cosmic-ray
+	@$(BIN)/python -m tests.mutants $(ARGS)
+
 .PHONY: coverage
 coverage: $(STAMP) ## run the tests in one process, and print which lines they did not reach
 	$(BIN)/coverage run -m pytest $(ARGS)
@@ -121,5 +128,5 @@ audit: $(STAMP) ## check the dependencies, at their lower bounds and as installe
 
 .PHONY: clean
 clean: ## remove everything that was made here
-	rm -rf $(VENV) $(PROTO_VENV) .venv-audit build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
+	rm -rf $(VENV) $(PROTO_VENV) .venv-audit .venv-mutants build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,8 +10,8 @@ from tests.waiting import patience, set_patience
 
 # In seconds: the start of a Python process with asyncio, on a machine with nothing else to do.
 _USUAL = 0.2
-# The least factor, as a quiet machine need not stay quiet.
-_LEAST = 3.0
+# The least factor, as a quiet machine need not stay quiet, and the greatest, as a test that hangs has to end.
+_LEAST, _MOST = 3.0, 10.0
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -20,7 +20,8 @@ def pytest_configure(config: pytest.Config) -> None:
         began = time.monotonic()
         subprocess.run([sys.executable, "-c", "import asyncio"], check=True)
         # The processes of xdist inherit it, and the children of tests.
-        set_patience(max(_LEAST, _LEAST * (time.monotonic() - began) / _USUAL))
+        took = (time.monotonic() - began) / _USUAL
+        set_patience(min(max(_LEAST, _LEAST * took), _MOST))
     if config.getoption("timeout", None) is None:
         config.option.timeout = float(config.getini("timeout")) * (patience() or 1.0)
 

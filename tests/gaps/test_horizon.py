@@ -26,6 +26,18 @@ def test_holders_of_the_first_scan_may_own_any_id() -> None:
     assert horizon.resolved == 9
 
 
+def test_a_scan_reports_whether_anything_has_changed() -> None:
+    horizon = Horizon()
+    assert horizon.scanned(7, [])
+    assert not horizon.scanned(7, [])
+    assert horizon.scanned(8, [])
+    assert horizon.scanned(8, _holders("1/1"))
+    assert not horizon.scanned(8, _holders("1/1"))
+    assert horizon.scanned(8, _holders("2/1"))
+    assert horizon.scanned(8, [])
+    assert not horizon.scanned(7, [])
+
+
 def test_a_newcomer_owns_ids_above_the_top_of_the_scan_before() -> None:
     horizon = Horizon()
     horizon.scanned(5, [])

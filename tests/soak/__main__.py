@@ -6,6 +6,7 @@
 import argparse
 import asyncio
 import contextlib
+import logging
 import random
 import secrets
 import socket
@@ -91,6 +92,7 @@ async def soak(database: str, seconds: float, seed: int) -> bool:
     """Run all processes under faults for a time, print what came of it, and return whether it was right."""
     chance = random.Random(f"{seed} {database}")
     logs = Path(tempfile.mkdtemp(prefix=f"reflex-soak-{database}-"))
+    logging.basicConfig(filename=logs / "main.log", level=logging.INFO, force=True)
     print(f"{database}: {seconds / 60:g} minutes; the logs of the processes are in {logs}", flush=True)
     spawn = Spawn("asyncio")
     async with server_of(database) as (dsn, restarts), Proxy(dsn) as writing, Proxy(dsn) as reading:
@@ -227,12 +229,13 @@ def report(database: str, deliveries: list[Delivery], growth: list[Growth], faul
     print(f"\n{database}: {sum(faults.counts.values())} faults:", end=" ")
     print(", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sorted(faults.counts.items())))
     print(
-        f"{'consumer':<18}{'events':>9}{'missed':>8}{'doubled':>9}{'disordered':>12}{'foreign':>9}{'stall, s':>10}"
+        f"{'consumer':<18}{'events':>9}{'missed':>8}{'doubled':>9}{'disordered':>12}{'foreign':>9}"
+        f"{'stall, s':>10}  after"
     )
     for each in deliveries:
         print(
             f"{each.consumer:<18}{each.expected:>9}{each.missed:>8}{each.doubled:>9}{each.disordered:>12}"
-            f"{each.foreign:>9}{each.stall:>10.1f}"
+            f"{each.foreign:>9}{each.stall:>10.1f}  {each.stalled_by}"
         )
     print(f"{'growth':<30}{'early':>9}{'late':>9}")
     for measure in growth:

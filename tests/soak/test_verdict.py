@@ -45,7 +45,9 @@ def test_missed_disordered_and_foreign_events_are_wrong(ids: Sequence[int], faul
 def test_a_stall_lasts_from_the_end_of_the_first_fault_to_the_next_effect(
     times: list[float], ends: list[float], longest: float
 ) -> None:
-    assert longest_stall(times, ends) == longest
+    found, name = longest_stall(times, [(end, "kill") for end in ends])
+    assert found == longest
+    assert name == ("kill" if longest else "")
 
 
 def test_growth_is_wrong_beyond_what_is_allowed() -> None:

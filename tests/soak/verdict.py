@@ -22,6 +22,8 @@ class Delivery:
     """Events that were delivered, and never committed, or belong to another shard."""
     stall: float
     """The longest time without an effect after the end of a fault, in seconds."""
+    stalled_by: str
+    """The name of that fault."""
     exactly_once: bool
 
     @property
@@ -50,6 +52,7 @@ def delivery(
     for event_id in order:
         disordered += event_id < greatest
         greatest = max(greatest, event_id)
+    stall, stalled_by = longest_stall([at for _, at in effects], [(end, name) for _, end, name in faults])
     return Delivery(
         consumer,
         len(expected),
@@ -57,23 +60,25 @@ def delivery(
         len(effects) - len(first),
         disordered,
         len(first.keys() - expected),
-        longest_stall([at for _, at in effects], [end for _, end, _ in faults]),
+        stall,
+        stalled_by,
         exactly_once,
     )
 
 
-def longest_stall(times: Sequence[float], ends: Sequence[float]) -> float:
-    """Return the longest time from the end of a fault to the next effect, over all faults.
+def longest_stall(times: Sequence[float], ends: Sequence[tuple[float, str]]) -> tuple[float, str]:
+    """Return the longest time from the end of a fault to the next effect, over all faults, and the fault's name.
 
     Faults that follow before that effect do not count anew: a consumer that stands still over several of them has
     stood still since the first.
     """
     times = sorted(times)
-    longest = 0.0
+    longest = 0.0, ""
     for before, after in pairwise(times):
-        ended = bisect_right(ends, before)
-        if ended < len(ends) and ends[ended] < after:
-            longest = max(longest, after - ends[ended])
+        ended = bisect_right(ends, (before, ""))
+        if ended < len(ends) and ends[ended][0] < after:
+            end, name = ends[ended]
+            longest = max(longest, (after - end, name))
     return longest
 
 
