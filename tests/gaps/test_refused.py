@@ -4,6 +4,7 @@ import asyncpg
 import pytest
 
 from reflex_aio import CursorAhead, TableRefused
+from reflex_aio.errors import SchemaError
 from reflex_aio.sql import EventsTable
 from tests.fix_databases import Database
 from tests.gaps.interleaving import insert
@@ -101,6 +102,17 @@ async def test_a_table_that_is_spoilt_under_a_stream_is_refused(
 
         with pytest.raises(TableRefused, match="starts again"):
             await read_on()
+
+
+@pytest.mark.parametrize("kind", ["numeric", "smallint"])
+async def test_ids_of_another_type_are_refused(
+    kind: str, readers: asyncpg.Pool, writer: asyncpg.Connection
+) -> None:
+    await writer.execute(
+        f"CREATE SEQUENCE ids; CREATE TABLE refused (id {kind} PRIMARY KEY DEFAULT nextval('ids'), {ROWS})"
+    )
+    with pytest.raises(SchemaError, match=f'column "id" is {kind}: accepted is integer or bigint'):
+        await EventsTable("refused").stream(readers).__aenter__()
 
 
 async def test_an_increment_above_one_is_resolved_like_any_gap(

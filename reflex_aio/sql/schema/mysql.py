@@ -102,6 +102,8 @@ SELECT t.table_schema, t.table_name, t.table_type,
        VERSION() LIKE '%%MariaDB%%', @@max_allowed_packet,
        IF(@@GLOBAL.time_zone = 'SYSTEM', @@system_time_zone, @@GLOBAL.time_zone),
        (SELECT character_set_name LIKE 'utf8mb%%' FROM information_schema.columns
+        WHERE table_schema = {schema} AND table_name = %s AND column_name = %s),
+       (SELECT data_type FROM information_schema.columns
         WHERE table_schema = {schema} AND table_name = %s AND column_name = %s)
 FROM information_schema.tables t WHERE t.table_schema = {schema} AND t.table_name = %s
 """
@@ -129,15 +131,17 @@ class FoundEvents(NamedTuple):
 
         :raises TableNotFound: if there is no such table
         :raises TableRefused: if it is a view
-        :raises SchemaError: if its timestamp column is missing or has another type
+        :raises SchemaError: if the column of its ids or times is missing or has another type
         """
         name, column = schema.table, schema.columns.timestamp
         foreign_id = schema.columns.foreign_id
-        arguments = (name.table, column, name.table, column, name.table, foreign_id, name.table)
+        event_id = schema.columns.id
+        found = [column, column, foreign_id, event_id]
+        arguments = (*(part for each in found for part in (name.table, each)), name.table)
         rows = await driver.fetch(connection, _FIND.format(schema=schema_sql(name)), *arguments)
         if not rows:
             raise TableNotFound(table=str(name))
-        database, table, kind, timestamp, precision, is_mariadb, longest, zone, utf8 = rows[0]
+        database, table, kind, timestamp, precision, is_mariadb, longest, zone, utf8, id_type = rows[0]
         if kind not in ("BASE TABLE", "SYSTEM VERSIONED"):
             raise TableRefused(
                 table=str(name),
@@ -147,6 +151,9 @@ class FoundEvents(NamedTuple):
         if timestamp not in _TIMES:
             difference = f"is {timestamp or 'missing'}: accepted is {' or '.join(_TIMES)}"
             raise SchemaError(table=str(name), differences=[f'column "{column}" {difference}'])
+        if id_type not in ("int", "bigint"):
+            difference = f"is {id_type or 'missing'}: accepted is int or bigint, also unsigned"
+            raise SchemaError(table=str(name), differences=[f'column "{event_id}" {difference}'])
         return cls(
             database,
             table,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
-from reflex_aio.errors import TableNotFound, TableRefused
+from reflex_aio.errors import SchemaError, TableNotFound, TableRefused
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.schema.dialect import Column, ExpectedColumn, FoundColumn, FoundTable, SchemaDialect
 from reflex_aio.sql.schema.names import (
@@ -60,7 +60,10 @@ _FIND = f"""
 SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), n.nspname || '.' || c.relname, c.relkind::text,
        pg_is_in_recovery(), format_type(a.atttypid, NULL), {_LOCAL_TIME},
        (SELECT format_type(k.atttypid, NULL) FROM pg_attribute k
-        WHERE k.attrelid = c.oid AND k.attname = $3 AND NOT k.attisdropped)
+        WHERE k.attrelid = c.oid AND k.attname = $3 AND NOT k.attisdropped),
+       (SELECT format_type(coalesce(nullif(i.typbasetype, 0), i.oid), NULL)
+        FROM pg_attribute k JOIN pg_type i ON i.oid = k.atttypid
+        WHERE k.attrelid = c.oid AND k.attname = $4 AND NOT k.attisdropped)
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = $2 AND NOT a.attisdropped
@@ -120,21 +123,26 @@ class FoundEvents(NamedTuple):
 
         :raises TableNotFound: if there is no such table
         :raises TableRefused: if it is a view
+        :raises SchemaError: if the column of its ids is missing or has another type
         """
         name = str(schema.table)
         columns = schema.columns
         rows = await driver.fetch(
-            connection, _FIND, schema.table.quoted('"'), columns.timestamp, columns.type
+            connection, _FIND, schema.table.quoted('"'), columns.timestamp, columns.type, columns.id
         )
         if not rows:
             raise TableNotFound(table=name)
-        found = cls(*rows[0])
+        *values, id_type = rows[0]
+        found = cls(*values)
         if found.kind not in ("r", "p"):
             raise TableRefused(
                 table=name,
                 reason="it is no table, and so has no ids of its own",
                 remedy="stream from the table that the view reads, if that has an id of its own",
             )
+        if id_type not in _INTEGERS:
+            difference = f"is {id_type or 'missing'}: accepted is {' or '.join(_INTEGERS)}"
+            raise SchemaError(table=name, differences=[f'column "{columns.id}" {difference}'])
         return found
 
 

@@ -7,6 +7,7 @@ import pytest
 import pytest_asyncio
 
 from reflex_aio import TableRefused
+from reflex_aio.errors import SchemaError
 from reflex_aio.sql import EventsTable
 from tests.fix_backends import AsyncmyBackend, MysqlBackend
 from tests.fix_mariadb import MysqlDatabase, make_mariadb
@@ -36,6 +37,11 @@ TABLES = {
         f"CREATE TABLE events (id bigint NOT NULL PRIMARY KEY, {COLUMNS})",
         r"its id isn't AUTO_INCREMENT",
     ),
+    "ids beyond 64 bits": (
+        f"CREATE TABLE events (id bigint unsigned AUTO_INCREMENT PRIMARY KEY, {COLUMNS})"
+        + " AUTO_INCREMENT = 9223372036854775808",
+        r"its next id is 9223372036854775808: cursors",
+    ),
     "view": ("CREATE VIEW events AS SELECT * FROM spare", r"it is no table, and so has no ids of its own"),
 }
 
@@ -48,6 +54,12 @@ async def test_a_table_of_which_events_could_be_missed_is_refused(
     statement, message = TABLES[table]
     await writer.run(statement)
     with pytest.raises(TableRefused, match=message):
+        await EventsTable("events").stream(readers).__aenter__()
+
+
+async def test_ids_of_another_type_are_refused(writer: Writer, readers: Any) -> None:
+    await writer.run(f"CREATE TABLE events (id double NOT NULL AUTO_INCREMENT PRIMARY KEY, {COLUMNS})")
+    with pytest.raises(SchemaError, match='column "id" is double: accepted is int or bigint'):
         await EventsTable("events").stream(readers).__aenter__()
 
 

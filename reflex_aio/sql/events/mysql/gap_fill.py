@@ -25,6 +25,8 @@ _ROW_SIZE = 100
 # The number of attempts at an id whose INSERT succeeds, but whose row does not exist afterwards.
 _TRIES = 3
 
+_GREATEST_ID = 2**63 - 1
+
 _DUPLICATE = 1062
 _DENIED = frozenset(
     {
@@ -209,13 +211,25 @@ async def check_fillable(
 
 
 async def next_id(driver: Driver, connection: Any, found: FoundEvents) -> int | None:
-    """Return the next id of AUTO_INCREMENT, or ``None`` if the table does not exist any more."""
+    """Return the next id of AUTO_INCREMENT, or ``None`` if the table does not exist any more.
+
+    :raises TableRefused: if it does not fit in a signed integer of 64 bits, as cursors do
+    """
     if not found.is_mariadb:
         await driver.fetch(connection, _DISABLE_CACHE)
     rows = await driver.fetch(connection, _NEXT_ID, found.schema, found.table)
     if not found.is_mariadb:
         await driver.fetch(connection, _RESTORE_CACHE)
-    return None if not rows or rows[0][0] is None else int(rows[0][0])
+    if not rows or rows[0][0] is None:
+        return None
+    following = int(rows[0][0])
+    if following > _GREATEST_ID:
+        raise TableRefused(
+            table=f"{found.schema}.{found.table}",
+            reason=f"its next id is {following}: cursors are signed integers of 64 bits, up to {_GREATEST_ID}",
+            remedy="copy its events to a table whose ids begin at 1",
+        )
+    return following
 
 
 async def replicates_from(driver: Driver, connection: Any, found: FoundEvents) -> str | None:

@@ -15,7 +15,7 @@ from enum import Enum, auto
 from itertools import islice
 from typing import Any, NamedTuple, NoReturn
 
-from reflex_aio.errors import CursorAhead, TableRefused, TableReplaced
+from reflex_aio.errors import CursorAhead, ReflexError, TableRefused, TableReplaced
 from reflex_aio.sql.drivers.base import Driver, Row
 from reflex_aio.sql.drivers.pinned_connection import PinnedConnection
 from reflex_aio.sql.events.loader import GapResolver
@@ -199,6 +199,7 @@ class Gaps(GapResolver):
 
     async def _open(self, connection: Any) -> None:
         await self._check_fillable(connection)
+        await self._check_ids(connection, 0)
         if not await self._filler.is_allowed(connection):
             self._deny()
 
@@ -347,7 +348,12 @@ class Gaps(GapResolver):
             )
 
     async def _log_transactions(self, position: int, seconds: float) -> None:
-        rows = await self._statements.use(self._open_transactions)
+        try:
+            rows = await self._statements.use(self._open_transactions)
+        except ReflexError as exc:
+            # A message must not end the stream.
+            logger.debug("%s: the open transactions can't be listed: %s", self._settings.name, exc)
+            rows = None
         logger.warning(
             "%s: waiting for the event after %d for %.0f s: its id was drawn, or is locked, by an open transaction%s",
             self._settings.name,
