@@ -28,7 +28,7 @@ from reflex_aio.lease import LeaseState
 from reflex_aio.sql import CursorsTable, EventsTable
 from reflex_aio.sql.cursors.store import check_cursor
 from reflex_aio.sql.cursors.table import CursorState
-from reflex_aio.sql.retention.dialect import Backlog, Extent
+from reflex_aio.sql.retention.prune import Backlog, Extent
 
 __all__ = ["ConsumerPosition", "Positions", "consumers", "read_positions"]
 

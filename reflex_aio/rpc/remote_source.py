@@ -16,8 +16,7 @@ from reflex_aio.errors import ConnectionLost, RemoteError, StreamClosed, StreamS
 from reflex_aio.event import Event, EventBatch
 from reflex_aio.rpc import error_mapping, protocol, streaming_call
 from reflex_aio.rpc.page_messages import IdCheck, decode_page
-from reflex_aio.rpc.remote_service import RemoteService, service_of_channel, service_of_stub
-from reflex_aio.rpc.streaming_call import Receiver
+from reflex_aio.rpc.streaming_call import Receiver, RemoteService, service_of_channel, service_of_stub
 from reflex_aio.stream import BEGINNING, EventStream, StreamOptions
 from reflex_aio.tasks import Tasks, is_cancelling
 

@@ -7,7 +7,7 @@ import pytest
 
 from reflex_aio.errors import InvalidCursor, SchemaError, TableNotFound
 from reflex_aio.sql import CursorsTable, EventColumns, EventsTable
-from reflex_aio.sql.retention.dialect import Extent
+from reflex_aio.sql.retention.prune import Extent
 from tests.fix_databases import Connect
 
 pytestmark = pytest.mark.asyncio

@@ -12,8 +12,7 @@ from reflex_aio import ConnectionLost, InvalidCursor
 from reflex_aio.errors import TableNotFound
 from reflex_aio.memory import MemoryCursorStore
 from reflex_aio.sql import CursorsTable, EventsTable, Retention
-from reflex_aio.sql.retention.dialect import Extent
-from reflex_aio.sql.retention.prune import Pruned
+from reflex_aio.sql.retention.prune import Extent, Pruned
 from tests.fix_backends import Backend
 from tests.fix_databases import Database
 from tests.waiting import deadline, eventually

@@ -18,9 +18,8 @@ from reflex_aio.sql.events.insert import EventInserts
 from reflex_aio.sql.events.settings import EventsSettings, Inserter, PageLoader, Wakeups
 from reflex_aio.sql.events.source import TableSource
 from reflex_aio.sql.events.values import NewEvent
-from reflex_aio.sql.retention.dialect import Backlog, Extent, RetentionDialect
 from reflex_aio.sql.retention.partitions import Partitions
-from reflex_aio.sql.retention.prune import Pruned, Retention, prune
+from reflex_aio.sql.retention.prune import Backlog, Extent, Pruned, Retention, RetentionDialect, prune
 from reflex_aio.sql.schema.dialect import SchemaDialect
 from reflex_aio.sql.schema.names import EventColumns, EventsSchema, ForeignIdType, Name
 from reflex_aio.sql.schema.table import Table

@@ -6,7 +6,7 @@ from typing import Any
 from reflex_aio.event import NOOP_TYPE
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.drivers.mysql import LOCK_CONFLICTS, error_number, limited_lock_waits
-from reflex_aio.sql.retention.dialect import Backlog, Batch, Batches, Extent, Found, RetentionDialect
+from reflex_aio.sql.retention.prune import Backlog, Batch, Batches, Extent, Found, RetentionDialect
 from reflex_aio.sql.schema.mysql import FoundEvents, microseconds_sql, now_sql, timestamp_type
 from reflex_aio.sql.schema.names import EventsSchema
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from reflex_aio.errors import TableNotFound, TableRefused
 from reflex_aio.event import NOOP_TYPE
 from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.retention.dialect import Backlog, Batch, Batches, Extent, Found, RetentionDialect
+from reflex_aio.sql.retention.prune import Backlog, Batch, Batches, Extent, Found, RetentionDialect
 from reflex_aio.sql.schema.names import EventsSchema, Name
 from reflex_aio.sql.schema.postgres import FoundEvents
 

@@ -4,7 +4,7 @@ import pytest
 
 from reflex_aio.errors import TableNotFound
 from reflex_aio.sql import EventColumns, EventsTable
-from reflex_aio.sql.retention.dialect import Extent
+from reflex_aio.sql.retention.prune import Extent
 from tests.fix_backends import MysqlBackend
 
 pytestmark = pytest.mark.asyncio
