@@ -9,7 +9,18 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 import anyio
 
-__all__ = ["Contract", "ContractBroken", "Stepped", "cancelled_at", "expect", "rules_of"]
+from reflex_aio.stream import EventStream, Source
+
+__all__ = [
+    "Contract",
+    "ContractBroken",
+    "Stepped",
+    "cancelled_at",
+    "expect",
+    "expect_refusal",
+    "read_into",
+    "rules_of",
+]
 
 Subject = TypeVar("Subject")
 T = TypeVar("T")
@@ -205,3 +216,23 @@ def _described(error: Exception) -> str:
 
 def _name(function: object) -> str:
     return getattr(function, "__name__", repr(function))
+
+
+async def read_into(received: list[str], stream: EventStream, count: int | None = None) -> None:
+    """Add the ids of the next events of ``stream`` to ``received``, until there are ``count``, or until it ends."""
+    async for event in stream:
+        received.append(event.id)
+        if len(received) == count:
+            return
+
+
+async def expect_refusal(source: Source, within: float, cursor: str, *kinds: type[Exception]) -> None:
+    """Check that a stream after ``cursor`` raises one of ``kinds`` within so many seconds."""
+    expected = f"cursor {cursor!r}: expected {' or '.join(kind.__name__ for kind in kinds)}"
+    try:
+        async with source.stream(cursor) as stream:
+            with anyio.move_on_after(within):
+                raise AssertionError(f"{expected}, got {await anext(stream, 'the end')!r}")
+    except kinds:
+        return
+    raise AssertionError(f"{expected}, got a stream that waits")

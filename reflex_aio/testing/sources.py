@@ -11,7 +11,7 @@ import anyio
 from reflex_aio.errors import CursorAhead, InvalidCursor, RemoteError, StreamClosed
 from reflex_aio.event import Event
 from reflex_aio.stream import BEGINNING, EventStream, Source
-from reflex_aio.testing.contract import Contract, cancelled_at, expect
+from reflex_aio.testing.contract import Contract, cancelled_at, expect, expect_refusal, read_into
 
 __all__ = ["Insert", "check_source"]
 
@@ -283,7 +283,7 @@ async def cancelled_read_loses_nothing(case: _Case) -> None:
         stream = case.source.stream(to_head=True)
         received: list[str] = []
         try:
-            cancelled = await cancelled_at(step, _read_into(received, stream))
+            cancelled = await cancelled_at(step, read_into(received, stream))
             received += await case.rest(stream)
         finally:
             await stream.aclose()
@@ -304,7 +304,7 @@ async def read_cancelled_as_an_event_arrives_loses_nothing(case: _Case) -> None:
             async def read(
                 step: int = step, received: list[str] = received, cancelled: list[bool] = cancelled
             ) -> None:
-                cancelled.append(await cancelled_at(step, _read_into(received, stream, count=1)))
+                cancelled.append(await cancelled_at(step, read_into(received, stream, count=1)))
 
             async with anyio.create_task_group() as group:
                 group.start_soon(read)
@@ -399,14 +399,14 @@ async def head_of_an_empty_source_precedes_all_events(case: _Case) -> None:
 async def invalid_cursor_is_refused(case: _Case) -> None:
     """An invalid cursor raises InvalidCursor when the stream is made, opened or first read."""
     for cursor in ("x", "-1", "1.0", " 1", "1_000", "\0", "1'", "9" * 5000):
-        await _expect_refusal(case, cursor, InvalidCursor)
+        await expect_refusal(case.source, case.within, cursor, InvalidCursor)
 
 
 @_contract.rule("integer ids")
 async def cursor_beyond_the_newest_event_is_refused(case: _Case) -> None:
     """A cursor beyond the newest event raises CursorAhead, or RemoteError from a server, and does not wait."""
     last = (await case.insert_some(2))[-1]
-    await _expect_refusal(case, str(int(last) + 1000), CursorAhead, RemoteError)
+    await expect_refusal(case.source, case.within, str(int(last) + 1000), CursorAhead, RemoteError)
 
 
 @_contract.rule("lag")
@@ -441,21 +441,3 @@ async def invalid_options_are_refused(case: _Case) -> None:
             continue
         await stream.aclose()
         raise AssertionError(f"lag={lag}: expected ValueError, got a stream")
-
-
-async def _read_into(received: list[str], stream: EventStream, count: int | None = None) -> None:
-    async for event in stream:
-        received.append(event.id)
-        if len(received) == count:
-            return
-
-
-async def _expect_refusal(case: _Case, cursor: str, *kinds: type[Exception]) -> None:
-    expected = f"cursor {cursor!r}: expected {' or '.join(kind.__name__ for kind in kinds)}"
-    try:
-        async with case.source.stream(cursor) as stream:
-            with anyio.move_on_after(case.within):
-                raise AssertionError(f"{expected}, got {await anext(stream, 'the end')!r}")
-    except kinds:
-        return
-    raise AssertionError(f"{expected}, got a stream that waits")
