@@ -38,7 +38,7 @@ $(STAMP): pyproject.toml
 	  || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	@$(BIN)/pip install --quiet --no-compile --group dev \
-	  --editable '.[asyncmy,cli,embedded,health,mysql,opentelemetry,prometheus,reflection,sqlalchemy]'
+	  --editable '.[asyncmy,cli,embedded,health,mysql,opentelemetry,prometheus,psycopg,reflection,sqlalchemy]'
 	@touch $@
 
 .PHONY: format

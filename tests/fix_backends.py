@@ -16,6 +16,8 @@ import asyncmy
 import asyncmy.cursors
 import asyncmy.errors
 import asyncpg
+import psycopg
+import psycopg_pool
 import pytest
 import pytest_asyncio
 
@@ -201,6 +203,30 @@ class PostgresBackend(Backend):
         connection.terminate()
 
 
+class PsycopgPool(psycopg_pool.AsyncConnectionPool[Any]):
+    """A pool whose connections are acquired by the name that the other libraries have for it."""
+
+    def acquire(self) -> AbstractAsyncContextManager[Any]:
+        return self.connection()
+
+
+class PsycopgBackend(PostgresBackend):
+    library: ClassVar[str] = "psycopg"
+    library_error: ClassVar[type[Exception]] = psycopg.Error
+    read_only: ClassVar[dict[str, Any]] = {"options": "-c default_transaction_read_only=on"}
+
+    def pool(self, size: int = 10, **arguments: Any) -> AbstractAsyncContextManager[Any]:
+        return PsycopgPool(
+            self.dsn, min_size=1, max_size=size, open=False, kwargs={"autocommit": True, **arguments}
+        )
+
+    async def _connect(self, **arguments: Any) -> Any:
+        return await psycopg.AsyncConnection.connect(self.dsn, **{"autocommit": True, **arguments})
+
+    def _cut(self, connection: Any) -> None:
+        connection.pgconn.finish()
+
+
 class MysqlBackend(Backend):
     quote: ClassVar[str] = "`"
     has_returning: ClassVar[bool] = False
@@ -270,16 +296,17 @@ class AsyncmyBackend(MysqlBackend):
     _open = staticmethod(asyncmy.connect)
 
 
-POSTGRES = "postgres"
+POSTGRES: dict[str, type[PostgresBackend]] = {"postgres": PostgresBackend, "psycopg": PsycopgBackend}
 FASTER = "asyncmy"
 MYSQL: dict[str, type[MysqlBackend]] = {"aiomysql": AiomysqlBackend, FASTER: AsyncmyBackend}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend_name" in metafunc.fixturenames:
-        ours = [*MYSQL] if metafunc.definition.get_closest_marker("one_library") is None else [FASTER]
+        one = metafunc.definition.get_closest_marker("one_library") is not None
+        ours = [FASTER] if one else [*MYSQL]
         if "mysql" not in metafunc.fixturenames:
-            ours.insert(0, POSTGRES)
+            ours = [*([*POSTGRES][:1] if one else POSTGRES), *ours]
         metafunc.parametrize("backend_name", ours, indirect=True)
 
 
@@ -293,7 +320,7 @@ def backend_name(request: pytest.FixtureRequest) -> str:
 def backend_database(request: pytest.FixtureRequest, backend_name: str) -> Database | MysqlDatabase:
     """The test's database, which is made on that server alone that it is to be on."""
     database: Database | MysqlDatabase = request.getfixturevalue(
-        "database" if backend_name == POSTGRES else "mysql_database"
+        "database" if backend_name in POSTGRES else "mysql_database"
     )
     return database
 
@@ -304,7 +331,7 @@ async def backend(backend_name: str, backend_database: Database | MysqlDatabase)
     backend = (
         MYSQL[backend_name](backend_database)
         if isinstance(backend_database, MysqlDatabase)
-        else PostgresBackend(backend_database.dsn)
+        else POSTGRES[backend_name](backend_database.dsn)
     )
     yield backend
     backend.close()
@@ -321,9 +348,9 @@ class OwnServer:
 @pytest_asyncio.fixture
 async def own_backend(no_task_left: None, backend_name: str) -> AsyncIterator[OwnServer]:
     """A started server of the test's own, of each database, by each client library."""
-    if backend_name == POSTGRES:
+    if backend_name in POSTGRES:
         async with make_server(EMBEDDED) as postgres:
-            yield OwnServer(postgres, on_postgres := PostgresBackend(postgres.dsn))
+            yield OwnServer(postgres, on_postgres := POSTGRES[backend_name](postgres.dsn))
             on_postgres.close()
         return
     async with make_mariadb(port=0) as mariadb:

@@ -65,7 +65,7 @@ async def test_a_pool_is_closed_with_its_context_though_a_connection_is_in_use(
         ("localhost/app", "has no scheme: accepted is scheme://user:password@host:port/database"),
         ("host=localhost password=s3cret", "has no scheme"),
         ("oracle://me:s3cret@localhost/app", "scheme 'oracle' is not known: accepted is postgresql, postgres"),
-        ("postgresql+psycopg://localhost/app", "scheme 'postgresql+psycopg' is not known"),
+        ("postgresql+psycopg2://localhost/app", "scheme 'postgresql+psycopg2' is not known"),
         ("postgresql://me:s3cret@local:port/app", "the DSN's port or one of its parameters can't be read"),
         ("postgresql://me:s3cret@localhost/app?sslmode", "the DSN's port or one of its parameters"),
         ("postgresql://me:s3cret@localhost/app?sslmode=perhaps", "the DSN is not accepted: `sslmode`"),
@@ -122,12 +122,21 @@ async def test_what_the_server_refuses_is_reported_without_the_password(
         await admin.execute(f'DROP ROLE "{role}"')
 
 
+@pytest.mark.parametrize(
+    ("scheme", "reason"),
+    [
+        ("postgres", "needs asyncpg or psycopg: pip install 'reflex-aio[psycopg]'"),
+        ("postgresql+asyncpg", "needs asyncpg: pip install 'reflex-aio'"),
+        ("postgresql+psycopg", "needs psycopg: pip install 'reflex-aio[psycopg]'"),
+    ],
+)
 async def test_a_missing_client_library_is_reported_with_its_requirement(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, scheme: str, reason: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, "asyncpg", None)
-    message = await message_of("postgres://me:s3cret@localhost/app", ModuleNotFoundError)
-    assert message == "postgres:// needs asyncpg: pip install 'reflex-aio'"
+    for library in ("asyncpg", "psycopg"):
+        monkeypatch.setitem(sys.modules, library, None)
+    message = await message_of(f"{scheme}://me:s3cret@localhost/app", ModuleNotFoundError)
+    assert message == f"{scheme}:// {reason}"
 
 
 @pytest.mark.parametrize("size", [0, -1])

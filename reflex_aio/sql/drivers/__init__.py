@@ -10,13 +10,20 @@ from reflex_aio.sql.drivers.base import Driver
 
 __all__ = ["driver_named", "driver_of_connection", "driver_of_pool"]
 
-# The driver class for each client library's top-level package. The module has the package's name.
-_DRIVERS = {"aiomysql": "AiomysqlDriver", "asyncmy": "AsyncmyDriver", "asyncpg": "AsyncpgDriver"}
+# The driver class of each client library. The module has the name of the library's package.
+_DRIVERS = {
+    "aiomysql": "AiomysqlDriver",
+    "asyncmy": "AsyncmyDriver",
+    "asyncpg": "AsyncpgDriver",
+    "psycopg": "PsycopgDriver",
+}
+# The client library of each top-level package.
+_PACKAGES = {**{library: library for library in _DRIVERS}, "psycopg_pool": "psycopg"}
 
 # A cache, by the class of a connection or pool.
 _by_class: dict[type, Driver | None] = {}
 
-_LIBRARIES = "an asyncpg, aiomysql or asyncmy"
+_LIBRARIES = "an asyncpg, psycopg, aiomysql or asyncmy"
 
 
 def driver_named(library: str) -> Driver:
@@ -72,7 +79,9 @@ def _refuse_unawaited(driver: Driver | None, candidate: object) -> None:
 def _driver_of_class(kind: type) -> Driver | None:
     if kind not in _by_class:
         packages = [base.__module__.partition(".")[0] for base in kind.__mro__]
-        _by_class[kind] = next((driver_named(package) for package in packages if package in _DRIVERS), None)
+        _by_class[kind] = next(
+            (driver_named(_PACKAGES[package]) for package in packages if package in _PACKAGES), None
+        )
     return _by_class[kind]
 
 

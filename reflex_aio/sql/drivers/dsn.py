@@ -26,7 +26,7 @@ class _Database:
 
 
 _DATABASES = (
-    _Database(("postgresql", "postgres"), {"asyncpg": "reflex-aio"}),
+    _Database(("postgresql", "postgres"), {"asyncpg": "reflex-aio", "psycopg": "reflex-aio[psycopg]"}),
     _Database(("mysql", "mariadb"), {"asyncmy": "reflex-aio[asyncmy]", "aiomysql": "reflex-aio[mysql]"}),
 )
 
