@@ -55,7 +55,8 @@ async def _mariadb() -> AsyncIterator[tuple[str, Count]]:
     async with EmbeddedMariaDB() as server, open_pool(server.dsn) as pool:
         driver = driver_of_pool(pool)
         # One connection for all: a pool would run statements of its own.
-        async with driver.acquire(pool) as connection:
+        connection = await driver.checkout(pool)
+        try:
             await driver.fetch(connection, "CREATE DATABASE bench_idle")
             asked = 0
 
@@ -72,6 +73,8 @@ async def _mariadb() -> AsyncIterator[tuple[str, Count]]:
                 return counters["questions"] - 3 * counters["com_begin"] - asked
 
             yield server.dsn_for("bench_idle"), count
+        finally:
+            await driver.release(pool, connection, broken=False)
 
 
 async def _measure(
