@@ -526,7 +526,9 @@ async def test_an_object_that_is_not_a_connection_is_refused(connect: Connect, p
     ):
         with pytest.raises(TypeError, match=r"is a pool: pass a connection: async with pool\.acquire\(\)"):
             await call
-    with pytest.raises(TypeError, match="is not a connection: accepted is an asyncpg, aiomysql or asyncmy"):
+    with pytest.raises(
+        TypeError, match="is not a connection: accepted is an asyncpg, psycopg, aiomysql or asyncmy"
+    ):
         await cursors.set("postgresql://", "a", "1")
     with pytest.raises(TypeError, match="is a connection: pass a pool"):
         cursors.store(await connect())

@@ -70,14 +70,14 @@ async def test_the_error_for_any_other_object_names_accepted_ones_and_shows_no_p
     for call in calls:
         with pytest.raises(
             TypeError,
-            match="is not a connection: accepted is an asyncpg, aiomysql or asyncmy connection, or one acquired",
+            match="is not a connection: accepted is an asyncpg, psycopg, aiomysql or asyncmy connection, or one",
         ) as raised:
             await call
         assert "hunter2" not in str(raised.value)
     for make in (table.stream, table.source, cursors.store):
         with pytest.raises(
             TypeError,
-            match=r"is not a pool: accepted is an asyncpg, aiomysql or asyncmy pool, such as await asyncpg\.c",
+            match=r"is not a pool: accepted is an asyncpg, psycopg, aiomysql or asyncmy pool, such as await asyncpg\.c",
         ) as raised:
             make(wrong)
         assert "hunter2" not in str(raised.value)

@@ -88,7 +88,7 @@ def scan_sql(table: str, id_column: str, *, server: bool) -> str:
     """
     identity = identity_sql("$1", "$2::int8::oid", server=server)
     return f"""{_CATALOG}, {identity}, coalesce((SELECT max({id_column}) FROM {table}), 0),
-       (SELECT xmin::text FROM {table} ORDER BY {id_column} DESC LIMIT 1),
+       (SELECT xmin::text FROM {table} AS event ORDER BY event.{id_column} DESC LIMIT 1),
        ARRAY(SELECT virtualtransaction || ' ' || coalesce(pid::text, '') FROM pg_locks
              WHERE locktype = 'relation' AND relation = $2::int8::oid AND mode = 'RowExclusiveLock' AND granted
                AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
