@@ -1,10 +1,14 @@
 """Argument checks, one for each kind of value. Their messages give the value and state what is accepted."""
 
+import functools
+import inspect
 import math
+from collections.abc import Awaitable, Callable
 from types import UnionType
-from typing import Literal, overload
+from typing import Any, Literal, TypeVar, overload
 
 __all__ = [
+    "check_async",
     "check_bool",
     "check_callable",
     "check_count",
@@ -14,6 +18,8 @@ __all__ = [
     "is_storable_text",
     "wrong_type",
 ]
+
+T = TypeVar("T")
 
 
 def wrong_type(name: str, value: object, accepted: str) -> TypeError:
@@ -48,6 +54,35 @@ def check_callable(
     """
     if not (callable(value) or (none and value is None)):
         raise wrong_type(name, value, accepted + _or_none(none))
+
+
+def check_async(name: str, value: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
+    """Return a function whose result can be awaited: ``value``, or a function that checks the result of each call.
+
+    Lambdas and objects with ``__call__`` are accepted, as they may return what an async function returned.
+
+    :raises TypeError: if ``value`` is a plain function
+    """
+    check_callable(name, value)
+    function: Any = value
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = inspect.unwrap(function)
+    if inspect.iscoroutinefunction(function):
+        return value
+    if inspect.isroutine(function) and getattr(function, "__name__", "") != "<lambda>":
+        raise wrong_type(name, value, "an async function")
+
+    @functools.wraps(value)
+    async def checked(*args: Any) -> T:
+        result = value(*args)
+        if not inspect.isawaitable(result):
+            raise TypeError(
+                f"{name} {value!r} returned {result!r}, which cannot be awaited: accepted is an async function"
+            )
+        return await result
+
+    return checked
 
 
 def check_bool(name: str, value: object) -> bool:

@@ -5,8 +5,8 @@ from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import ClassVar, Generic, TypeAlias, TypedDict, TypeVar
 
-from reflex_aio.checks import check_callable, check_instance, check_seconds, is_storable_text, wrong_type
-from reflex_aio.errors import FilterError
+from reflex_aio.checks import check_async, check_instance, check_seconds, is_storable_text, wrong_type
+from reflex_aio.errors import FilterError, is_expected
 from reflex_aio.event import Event, check_type
 from reflex_aio.tasks import pending_cancellations
 
@@ -66,16 +66,14 @@ class BaseConsumer(Generic[Item]):
             raise ValueError(
                 f"name {name!r} is blank, or contains a NUL or a lone surrogate: accepted is any other str"
             )
-        check_callable("handler", handler)
         check_instance("types", types, Iterable, "a collection of event types")
         if filter is not None:
             check_filter("filter", filter)
-        check_callable("recover", recover, none=True)
         self.name = name
-        self.handler = handler
+        self.handler: HandlerOf[Item] = check_async("handler", handler)
         self.types: frozenset[int] = frozenset(check_type(t) for t in types)
         self.filter = filter
-        self.recover = recover
+        self.recover: RecoverOf[Item] | None = None if recover is None else check_async("recover", recover)
         self.lag_alert: float | None = check_seconds("lag_alert", lag_alert, none=True)
         self.activity_ttl: float | None = check_seconds("activity_ttl", activity_ttl, none=True)
 
@@ -124,7 +122,7 @@ class BaseConsumer(Generic[Item]):
         return self.consume
 
     async def consume(self, item: Item) -> None:
-        """Call the handler with ``item``, and ``recover`` if the handler raises."""
+        """Call the handler with ``item``, and ``recover`` if the handler raises an error that is not expected."""
         if self.recover is None:
             await self.handler(item)
             return
@@ -132,8 +130,9 @@ class BaseConsumer(Generic[Item]):
         try:
             await self.handler(item)
         except Exception as exc:
-            if pending_cancellations() > pending_before:
-                # An error during clean-up has replaced a cancellation: to recover would swallow the cancellation.
+            if is_expected(exc) or pending_cancellations() > pending_before:
+                # An expected error tells nothing about the event. An error during clean-up has replaced a
+                # cancellation: to recover would swallow the cancellation.
                 raise
             await self.recover(item, exc)
 
@@ -150,7 +149,8 @@ class Consumer(BaseConsumer[Event]):
     :param filter: a plain function of an event, which returns whether to consume it; called
         for events of ``types`` only
     :param recover: an async function of an event and the exception that the handler raised. If it returns, the event
-        counts as consumed; if it raises, that exception ends the run instead
+        counts as consumed; if it raises, that exception ends the run instead. Expected errors, such as a lost
+        connection (:func:`~reflex_aio.errors.is_expected`), end the run without it
     :param lag_alert: delay in seconds after which hooks and metrics report the consumer as late; ``None`` for never
     :param activity_ttl: time without an event in seconds after which hooks and metrics report the consumer as inactive;
         ``None`` for never

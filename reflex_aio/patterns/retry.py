@@ -6,7 +6,7 @@ from typing import TypeVar
 import anyio
 
 from reflex_aio.backoff import Backoff
-from reflex_aio.checks import check_callable, check_count
+from reflex_aio.checks import check_async, check_count
 from reflex_aio.consumer import HandlerOf
 from reflex_aio.tasks import pending_cancellations
 
@@ -38,7 +38,8 @@ def retrying(
     :raises ValueError: if ``retries`` is negative
     :raises TypeError: if an argument has the wrong type
     """
-    check_callable("handler", handler)
+    handler = check_async("handler", handler)
+    name = getattr(handler, "__qualname__", type(handler).__name__)
     allowed = check_count("retries", retries, least=0, none=True)
     backoff = Backoff() if backoff is None else backoff
 
@@ -53,7 +54,7 @@ def retrying(
                 if left == 0 or pending_cancellations() > pending_before:
                     raise
                 delay = next(delays)
-                logger.warning("%r failed, retrying in %.1f s: %r", handler, delay, exc)
+                logger.warning("%s failed on %r, retrying in %.1f s: %r", name, item, delay, exc)
             if left is not None:
                 left -= 1
             await anyio.sleep(delay)

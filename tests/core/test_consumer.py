@@ -2,6 +2,7 @@
 
 import asyncio
 import enum
+import functools
 import math
 from typing import Any
 
@@ -9,7 +10,9 @@ import anyio
 import pytest
 
 from reflex_aio import Consumer, Event
-from reflex_aio.errors import FilterError
+from reflex_aio.errors import ConnectionLost, FilterError, StreamStopped
+from reflex_aio.patterns import AckConsumer
+from reflex_aio.sql import AtomicConsumer
 from tests.core.sources import event
 
 
@@ -213,3 +216,70 @@ async def test_recover_is_not_asked_about_a_clean_up_that_fails_in_a_cancellatio
     task.cancel()
     with pytest.raises(OSError, match="clean-up"):
         await task
+
+
+# Handlers that aren't async functions.
+
+
+class _Plain:
+    def handle(self, *args: Any) -> None: ...
+
+
+def _plain(*args: Any) -> None: ...
+
+
+@pytest.mark.parametrize("function", [_plain, _Plain().handle, functools.partial(_plain, 1), print])
+@pytest.mark.parametrize("argument", ["handler", "recover"])
+@pytest.mark.parametrize("kind", [Consumer, AckConsumer, AtomicConsumer])
+def test_a_plain_function_is_refused_when_the_consumer_is_made(
+    kind: Any, argument: str, function: Any
+) -> None:
+    arguments = {"handler": ignore, argument: function}
+    with pytest.raises(TypeError, match=f"{argument} .* accepted is an async function"):
+        kind("c", **arguments)
+
+
+@pytest.mark.asyncio
+async def test_a_handler_whose_result_can_not_be_awaited_is_named() -> None:
+    returns_none: Any = lambda event: None  # noqa: E731
+    with pytest.raises(
+        TypeError, match=r"handler <function .*<lambda> .* returned None, .* accepted is an async"
+    ):
+        await drive(Consumer("c", returns_none), event(1))
+
+
+@pytest.mark.asyncio
+async def test_a_function_that_returns_what_an_async_function_returned_is_accepted() -> None:
+    handled: list[str] = []
+
+    async def handle(prefix: str, event: Event) -> None:
+        handled.append(prefix + event.id)
+
+    @functools.wraps(handle)
+    def wrapper(event: Event) -> Any:
+        return handle("wrapped", event)
+
+    class Handler:
+        async def __call__(self, event: Event) -> None:
+            await handle("object", event)
+
+    for handler in (
+        functools.partial(handle, "partial"),
+        lambda event: handle("lambda", event),
+        wrapper,
+        Handler(),
+    ):
+        await drive(Consumer("c", handler), event(1))
+    assert handled == ["partial1", "lambda1", "wrapped1", "object1"]
+
+
+@pytest.mark.parametrize("error", [StreamStopped(), ConnectionLost("lost")])
+@pytest.mark.asyncio
+async def test_an_expected_error_is_not_recovered_from(error: Exception) -> None:
+    async def handle(event: Event) -> None:
+        raise error
+
+    async def recover(event: Event, error: Exception) -> None: ...
+
+    with pytest.raises(type(error)):
+        await drive(Consumer("c", handle, recover=recover), event(1))

@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar, Unpack
 
-from reflex_aio.checks import check_callable
+from reflex_aio.checks import check_async
 from reflex_aio.consumer import ConsumerOptions
-from reflex_aio.errors import DatabaseError
+from reflex_aio.errors import DatabaseError, is_expected
 from reflex_aio.event import Event
 from reflex_aio.patterns.batch import BatchProcessor, check_limits
 from reflex_aio.running.manual_commit import ManualCommitConsumer, Processor, RunContext
@@ -38,9 +38,10 @@ class _Atomic(ManualCommitConsumer[Effect[Item]]):
     def __init__(
         self, name: str, handler: AtomicHandler[Item], **options: Unpack[ConsumerOptions[Item]]
     ) -> None:
-        check_callable("handler", handler)
+        handler = check_async("handler", handler)
         recover = options.pop("recover", None)
-        check_callable("recover", recover, none=True)
+        if recover is not None:
+            recover = check_async("recover", recover)
 
         async def handle(effect: Effect[Item]) -> None:
             await handler(effect.item, effect.connection)
@@ -84,7 +85,7 @@ class _Atomic(ManualCommitConsumer[Effect[Item]]):
             # Any other error comes from the connection, whose transaction cannot be rolled back to the savepoint.
             if exc is not failure or driver.is_closed(item.connection):
                 raise
-            if self.recover is None or pending_cancellations() > pending_before:
+            if self.recover is None or is_expected(exc) or pending_cancellations() > pending_before:
                 raise
             await self.recover(item, exc)
 

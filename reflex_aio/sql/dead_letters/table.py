@@ -5,7 +5,7 @@ from datetime import datetime
 from traceback import format_exception_only
 from typing import Any
 
-from reflex_aio.checks import check_callable, check_count, check_instance, check_text
+from reflex_aio.checks import check_async, check_count, check_instance, check_text
 from reflex_aio.consumer import Handler
 from reflex_aio.errors import DatabaseError, ErrorNotFound, EventNotFound, InvalidCursor
 from reflex_aio.event import Event, check_type
@@ -280,7 +280,7 @@ class ErrorsTable(Table[ErrorsSchema]):
         """
         driver = driver_of_pool(pool)
         check_instance("source", source, Source, "a Source, such as events.source(pool)")
-        check_callable("handler", handler, "an async function of an event, as consumer.handler is")
+        handler = check_async("handler", handler)
         with driver.errors(self.name):
             async with driver.acquire(pool) as connection:
                 failed = await self._get(connection, error_id)
