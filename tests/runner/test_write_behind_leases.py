@@ -100,11 +100,16 @@ async def test_cursor_under_a_lease_that_is_lost_is_never_stored(
     async with hosted.runner:
         await hosted.has_handled_three()
         # As if its time were over while the process was paused: somebody else takes over, and begins anew.
-        await backend.fetch(
-            connection,
-            f"UPDATE leases SET expires_at = '2000-01-01 00:00:00' WHERE id = '{NAME}'",
-        )
-        taken = await store.acquire(NAME, "second", ttl=60.0)
+
+        async def take_over() -> Lease | None:
+            await backend.fetch(
+                connection,
+                f"UPDATE leases SET expires_at = '2000-01-01 00:00:00' WHERE id = '{NAME}'",
+            )
+            # None if the runner has renewed the lease in between.
+            return await store.acquire(NAME, "second", ttl=60.0)
+
+        taken = await eventually(take_over, "the lease taken over")
         assert taken is not None
         await cursors.store(backend_pool).set(NAME, "1", fence=taken)
         await eventually(hosted.stands_by, "it has noticed")
