@@ -23,7 +23,8 @@ class ConsumerState(StrEnum):
     RUNNING = "running"
     """Its stream is open."""
     BACKING_OFF = "backing off"
-    """Its last run failed, or the lease store did; it is retried after a delay."""
+    """Its last run failed, or the lease store did; it is retried after a delay. This lasts until it has consumed the
+    event at which it failed."""
     BLOCKED = "blocked"
     """The table of its events was replaced: it waits until somebody sets its cursor."""
     DRAINING = "draining"

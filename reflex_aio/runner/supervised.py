@@ -56,6 +56,12 @@ class SupervisedSpec:
     @property
     def state(self) -> ConsumerState:
         """Its state."""
+        if (
+            self._state is ConsumerState.RUNNING
+            and self._supervisor is not None
+            and self._supervisor.retrying
+        ):
+            return ConsumerState.BACKING_OFF
         return self._state
 
     @property
@@ -63,7 +69,7 @@ class SupervisedSpec:
         """Its state, with details."""
         return ConsumerStatus(
             self.name,
-            self._state,
+            self.state,
             self._since,
             restarts=self._restarts,
             error=self._error,
@@ -133,7 +139,13 @@ class SupervisedSpec:
             self._report(ConsumerState.BACKING_OFF if delayed else ConsumerState.RUNNING, None)
 
         supervisor = self._supervisor = Supervisor(
-            self.name, begin, backoff=self._backoff, hooks=spec.hooks, report=self._report, final=LeaseLost
+            self.name,
+            begin,
+            backoff=self._backoff,
+            hooks=spec.hooks,
+            report=self._report,
+            passed=self._changed,
+            final=LeaseLost,
         )
         self.unfinished = True
         try:

@@ -35,8 +35,11 @@ class CursorWriter:
         self._fence = fence
         # The cursor to be written; "" if it is stored.
         self._pending = ""
-        self._writing = False
         self._written: anyio.Event | None = None
+        self.writing: bool = False
+        """True while a cursor is being written."""
+        self.failed: bool = False
+        """True if a cursor was not written, because of an error."""
         self.stored: str = ""
         """The last cursor that was written; ``""`` before the first."""
 
@@ -63,12 +66,12 @@ class CursorWriter:
 
     async def write(self) -> None:
         """Write the pending cursor, if there is one. After a cancellation, the next call writes it."""
-        while self._writing:
+        while self.writing:
             await self._wait_for_write()
         pending = self._pending
         if not pending:
             return
-        self._writing = True
+        self.writing = True
         try:
             await self._store.set(self._name, pending, expected=self._expected, fence=self._fence)
             if self._expected is not None:
@@ -79,7 +82,7 @@ class CursorWriter:
                 self._pending = ""
         except Exception:
             # The error ends the run. A second try at its end would only report the same error twice.
-            self._pending = ""
+            self._pending, self.failed = "", True
             raise
         finally:
             self._end_write()
@@ -91,9 +94,9 @@ class CursorWriter:
         The store must have transactions, and the stored cursor must be known.
         """
         assert self._expected is not None
-        while self._writing:
+        while self.writing:
             await self._wait_for_write()
-        self._writing = True
+        self.writing = True
         rolled_back = False
         try:
             async with self._store.transaction(
@@ -122,7 +125,7 @@ class CursorWriter:
         await self._written.wait()
 
     def _end_write(self) -> None:
-        self._writing = False
+        self.writing = False
         if self._written is not None:
             self._written.set()
             self._written = None

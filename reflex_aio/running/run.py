@@ -82,6 +82,8 @@ class Run:
         self._context: RunContext[Any] | None = None
         self.advanced: bool = False
         """True if the cursor was moved past an event that was handled."""
+        self.failed_at_event: bool = False
+        """True if the run was busy when it ended with an error."""
 
     @property
     def cursor(self) -> str:
@@ -102,6 +104,16 @@ class Run:
         ids = [event.id for event in self._page]
         after = ids.index(reached) + 1 if reached in ids else 0
         return ids[after] if after < len(ids) else ""
+
+    @property
+    def has_advanced(self) -> bool:
+        """:attr:`advanced`, also of a processor that is running."""
+        return self.advanced or (self._context is not None and self._context.advanced)
+
+    @property
+    def busy(self) -> bool:
+        """True while an event is being consumed, or a cursor stored."""
+        return bool(self.in_hand) or (self._writer is not None and self._writer.writing)
 
     async def stored_cursor(self) -> str:
         """Return the consumer's cursor as it is stored now, or ``""`` if it has none."""
@@ -173,6 +185,9 @@ class Run:
                     await self._consume_with_sets(stream)
                 else:
                     await self._consume_with_mark(stream, mark)
+        except BaseException:
+            self._note_failure()
+            raise
         finally:
             self._page = ()
 
@@ -245,9 +260,15 @@ class Run:
 
         try:
             await self._while_writing(writer, group, consume)
+        except BaseException:
+            self._note_failure()
+            raise
         finally:
             context.close()
             self._context, self.advanced = None, context.advanced
+
+    def _note_failure(self) -> None:
+        self.failed_at_event = self.busy or (self._writer is not None and self._writer.failed)
 
     async def _while_writing(
         self, writer: CursorWriter, group: Group, work: Callable[[], Awaitable[None]]

@@ -4,6 +4,7 @@ import logging
 import math
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 import anyio
@@ -29,6 +30,8 @@ _SPREAD = 0.5
 _WAKE_PERIOD = 5.0
 # The interval at which the cursor of a blocked consumer is read, in seconds.
 _DECISION_INTERVAL = 2.0
+# How often a run is asked whether it has passed the event at which the last one failed, in seconds.
+_PASSED_INTERVAL = 0.5
 
 # Called with each new state, and the error that led to it.
 Report: TypeAlias = Callable[[ConsumerState, Exception | None], None]
@@ -38,8 +41,9 @@ async def run_forever(spec: Spec, *, backoff: Backoff | None = None) -> None:
     """Run ``spec`` again and again, whatever its runs raise, until cancelled.
 
     Errors that belong to normal operation, such as a server's restart, or another process that has moved the cursor,
-    are logged at level INFO; all others at level ERROR, with their traceback. A run that moved the cursor past an event
-    that it handled, or lasted longer than the longest delay, resets the backoff.
+    are logged at level INFO, or at level WARNING if a time limit was exceeded, or the same event has failed twice; all
+    others at level ERROR, with their traceback. A run that moved the cursor past an event that it handled, or lasted
+    longer than the longest delay, resets the backoff.
 
     A :class:`~reflex_aio.errors.TableReplaced` blocks the consumer, since its cursor may now belong to another event:
     it is run again once the stored cursor was set to another value, or removed. Without a stored cursor, it is run
@@ -73,6 +77,7 @@ class Supervisor:
     :param backoff: delays between runs
     :param hooks: called at each restart
     :param report: called at each change of state
+    :param passed: called when :attr:`retrying` has become false, as the event is handled
     :param final: the errors that :meth:`run` raises
     """
 
@@ -84,6 +89,7 @@ class Supervisor:
         backoff: Backoff,
         hooks: Hooks,
         report: Report = lambda state, error: None,
+        passed: Callable[[], None] = lambda: None,
         final: type[Exception] | tuple[type[Exception], ...] = (),
     ) -> None:
         self._name = name
@@ -91,6 +97,7 @@ class Supervisor:
         self._backoff = backoff
         self._hooks = hooks
         self._report = report
+        self._passed = passed
         self._final = final
         self._run: Run | None = None
         self._group: Group | None = None
@@ -99,8 +106,16 @@ class Supervisor:
         self._woken_at = -math.inf
         # The stored cursor at the last conflict.
         self._conflict: str | None = None
+        # True from a failure at an event until the cursor has moved past it.
+        self._failed_at_event = False
         self.unfinished: bool = False
         """True if the last run was cancelled with events in hand, since it did not end in time."""
+
+    @property
+    def retrying(self) -> bool:
+        """True while the run is at the event at which the last one failed."""
+        run = self._run
+        return self._failed_at_event and run is not None and run.busy and not run.has_advanced
 
     async def run(self) -> None:
         """Run until cancelled, or until :meth:`end` is called.
@@ -128,7 +143,7 @@ class Supervisor:
             if isinstance(error, TableReplaced):
                 await self._wait_for_cursor(run, error)
             else:
-                await self._back_off(next(delays), error)
+                await self._back_off(run, next(delays), error)
 
     def end(self, *, timeout: float | None = None) -> None:
         """Receive no more events. :meth:`run` returns when those in hand are finished, and the cursor is stored.
@@ -158,7 +173,7 @@ class Supervisor:
         pending_before = pending_cancellations()
         self._group = Group(self._name, not_ended=self._not_ended)
         try:
-            await self._group.run(run.run)
+            await self._group.run(run.run if not self._failed_at_event else partial(self._retry, run))
             return None
         except self._final:
             raise
@@ -176,6 +191,19 @@ class Supervisor:
         finally:
             self._run = self._group = None
 
+    async def _retry(self, run: Run) -> None:
+        """Do the run, and report when it has passed the event at which the last one failed."""
+        assert self._group is not None
+        self._group.start(self._report_passing, run)
+        await run.run()
+
+    async def _report_passing(self, run: Run) -> None:
+        # Not told by the run, whose loop may take a million turns a second.
+        while not run.has_advanced:  # noqa: ASYNC110
+            await anyio.sleep(_PASSED_INTERVAL)
+        self._failed_at_event = False
+        self._passed()
+
     def _not_ended(self) -> None:
         event_id = "" if self._run is None else self._run.in_hand
         if event_id:
@@ -187,7 +215,9 @@ class Supervisor:
                 extra={"consumer": self._name, "event_id": event_id},
             )
 
-    async def _back_off(self, delay: float, error: Exception) -> None:
+    async def _back_off(self, run: Run, delay: float, error: Exception) -> None:
+        before, self._failed_at_event = self._failed_at_event, run.failed_at_event
+        standing = before and run.failed_at_event and not run.advanced
         moved_by_others = self._is_moved_by_others(error)
         expected = moved_by_others or is_expected(error)
         extra = {"consumer": self._name}
@@ -196,7 +226,10 @@ class Supervisor:
                 "consumer %s: %s (%s); restarting in %.1f s", self._name, error, _OTHERS, delay, extra=extra
             )
         elif expected:
-            logger.info("consumer %s: %s; restarting in %.1f s", self._name, error, delay, extra=extra)
+            # A server that restarts is no reason to warn; a consumer that does not get on is.
+            timed_out = isinstance(error.__cause__, TimeoutError)
+            level = logging.WARNING if standing or timed_out else logging.INFO
+            logger.log(level, "consumer %s: %s; restarting in %.1f s", self._name, error, delay, extra=extra)
         else:
             logger.error(
                 "consumer %s failed; restarting in %.1f s", self._name, delay, exc_info=error, extra=extra

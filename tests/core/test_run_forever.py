@@ -217,6 +217,32 @@ async def test_expected_errors_are_information_and_others_errors_with_their_stac
 
 
 @on_trio
+async def test_expected_errors_are_warnings_if_a_limit_was_exceeded_or_the_same_event_fails_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "reflex_aio")
+    late = ConnectionLost("late")
+    late.__cause__ = TimeoutError()
+    raised = [ConnectionLost("first"), ConnectionLost("second"), ConnectionLost("third")]
+
+    async def fail(event: Event) -> None:
+        if raised:
+            raise raised.pop(0)
+
+    runs = Runs(Pages(late), Pages(ConnectionLost("idle")), *(Pages(events(1, 1)) for _ in range(4)))
+    async with running(spec_of(runs, handler=fail)):
+        await anyio.sleep(100)
+
+    assert [(record.levelname, record.getMessage().partition(";")[0]) for record in caplog.records] == [
+        ("WARNING", "consumer c: late"),
+        ("INFO", "consumer c: idle"),
+        ("INFO", "consumer c: first"),
+        ("WARNING", "consumer c: second"),
+        ("WARNING", "consumer c: third"),
+    ]
+
+
+@on_trio
 async def test_conflict_with_another_process_is_information_and_one_that_comes_again_an_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -14,10 +14,11 @@ import trio
 from reflex_aio import Backoff, ConnectionLost, Consumer, Event, Runner, Spec
 from reflex_aio.health import ConsumerState
 from reflex_aio.memory import MemoryCursorStore, MemoryEvents
+from reflex_aio.patterns import ConcurrentConsumer
 from tests.core.cancelling import on_trio
 from tests.core.recording import RecordingStore, Streams
 from tests.core.sources import Pages, events
-from tests.waiting import eventually
+from tests.waiting import deadline, eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -142,6 +143,54 @@ async def test_spec_that_fails_is_run_again_and_the_others_go_on() -> None:
         assert runner.statuses()["failing"].restarts == 3
         assert (runner.ready, runner.live) == (True, True)
     assert (runner.ready, runner.live) == (False, True)
+
+
+@pytest.mark.parametrize("make", [Consumer, partial(ConcurrentConsumer, limit=2)])
+@pytest.mark.parametrize("step", ["handler", "cursor"])
+async def test_consumer_backs_off_and_is_not_ready_until_the_event_at_which_it_failed_is_consumed(
+    make: Any, step: str
+) -> None:
+    failures, passing, tries = [ConnectionLost("down")], anyio.Event(), 0
+
+    async def work(where: str) -> None:
+        nonlocal tries
+        if where == step:
+            tries += 1
+            if failures:
+                raise failures.pop()
+            await passing.wait()
+
+    class Store(MemoryCursorStore):
+        async def set(self, name: str, cursor: str, **options: Any) -> None:
+            await work("cursor")
+            await super().set(name, cursor, **options)
+
+    async def handle(event: Event) -> None:
+        await work("handler")
+
+    source = MemoryEvents()
+    await source.insert(1, 1)
+    runner = Runner([Spec(source, Store(), make("c", handle))])
+    async with running(runner):
+        await eventually(lambda: tries == 2)
+        assert (states(runner), runner.ready) == ({"c": "backing off"}, False)
+        passing.set()
+        with anyio.fail_after(deadline(10)):
+            while not runner.ready:
+                await runner.changed()
+        assert states(runner) == {"c": "running"}
+
+
+@pytest.mark.parametrize("error", [ConnectionLost("down"), ValueError("bug")])
+async def test_consumer_without_an_event_in_hand_is_ready_as_soon_as_its_stream_is_open_again(
+    error: Exception,
+) -> None:
+    runner = Runner([spec_of("c", ignore, Pages(error))])
+    async with running(runner):
+        await eventually(lambda: runner.statuses()["c"].restarts == 1)
+        with anyio.fail_after(deadline(10)):
+            while not runner.ready:
+                await runner.changed()
 
 
 async def test_consumer_is_starting_until_its_stream_is_open() -> None:

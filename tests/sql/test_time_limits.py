@@ -2,7 +2,9 @@
 
 import asyncio
 import gc
+import os
 import re
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,8 +16,10 @@ import pytest
 import pytest_asyncio
 
 import reflex_aio.sql
-from reflex_aio import ConnectionLost, Event, Lease, ReflexError, Spec, run
+from reflex_aio import ConnectionLost, Consumer, Event, Lease, ReflexError, Runner, Spec, run
+from reflex_aio.health import ConsumerState
 from reflex_aio.memory import MemoryEvents
+from reflex_aio.patterns import ConcurrentConsumer
 from reflex_aio.sql import (
     AtomicConsumer,
     AttemptsTable,
@@ -66,6 +70,20 @@ async def with_lease(pool: Any, use: Callable[[Lease], Awaitable[None]]) -> None
     await use(TableLease("c", "owner", 1, schema=leases.schema))
 
 
+async def renew_all(pool: Any) -> None:
+    async with leases.store(pool) as store:
+        lease = TableLease("c", "owner", 1, schema=leases.schema)
+        failures = await store.renew_many([lease], ttl=10)
+        if lease in failures:
+            raise failures[lease]
+
+
+async def ignore(event: Event) -> None: ...
+
+
+async def ignore_in_a_transaction(event: Event, connection: Any) -> None: ...
+
+
 OPERATIONS: Mapping[str, tuple[str, Operation]] = {
     "cursors get": ("cursors", lambda pool: cursors.store(pool).get("c")),
     "cursors set": ("cursors", lambda pool: cursors.store(pool).set("c", "2")),
@@ -86,6 +104,7 @@ OPERATIONS: Mapping[str, tuple[str, Operation]] = {
         "leases",
         lambda pool: with_lease(pool, lambda lease: leases.store(pool).renew(lease, ttl=10)),
     ),
+    "leases renew many": ("leases", renew_all),
     "leases release": (
         "leases",
         lambda pool: with_lease(pool, lambda lease: leases.store(pool).release(lease)),
@@ -97,6 +116,16 @@ OPERATIONS: Mapping[str, tuple[str, Operation]] = {
     "events head": ("events", lambda pool: events.source(pool).head()),
     "events page": ("events", read_a_page),
     "events prune": ("events", lambda pool: events.prune(pool, Retention(before="1", force=True))),
+    "partitions room": ("events", lambda pool: events.partitions(10).room(pool)),
+    "partitions extend": ("events", lambda pool: events.partitions(10).extend(pool)),
+    "partitions prune": (
+        "events",
+        lambda pool: events.partitions(10).prune(pool, Retention(before="1", force=True)),
+    ),
+    "errors replay": (
+        "errors",
+        lambda pool: errors.replay(pool, "1", source=MemoryEvents(), handler=ignore),
+    ),
 }
 
 
@@ -120,7 +149,11 @@ async def connection(backend: Backend) -> Any:
 async def pools(backend: Backend, **arguments: Any) -> AsyncIterator[Mapping[str, Any]]:
     """A pool for each operation, of one connection, which is connected."""
     async with AsyncExitStack() as stack:
-        opened = {name: await stack.enter_async_context(backend.pool(1, **arguments)) for name in OPERATIONS}
+        opened = {
+            name: await stack.enter_async_context(backend.pool(1, **arguments))
+            for name in OPERATIONS
+            if backend.driver.dialect == "postgres" or not name.startswith("partitions")
+        }
         # Prepared, so that each has done its first statement.
         for pool in opened.values():
             async with backend.driver.acquire(pool, limit=asyncio.timeout(deadline(30))) as connection:
@@ -218,8 +251,91 @@ async def test_a_row_that_another_session_has_locked_stops_a_consumer_for_the_li
     await OPERATIONS["cursors set"][1](backend_pool)
 
 
+async def test_a_statement_that_timed_out_is_cancelled_also_while_others_wait_for_the_pool(
+    backend: Backend, connection: Any
+) -> None:
+    holding, watching = await backend.connect(), await backend.connect()
+    await backend.fetch(holding, "BEGIN")
+    await backend.fetch(holding, "SELECT * FROM cursors WHERE id = 'c' FOR UPDATE")
+    async with backend.pool(1) as pool, asyncio.TaskGroup() as group:
+        first = group.create_task(outcomes({"cursors set": pool}))
+        await backend.waiting_for_locks(1)
+
+        async def occupy() -> None:
+            async with backend.driver.acquire(pool, limit=asyncio.timeout(deadline(30))) as connection:
+                await cursors.set(connection, "c", "3")
+
+        second = group.create_task(occupy())
+        assert {type(error) for error in (await first).values()} == {ConnectionLost}
+        await eventually(partial(waits_once, backend, watching), "only one statement waits", every=0.15)
+        assert not second.done()
+        await backend.fetch(holding, "ROLLBACK")
+
+
+async def waits_once(backend: Backend, watching: Any) -> bool:
+    return int(await backend.value(watching, backend.lock_waits)) == 1
+
+
+@pytest.mark.parametrize(
+    "consumer",
+    [
+        Consumer("c", ignore),
+        ConcurrentConsumer("c", ignore, limit=2),
+        AtomicConsumer("c", ignore_in_a_transaction),
+    ],
+    ids=lambda consumer: type(consumer).__name__,
+)
+async def test_a_consumer_whose_cursor_is_locked_warns_and_is_not_ready_until_it_gets_on(
+    backend: Backend,
+    connection: Any,
+    backend_pool: Any,
+    consumer: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    source = MemoryEvents()
+    await source.insert(1, 1)
+    await source.insert(2, 1)
+    holding = await backend.connect()
+    await backend.fetch(holding, "BEGIN")
+    await backend.fetch(holding, "SELECT * FROM cursors WHERE id = 'c' FOR UPDATE")
+    store = cursors.store(backend_pool)
+    async with Runner([Spec(source, store, consumer)]) as runner:
+        await eventually(lambda: runner.statuses()["c"].restarts >= 1)
+        await eventually(lambda: runner.statuses()["c"].state is ConsumerState.BACKING_OFF)
+        assert not runner.ready
+        await backend.fetch(holding, "ROLLBACK")
+        await eventually(lambda: runner.ready)
+    assert await store.get("c") == "2"
+    logged = [record for record in caplog.records if "restarting" in record.getMessage()]
+    assert {record.levelname for record in logged} == {"WARNING"}
+    assert f"consumer c: cursors: the database did not answer within {LIMIT:g} s" in caplog.text
+
+
 async def no_lock_waits(backend: Backend, watching: Any) -> bool:
     return int(await backend.value(watching, backend.lock_waits)) == 0
+
+
+async def test_the_kernel_closes_connections_of_open_pool_whose_other_end_is_gone(
+    backend: Backend, through_proxy: Proxy
+) -> None:
+    driver = backend.driver
+    pool = await driver.open_pool(through_proxy.dsn, size=1)
+    try:
+        async with driver.acquire(pool) as connection:
+            with socket.socket(fileno=os.dup(descriptor(driver.underlying(connection)))) as connected:
+                assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 15
+                assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+    finally:
+        await driver.close_pool(pool)
+
+
+def descriptor(connection: Any) -> int:
+    """Return the file descriptor of a connection, for which most libraries have no public name."""
+    if hasattr(connection, "fileno"):
+        return int(connection.fileno())
+    transport = connection._writer.transport if hasattr(connection, "_writer") else connection._transport
+    return int(transport.get_extra_info("socket").fileno())
 
 
 async def test_an_error_of_the_database_leaves_no_future_behind(

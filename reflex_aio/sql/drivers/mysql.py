@@ -263,6 +263,8 @@ class MysqlDriver(Driver):
         if broken:
             # A statement may still be running.
             connection.close()
+            if timed_out:
+                await self._kill_statement(connection, thread_id)
         else:
             try:
                 async with asyncio.timeout(_CLEANUP_TIMEOUT):
@@ -279,23 +281,21 @@ class MysqlDriver(Driver):
             releasing.append(asyncio.ensure_future(pool._wakeup()))
         # Not cancelled after the timeout: the waiting tasks would never be notified.
         await asyncio.wait(releasing, timeout=_CLEANUP_TIMEOUT)
-        if timed_out:
-            await self._kill_statement(pool, thread_id)
 
-    async def _kill_statement(self, pool: Any, thread_id: int) -> None:
-        """Kill the statement of a connection that was closed. While it waits for a lock, the server does not notice."""
-        connection = None
+    async def _kill_statement(self, connection: Any, thread_id: int) -> None:
+        """Kill the statement of a connection that was closed. While it waits for a lock, the server does not notice.
+
+        It is done on a new session of the same connection object: tasks may wait for any other connection of the pool.
+        """
         try:
             async with asyncio.timeout(_CLEANUP_TIMEOUT):
-                connection = await pool.acquire()
+                await connection.ping(reconnect=True)
                 await self._execute(connection, f"KILL QUERY {thread_id}")
         except (TimeoutError, OSError, EOFError, RuntimeError, self.error) as exc:
-            # The pool has no other connection, or the statement has ended by itself.
+            # The server cannot be reached, or the statement has ended by itself.
             logger.debug("a statement that timed out could not be killed: %s", exc)
-            if connection is not None:
-                connection.close()
-        if connection is not None:
-            await asyncio.wait([asyncio.ensure_future(pool.release(connection))], timeout=_CLEANUP_TIMEOUT)
+        finally:
+            connection.close()
 
     def has_spare(self, pool: Any) -> bool:
         # Neither library has a public name for a pool that is closing, and waits for its connections.

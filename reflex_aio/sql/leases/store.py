@@ -28,8 +28,6 @@ __all__ = [
 
 T = TypeVar("T")
 
-# The time limit for a renewal of several leases, and for reading all of them, on the reserved connection, in seconds.
-_TIMEOUT = 30.0
 
 LeaseKey: TypeAlias = tuple[str, str, int]
 """The name, owner and epoch of a lease."""
@@ -109,7 +107,11 @@ class TableLeaseStore(TableStore[LeasesDialect], LeaseStore):
         self._entered += 1
         if self._reserved is None:
             self._reserved = PinnedConnection(
-                self._driver, self._pool, table=self._table.name, timeout=_TIMEOUT, reserve=True
+                self._driver,
+                self._pool,
+                table=self._table.name,
+                timeout=self._driver.statement_timeout,
+                reserve=True,
             )
         return self
 

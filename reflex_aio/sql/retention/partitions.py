@@ -135,22 +135,27 @@ class Partitions:
         )
         with driver.errors(str(schema.table)):
             async with driver.acquire(pool) as connection:
-                for partition in (await table.family(connection)).partitions:
-                    end = int(kept.end)
-                    if not retention.force:
-                        # Again before each: a consumer may have been rewound, or be new.
-                        watermark = await low_watermark(
-                            retention.stores, ignore=retention.ignore, expect=retention.expect
-                        )
-                        end = min(end, watermark.position)
-                    if partition.end > end and not partition.pending:
-                        break
-                    if dry_run or await table.drop(connection, partition):
-                        dropped.append(partition.name)
-                        continue
+                partitions = (await table.family(connection)).partitions
+        for partition in partitions:
+            end = int(kept.end)
+            if not retention.force:
+                # Again before each: a consumer may have been rewound, or be new.
+                watermark = await low_watermark(
+                    retention.stores, ignore=retention.ignore, expect=retention.expect
+                )
+                end = min(end, watermark.position)
+            if partition.end > end and not partition.pending:
+                break
+            if not dry_run:
+                # The time limit is for one partition, not for all of them.
+                with driver.errors(str(schema.table)):
+                    async with driver.acquire(pool) as connection:
+                        gone = await table.drop(connection, partition)
+                if not gone:
                     # No other partition can be detached while this one is being detached.
                     busy.append(partition.name)
                     break
+            dropped.append(partition.name)
         return Dropped(tuple(dropped), tuple(busy), kept)
 
 
