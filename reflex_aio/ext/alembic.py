@@ -5,9 +5,8 @@ from typing import Any
 
 from reflex_aio.checks import check_instance
 from reflex_aio.sql.dialect import dialect_part
-from reflex_aio.sql.schema.dialect import Column, SchemaDialect
 from reflex_aio.sql.schema.names import EventsSchema
-from reflex_aio.sql.schema.table import Table
+from reflex_aio.sql.schema.table import Column, SchemaDialect, Table
 
 try:
     import sqlalchemy as sa

@@ -9,7 +9,6 @@ import pytest
 from reflex_aio.errors import TableNotFound
 from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers import driver_of_connection
-from reflex_aio.sql.schema.dialect import SchemaDialect
 from reflex_aio.sql.schema.names import (
     CursorColumns,
     CursorsSchema,
@@ -21,6 +20,7 @@ from reflex_aio.sql.schema.names import (
     Name,
     TableSchema,
 )
+from reflex_aio.sql.schema.table import SchemaDialect
 from reflex_aio.sql.wakeups.notifier import CHANNEL, payload_of
 from tests.fix_databases import Connect
 from tests.waiting import deadline, eventually

@@ -13,9 +13,8 @@ from reflex_aio.sql.cursors.write_behind import WriteBehindCursorStore
 from reflex_aio.sql.dialect import dialect_part
 from reflex_aio.sql.drivers import driver_of_connection
 from reflex_aio.sql.drivers.base import Driver
-from reflex_aio.sql.schema.dialect import SchemaDialect
 from reflex_aio.sql.schema.names import CursorColumns, CursorsSchema, CursorType, Name
-from reflex_aio.sql.schema.table import Table
+from reflex_aio.sql.schema.table import SchemaDialect, Table
 
 __all__ = ["CursorState", "CursorsTable"]
 

@@ -20,7 +20,7 @@ _CONNECT_TIMEOUT = 10
 # Appended to the user's application_name, so that pg_stat_activity distinguishes these connections.
 _APPLICATION_NAME = "reflex_aio"
 
-# As in asyncpg_listen.py: a NOTIFY need not wait for the disk.
+# As in asyncpg.py: a NOTIFY need not wait for the disk.
 _WITHOUT_FLUSH = "SET LOCAL synchronous_commit = off"
 
 

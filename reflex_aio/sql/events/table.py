@@ -20,9 +20,8 @@ from reflex_aio.sql.events.source import TableSource
 from reflex_aio.sql.events.values import NewEvent
 from reflex_aio.sql.retention.partitions import Partitions
 from reflex_aio.sql.retention.prune import Backlog, Extent, Pruned, Retention, RetentionDialect, prune
-from reflex_aio.sql.schema.dialect import SchemaDialect
 from reflex_aio.sql.schema.names import EventColumns, EventsSchema, ForeignIdType, Name
-from reflex_aio.sql.schema.table import Table
+from reflex_aio.sql.schema.table import SchemaDialect, Table
 from reflex_aio.sql.wakeups.notifier import Notifier
 from reflex_aio.stream import EventStream
 

@@ -11,8 +11,8 @@ from reflex_aio.sql.drivers import driver_of_pool
 from reflex_aio.sql.drivers.base import Driver
 from reflex_aio.sql.retention.postgres import PostgresPartitions
 from reflex_aio.sql.retention.prune import Pruned, Retention, low_watermark, prune
-from reflex_aio.sql.schema.dialect import SchemaDialect
 from reflex_aio.sql.schema.names import EventsSchema
+from reflex_aio.sql.schema.table import SchemaDialect
 
 __all__ = ["Dropped", "Partitions"]
 

@@ -6,7 +6,6 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 from reflex_aio.errors import SchemaError, TableNotFound, TableRefused
 from reflex_aio.sql.drivers.base import Driver, Row
-from reflex_aio.sql.schema.dialect import Column, ExpectedColumn, FoundColumn, FoundTable, SchemaDialect
 from reflex_aio.sql.schema.names import (
     AttemptsSchema,
     CursorsSchema,
@@ -16,6 +15,7 @@ from reflex_aio.sql.schema.names import (
     Name,
     TableSchema,
 )
+from reflex_aio.sql.schema.table import Column, ExpectedColumn, FoundColumn, FoundTable, SchemaDialect
 
 __all__ = ["FoundEvents", "MysqlSchemaDialect", "microseconds_sql", "now_sql", "schema_sql", "timestamp_type"]
 

@@ -6,7 +6,6 @@ import pytest
 
 from reflex_aio.errors import TableNotFound
 from reflex_aio.sql.dialect import dialect_part
-from reflex_aio.sql.schema.dialect import SchemaDialect
 from reflex_aio.sql.schema.names import (
     CursorColumns,
     CursorsSchema,
@@ -17,6 +16,7 @@ from reflex_aio.sql.schema.names import (
     Name,
     TableSchema,
 )
+from reflex_aio.sql.schema.table import SchemaDialect
 from tests.fix_backends import MysqlBackend
 
 pytestmark = pytest.mark.asyncio

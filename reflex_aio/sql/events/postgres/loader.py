@@ -14,8 +14,8 @@ from reflex_aio.sql.events.postgres.gap_fill import GapFiller
 from reflex_aio.sql.events.postgres.gaps import SCAN_INTERVAL, Gaps, Resolved
 from reflex_aio.sql.events.postgres.queries import TIMESTAMP_TYPES, PageColumns, Queries
 from reflex_aio.sql.events.settings import EventsSettings
-from reflex_aio.sql.schema.dialect import local_time_difference
 from reflex_aio.sql.schema.postgres import FoundEvents
+from reflex_aio.sql.schema.table import local_time_difference
 from reflex_aio.tasks import shielded
 
 __all__ = ["PostgresLoader"]
