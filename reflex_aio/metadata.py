@@ -80,7 +80,8 @@ class _TypedCodec(MetadataCodec[T]):
         try:
             # msgspec checks types when it decodes, not when it encodes.
             self._coder.decode(data)
-        except ValueError as exc:
+        # Old versions of msgspec have no ValueErrors.
+        except (msgspec.MsgspecError, ValueError) as exc:
             raise TypeError(
                 f"metadata is a {value.__class__.__name__} that {self!r} would not decode again: {exc}"
             ) from exc

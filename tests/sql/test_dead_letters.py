@@ -478,7 +478,7 @@ async def test_a_replay_needs_a_source_a_handler_and_an_integer(connect: Connect
         await errors.replay(pool, error_id, source=source, handler=fail)
     consumer: Any = Consumer("c", fail)
     with pytest.raises(
-        TypeError, match=r"accepted is an async function of an event, as consumer\.handler is"
+        TypeError, match=r"handler Consumer\('c'\) is a Consumer: accepted is an async function"
     ):
         await errors.replay(pool, error_id, source=source, handler=consumer)
     wrong: Any = user_events

@@ -7,10 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Self
 
-import psycopg
-from psycopg import errors
-
 from reflex_aio.sql.drivers.base import CannotNotify, ListenConnection
+
+try:
+    import psycopg
+    from psycopg import errors
+except ImportError as exc:
+    raise ModuleNotFoundError(
+        f"this driver needs psycopg and psycopg_pool: pip install 'reflex-aio[psycopg]' ({exc})",
+        name=exc.name,
+    ) from exc
 
 __all__ = ["Address", "PsycopgListenConnection", "socket_of"]
 
