@@ -299,6 +299,9 @@ class AsyncpgDriver(Driver):
     ) -> None:
         # asyncpg sends a cancel request when a statement is cancelled. The pool waits until the statement has ended,
         # and resets the session; if that takes longer than the timeout, it closes the connection.
+        if self.underlying(connection) is not None and self.is_closed(connection):
+            # Old versions of asyncpg would not free the pool's slot of a connection that was lost.
+            connection.terminate()
         try:
             await pool.release(connection, timeout=_RELEASE_TIMEOUT)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
