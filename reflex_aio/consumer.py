@@ -131,7 +131,7 @@ class BaseConsumer(Generic[Item]):
             await self.handler(item)
         except Exception as exc:
             if is_expected(exc) or pending_cancellations() > pending_before:
-                # An expected error tells nothing about the event. An error during clean-up has replaced a
+                # An expected error is not about the event. An error during clean-up has replaced a
                 # cancellation: to recover would swallow the cancellation.
                 raise
             await self.recover(item, exc)

@@ -20,6 +20,10 @@ from reflex_aio.rpc.protocol import MalformedMessage, parse
 
 __all__ = ["MOST_EVENTS", "IdCheck", "decode_page", "encode_pages"]
 
+_GREATEST_ID = len(str(2**63 - 1)), str(2**63 - 1)
+
+# How many of the last opaque ids are remembered, to detect a repetition.
+_REMEMBERED = 10_000
 
 MOST_EVENTS = 100_000
 """The most events in a page. Empty values take a byte in a page, and a hundred times as much when it is decoded."""
@@ -114,12 +118,6 @@ def decode_page(data: bytes) -> EventBatch:
         if column is not None and len(column) != count:
             raise MalformedMessage("the columns of a page differ in length")
     return EventBatch(page.ids, page.types, page.foreign_ids, page.timestamps_us, page.metadata, page.traces)
-
-
-_GREATEST_ID = len(str(2**63 - 1)), str(2**63 - 1)
-
-# How many of the last opaque ids are remembered, to detect a repetition.
-_REMEMBERED = 10_000
 
 
 class IdCheck:

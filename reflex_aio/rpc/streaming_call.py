@@ -37,6 +37,17 @@ __all__ = [
     "service_of_stub",
 ]
 
+# The interval between heartbeats of an idle stream of pages, in seconds, in both directions.
+HEARTBEAT = 10.0
+
+# The number of intervals without a message after which a peer is lost.
+_MISSED = 3
+
+# The size in bytes of buffered messages at which reading from the network pauses. HTTP/2 buffers as much again.
+_READ_AHEAD = 256 * 1024
+
+# What a buffered message takes in addition to its content, in bytes.
+_OVERHEAD = 100
 
 Call: TypeAlias = grpc.aio.UnaryStreamCall[Any, Any]
 PagesCall: TypeAlias = grpc.aio.StreamStreamCall[bytes, bytes]
@@ -115,19 +126,6 @@ def _decode_serialized(messages: Sequence[bytes]) -> list[Event]:
 
 def _decode_messages(messages: Sequence[Any]) -> list[Event]:
     return list(map(event_from_message, messages))
-
-
-# The interval between heartbeats of an idle stream of pages, in seconds, in both directions.
-HEARTBEAT = 10.0
-
-# The number of intervals without a message after which a peer is lost.
-_MISSED = 3
-
-# The size in bytes of buffered messages at which reading from the network pauses. HTTP/2 buffers as much again.
-_READ_AHEAD = 256 * 1024
-
-# What a buffered message takes in addition to its content, in bytes.
-_OVERHEAD = 100
 
 
 class PeerWatch:

@@ -17,6 +17,17 @@ from reflex_aio.runner.supervised import SupervisedSpec
 
 __all__ = ["Membership", "Rebalancer", "assign"]
 
+logger = logging.getLogger(__name__)
+
+# The names that reflex_aio.patterns.shards makes.
+_SHARD = re.compile(r"(.+)_\d+_of_(\d+)", re.DOTALL)
+
+# Fractions of the ttl: the period of rebalancing, which is also the time limit of a request, and the delay after an
+# error.
+_PERIOD = 1 / 3
+_RETRY = 1 / 10
+# The longest delay between the expiry of another process's lease and the next rebalancing, in seconds.
+_EXPIRY_DELAY = 0.05
 
 _PREFIX = "reflex_aio.runner"
 
@@ -97,19 +108,6 @@ class Membership:
             for name, state in states.items()
             if name.startswith(f"{_PREFIX}/") and not name.startswith(self._prefix) and state.is_held
         }
-
-
-logger = logging.getLogger(__name__)
-
-# The names that reflex_aio.patterns.shards makes.
-_SHARD = re.compile(r"(.+)_\d+_of_(\d+)", re.DOTALL)
-
-# Fractions of the ttl: the period of rebalancing, which is also the time limit of a request, and the delay after an
-# error.
-_PERIOD = 1 / 3
-_RETRY = 1 / 10
-# The longest delay between the expiry of another process's lease and the next rebalancing, in seconds.
-_EXPIRY_DELAY = 0.05
 
 
 def assign(names: Iterable[str], members: Collection[str], owners: Mapping[str, str]) -> dict[str, str]:

@@ -198,7 +198,7 @@ class Supervisor:
         await run.run()
 
     async def _report_passing(self, run: Run) -> None:
-        # Not told by the run, whose loop may take a million turns a second.
+        # Polled, as the loop of the run takes up to a million turns a second, and should not report each.
         while not run.has_advanced:  # noqa: ASYNC110
             await anyio.sleep(_PASSED_INTERVAL)
         self._failed_at_event = False

@@ -79,14 +79,14 @@ class Counted(Coroutine[Any, Any, None], Generator[Any, Any, None]):
 
 
 async def cancelled_at(step: int, work: Coroutine[Any, Any, None]) -> bool:
-    """Do ``work``, cancelled by a scope at its ``step``-th wait; tell whether it had as many."""
+    """Do ``work``, cancelled by a scope at its ``step``-th wait; return whether it had as many."""
     with anyio.CancelScope() as scope:
         await Steps(step, scope.cancel).count(work)
     return scope.cancel_called
 
 
 async def cancelled_by_task(step: int, work: Coroutine[Any, Any, None]) -> bool:
-    """Do ``work``, cancelled as asyncio does it at its ``step``-th wait; tell whether it had as many."""
+    """Do ``work``, cancelled as asyncio does it at its ``step``-th wait; return whether it had as many."""
 
     async def await_it() -> bool:
         task = asyncio.current_task()

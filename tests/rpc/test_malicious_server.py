@@ -63,7 +63,7 @@ async def read_all(
 
 
 def may_follow(event_id: str, last: str) -> bool:
-    """Return whether an integer id may come after ``last``, told the simple way."""
+    """Return whether an integer id may come after ``last``, by comparing integers."""
     return bool(re.fullmatch("[1-9][0-9]*", event_id)) and int(last or 0) < int(event_id) < 2**63
 
 

@@ -23,9 +23,26 @@ from reflex_aio.sql.drivers.base import (
 
 __all__ = ["Address", "AsyncpgDriver", "AsyncpgListenConnection", "address_of"]
 
-
+# The time limit for the reset of a connection, and for closing a pool, in seconds.
+_RELEASE_TIMEOUT = 1.0
 # Seconds.
 _CONNECT_TIMEOUT = 10.0
+
+_LOCK_CONFLICTS = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.SerializationError,
+)
+_LOST = (
+    OSError,
+    EOFError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+)
 
 # Appended to the user's application_name, so that pg_stat_activity distinguishes these connections.
 _APPLICATION_NAME = "reflex_aio"
@@ -180,28 +197,6 @@ def _literal(text: str) -> str:
     """Return ``text`` as an SQL literal that does not depend on ``standard_conforming_strings``."""
     quoted = text.replace("'", "''")
     return f"'{quoted}'" if "\\" not in text else "E'{}'".format(quoted.replace("\\", "\\\\"))
-
-
-# The time limit for the reset of a connection, and for closing a pool, in seconds.
-_RELEASE_TIMEOUT = 1.0
-# Seconds.
-_CONNECT_TIMEOUT = 10.0
-
-_LOCK_CONFLICTS = (
-    asyncpg.DeadlockDetectedError,
-    asyncpg.LockNotAvailableError,
-    asyncpg.SerializationError,
-)
-_LOST = (
-    OSError,
-    EOFError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.IdleInTransactionSessionTimeoutError,
-)
 
 
 class AsyncpgDriver(Driver):

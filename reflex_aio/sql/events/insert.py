@@ -20,6 +20,12 @@ from reflex_aio.sql.wakeups.postgres_notifier import PostgresNotifier, notifier_
 
 __all__ = ["EventInserts", "call_after_commit", "nested_transaction", "transaction"]
 
+_Calls = dict[Hashable, Callable[[], None]]
+
+# The functions to call after the innermost of our transactions on each connection, by the identity of the connection,
+# which the transaction keeps alive.
+_open: dict[int, _Calls] = {}
+
 
 class _Route(NamedTuple):
     """The driver and the writer for connections of one class."""
@@ -193,13 +199,6 @@ async def _insert_by(inserter: Inserter, connection: Any, values: Values) -> str
     if isinstance(event_id, bool) or not isinstance(event_id, (int, str)):
         raise TypeError(f"the inserter returned {event_id!r}: accepted is the event's id, an int or str")
     return str(event_id)
-
-
-_Calls = dict[Hashable, Callable[[], None]]
-
-# The functions to call after the innermost of our transactions on each connection, by the identity of the connection,
-# which the transaction keeps alive.
-_open: dict[int, _Calls] = {}
 
 
 def transaction(connection: Any) -> AbstractAsyncContextManager[None]:

@@ -33,6 +33,23 @@ __all__ = [
     "prune",
 ]
 
+logger = logging.getLogger(__name__)
+
+PruneLimit: TypeAlias = Literal["consumer", "age", "noop", "before", "newest"]
+"""The reason why the first remaining row was not deleted: see :class:`Pruned`."""
+
+# The size of a batch is halved if one takes longer than the second time, and doubled if it takes less than the first,
+# in seconds.
+_SHORT, _LONG = 0.02, 0.1
+# The number of rows in the first batch.
+_FIRST_SIZE = 100
+_LARGEST_BATCH = 100_000
+# The number of consecutive batches that may find rows locked by another transaction, and the pause after each, in
+# seconds.
+_MOST_LOCKED = 10
+_LOCKED_PAUSE = 0.5
+_NEVER = 2**62
+
 
 @dataclass(frozen=True, slots=True)
 class Extent:
@@ -129,24 +146,6 @@ class RetentionDialect(ABC):
 
         :param limit: the greatest number of events to count
         """
-
-
-logger = logging.getLogger(__name__)
-
-PruneLimit: TypeAlias = Literal["consumer", "age", "noop", "before", "newest"]
-"""The reason why the first remaining row was not deleted: see :class:`Pruned`."""
-
-# The size of a batch is halved if one takes longer than the second time, and doubled if it takes less than the first,
-# in seconds.
-_SHORT, _LONG = 0.02, 0.1
-# The number of rows in the first batch.
-_FIRST_SIZE = 100
-_LARGEST_BATCH = 100_000
-# The number of consecutive batches that may find rows locked by another transaction, and the pause after each, in
-# seconds.
-_MOST_LOCKED = 10
-_LOCKED_PAUSE = 0.5
-_NEVER = 2**62
 
 
 @dataclass(frozen=True, slots=True)

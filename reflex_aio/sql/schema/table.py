@@ -25,6 +25,9 @@ __all__ = [
     "local_time_difference",
 ]
 
+Dialect = TypeVar("Dialect")
+Schema = TypeVar("Schema", bound=TableSchema)
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -189,10 +192,6 @@ class SchemaDialect(ABC):
         """
         found = await self.described(driver, connection, schema)
         return differences(found, self.expected(schema), self.key(schema))
-
-
-Dialect = TypeVar("Dialect")
-Schema = TypeVar("Schema", bound=TableSchema)
 
 
 class Table(Generic[Schema]):
